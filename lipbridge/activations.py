@@ -1,0 +1,534 @@
+"""Activations and polyactivations: one row of facts each, in one registry.
+
+A polyactivation is a curve g: R -> R^K, applied to every coordinate of its source. Its output is laid out block by
+block: ``[g_1(z), ..., g_K(z)]`` along the last axis. Each component g_k is a sum of terms ``c * f(s t + o)`` of the
+scalar functions below, so evaluation, derivative, lowering and recognition in a captured module all read one picture.
+
+Facts of every row (checked numerically by the conformance test): the Lipschitz constant sup ||g'(t)||_p for each
+norm, rounded up; the interval that contains the slopes of each component; the norms p that it saturates, that is
+||g'(t)||_p = 1 almost everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lipbridge.errors import InvalidArgument, UnknownName
+from lipbridge.rounding import down, root_sum_of_powers_up, up
+from lipbridge.vocabulary import NORMS, Norm
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ScalarFunction:
+    """A function R -> R with the facts that terms are built from.
+
+    ``value(z, *parameters)`` and ``derivative(z, width, *parameters)`` act elementwise on tensors; a ``width`` above
+    zero asks for the derivative smoothed over about that width (for ascent), zero for the derivative itself.
+    ``slopes(*parameters)`` is an interval that holds every difference quotient. ``sides(*parameters)`` gives the
+    slopes (left, right) of a function with one kink, at zero, that is linear on both sides; None for others.
+    """
+
+    value: Any
+    derivative: Any
+    slopes: Any
+    sides: Callable[..., Interval | None] = lambda *_: None
+    parameters: tuple[str, ...] = ()
+    smooth: bool = True
+
+
+def _step(z: Tensor, width: float) -> Tensor:
+    """Derivative of relu, or its smoothing: a sigmoid."""
+    return torch.sigmoid(z * (2.0 / width)) if width > 0 else (z > 0).to(z.dtype)
+
+
+def _sign(z: Tensor, width: float) -> Tensor:
+    return torch.tanh(z / width) if width > 0 else torch.sign(z)
+
+
+def _normal_cdf(z: Tensor) -> Tensor:
+    return 0.5 * torch.special.erfc(-z * math.sqrt(0.5))
+
+
+def _gelu_slope(z: Tensor, _width: float) -> Tensor:
+    return _normal_cdf(z) + z * torch.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+
+
+def _silu_slope(z: Tensor, _width: float) -> Tensor:
+    s = torch.sigmoid(z)
+    return s * (1.0 + z * (1.0 - s))
+
+
+def _one_kink(left: float, right: float) -> Interval:
+    return (min(left, right), max(left, right))
+
+
+# sup silu' solves t tanh(t/2) = 2, sup gelu' is at sqrt 2 (zeros of the second derivatives); inf is 1 - sup by symmetry.
+_SILU_TOP = 1.0998393201289
+_GELU_TOP = 1.1289041451852
+
+SCALAR_FUNCTIONS: Mapping[str, ScalarFunction] = {
+    "identity": ScalarFunction(lambda z: z, lambda z, w: torch.ones_like(z), lambda: (1.0, 1.0), lambda: (1.0, 1.0)),
+    "relu": ScalarFunction(torch.relu, _step, lambda: (0.0, 1.0), lambda: (0.0, 1.0), smooth=False),
+    "abs": ScalarFunction(torch.abs, _sign, lambda: (-1.0, 1.0), lambda: (-1.0, 1.0), smooth=False),
+    "leaky_relu": ScalarFunction(
+        lambda z, a: F.leaky_relu(z, a),
+        lambda z, w, a: a + (1.0 - a) * _step(z, w),
+        lambda a: _one_kink(a, 1.0),
+        lambda a: (a, 1.0),
+        ("negative_slope",),
+        smooth=False,
+    ),
+    "elu": ScalarFunction(
+        lambda z, a: F.elu(z, a),
+        # For alpha other than 1 there is a kink at zero, smoothed by mixing the two sides.
+        lambda z, w, a: (1.0 - _step(z, w)) * a * torch.exp(z.clamp(max=0.0)) + _step(z, w),
+        lambda a: (min(0.0, a), max(1.0, a)),
+        parameters=("alpha",),
+        smooth=False,
+    ),
+    "softplus": ScalarFunction(
+        lambda z, b: F.softplus(z, b), lambda z, w, b: torch.sigmoid(b * z), lambda b: (0.0, 1.0), parameters=("beta",)
+    ),
+    "tanh": ScalarFunction(torch.tanh, lambda z, w: 1.0 - torch.tanh(z) ** 2, lambda: (0.0, 1.0)),
+    "sigmoid": ScalarFunction(torch.sigmoid, lambda z, w: torch.sigmoid(z) * torch.sigmoid(-z), lambda: (0.0, 0.25)),
+    "sin": ScalarFunction(torch.sin, lambda z, w: torch.cos(z), lambda: (-1.0, 1.0)),
+    "cos": ScalarFunction(torch.cos, lambda z, w: -torch.sin(z), lambda: (-1.0, 1.0)),
+    "sin_squared": ScalarFunction(lambda z: torch.sin(z) ** 2, lambda z, w: torch.sin(2.0 * z), lambda: (-1.0, 1.0)),
+    "silu": ScalarFunction(F.silu, _silu_slope, lambda: (1.0 - _SILU_TOP, _SILU_TOP)),
+    "gelu": ScalarFunction(F.gelu, _gelu_slope, lambda: (1.0 - _GELU_TOP, _GELU_TOP)),
+}
+
+
+@dataclass(frozen=True, order=True)
+class Term:
+    """``coefficient * function(scale * t + offset)``, with the function's parameters, e.g. a leaky slope."""
+
+    function: str
+    coefficient: float = 1.0
+    scale: float = 1.0
+    offset: float = 0.0
+    parameters: tuple[float, ...] = ()
+
+    def value(self, z: Tensor) -> Tensor:
+        return _times(self.coefficient, SCALAR_FUNCTIONS[self.function].value(self._inner(z), *self.parameters))
+
+    def derivative(self, z: Tensor, width: float) -> Tensor:
+        slope = SCALAR_FUNCTIONS[self.function].derivative(self._inner(z), width, *self.parameters)
+        return _times(self.coefficient * self.scale, slope)
+
+    def slopes(self) -> Interval:
+        """Interval of the slopes, rounded outward."""
+        return _scaled(SCALAR_FUNCTIONS[self.function].slopes(*self.parameters), self.coefficient, self.scale)
+
+    def sides(self) -> Interval | None:
+        """Slopes left and right of zero, if the term is linear on either side and the products are exact."""
+        inner = SCALAR_FUNCTIONS[self.function].sides(*self.parameters)
+        if inner is None or (self.offset != 0.0 and inner[0] != inner[1]):
+            return None
+        left, right = inner if self.scale >= 0 else (inner[1], inner[0])
+        factor = self.coefficient * self.scale
+        return (factor * left, factor * right)
+
+    @property
+    def canonical(self) -> Term:
+        """The same term in one spelling: a kink at zero has its factor outside, a line has it inside."""
+        if self.function == "identity":
+            return Term("identity", 1.0, self.coefficient * self.scale, self.coefficient * self.offset)
+        if self.offset != 0.0 or self.sides() is None or self.scale == 0.0:
+            return self
+        sign = 1.0 if self.function == "abs" else math.copysign(1.0, self.scale)
+        return Term(self.function, self.coefficient * abs(self.scale), sign, 0.0, self.parameters)
+
+    @property
+    def constant(self) -> float:
+        """The term's value at zero, for terms with ``sides`` (zero unless it is an affine function)."""
+        return self.coefficient * self.offset if self.function == "identity" else 0.0
+
+    def _inner(self, z: Tensor) -> Tensor:
+        z = _times(self.scale, z)
+        return z if self.offset == 0.0 else z + self.offset
+
+
+def _times(factor: float, z: Tensor) -> Tensor:
+    if factor == 1.0:
+        return z
+    return -z if factor == -1.0 else factor * z
+
+
+def _exact(value: float) -> bool:
+    """Whether a factor is a power of two (or zero), so that products with it are exact."""
+    return value == 0.0 or abs(math.frexp(value)[0]) == 0.5
+
+
+def _scaled(interval: Interval, *factors: float) -> Interval:
+    low, high = interval
+    for factor in factors:
+        ends = sorted((low * factor, high * factor))
+        exact = _exact(factor) or (_exact(low) and _exact(high))
+        low, high = (ends[0], ends[1]) if exact else (down(ends[0]), up(ends[1]))
+    return (low, high)
+
+
+def _sum_intervals(intervals: list[Interval]) -> Interval:
+    if len(intervals) == 1:
+        return intervals[0]
+    low, high = (math.fsum(i[0] for i in intervals), math.fsum(i[1] for i in intervals))
+    return (low if low == 0.0 else down(low), high if high == 0.0 else up(high))
+
+
+Component = tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A (poly)activation: name, components, and the facts that bounds read.
+
+    Attributes:
+        name: the registry's name, or a description of a captured one, e.g. ``joint(relu, abs)``.
+        components: K components, each a sum of terms.
+        lipschitz: per norm p, an upper bound of sup ||g'(t)||_p (the constant of the layer R^d -> R^(dK) in l_p).
+        slopes: per component, an interval of its difference quotients, rounded outward.
+        saturates: the norms p with ||g'(t)||_p = 1 almost everywhere.
+        parameters: values of the function's parameters, by name.
+    """
+
+    name: str
+    components: tuple[Component, ...]
+    lipschitz: Mapping[Norm, float]
+    slopes: tuple[Interval, ...]
+    saturates: frozenset[Norm] = frozenset()
+    parameters: Mapping[str, float] = field(default_factory=lambda: {})
+
+    @property
+    def width(self) -> int:
+        """K, the number of outputs per input coordinate."""
+        return len(self.components)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Apply to ``z`` of shape ``(..., d)``; returns ``(..., d K)`` in blocks ``[g_1(z), ..., g_K(z)]``."""
+        parts = [_total([term.value(z) for term in component]) for component in self.components]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def derivatives(self, z: Tensor, width: float = 0.0) -> list[Tensor]:
+        """The derivative of each component at ``z``, smoothed over about ``width`` where it jumps."""
+        return [_total([term.derivative(z, width) for term in component]) for component in self.components]
+
+    @cached_property
+    def sides(self) -> tuple[Interval, ...] | None:
+        """Per component the slopes (left, right) of zero, if all are linear on both sides and zero at zero."""
+        result: list[Interval] = []
+        for component in self.components:
+            sides = [term.sides() for term in component]
+            if any(side is None for side in sides) or any(term.constant != 0.0 for term in component):
+                return None
+            result.append((math.fsum(s[0] for s in sides if s), math.fsum(s[1] for s in sides if s)))
+        return tuple(result)
+
+    @property
+    def homogeneous(self) -> bool:
+        """Whether g(c t) = c g(t) for c > 0 (so that neurons can be rescaled)."""
+        return self.sides is not None
+
+    @property
+    def kinked(self) -> bool:
+        """Whether some component has a point without derivative (at zero of a term's argument)."""
+        return any(not SCALAR_FUNCTIONS[term.function].smooth for component in self.components for term in component)
+
+    def distance_to_kink(self, z: Tensor) -> Tensor:
+        """How far each coordinate of ``z`` is from the nearest kink; infinite for smooth activations."""
+        distance = torch.full_like(z, math.inf)
+        for term in (t for component in self.components for t in component):
+            if not SCALAR_FUNCTIONS[term.function].smooth and term.scale != 0.0:
+                distance = torch.minimum(distance, (z + term.offset / term.scale).abs())
+        return distance
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{key}={value:g}" for key, value in self.parameters.items())
+        return f"Activation({self.name}{': ' + inside if inside else ''})"
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def derive(name: str, components: tuple[Component, ...], parameters: Mapping[str, float] | None = None) -> Activation:
+    """An activation with facts derived from its terms: sound for any sum of terms, exact for one kink at zero.
+
+    The norm constant is the larger of the two sides' vector norms where every component is linear on both sides,
+    and otherwise the vector norm of the components' largest slopes, rounded up.
+    """
+    slopes = tuple(_sum_intervals([term.slopes() for term in component]) for component in components)
+    left, right = ([_side_magnitude(component, side) for component in components] for side in (0, 1))
+    if None in left:
+        rows = [[max(abs(low), abs(high)) for low, high in slopes]]
+    else:
+        rows = [[value or 0.0 for value in side] for side in (left, right)]
+    lipschitz: dict[Norm, float] = {norm: max(_vector_norm_up(row, norm) for row in rows) for norm in NORMS}
+    return Activation(name, components, lipschitz, slopes, frozenset(), dict(parameters or {}))
+
+
+def _side_magnitude(component: Component, side: int) -> float | None:
+    """Upper bound of |slope| of a component left (0) or right (1) of zero; None if it is not linear there."""
+    values: list[float] = []
+    for term in component:
+        sides = term.sides()
+        if sides is None:
+            return None
+        values.append(sides[side])
+    total = abs(math.fsum(values))
+    if len(component) == 1 and _exact(component[0].coefficient) and _exact(component[0].scale):
+        return total
+    slack = math.fsum(abs(value) for value in values) * 2.0**-50  # the products c * s * slope and their sum
+    return up(total + slack) if slack else total
+
+
+def _vector_norm_up(row: Iterable[float], norm: Norm) -> float:
+    row = [value for value in row if value != 0.0]
+    if norm == "inf" or len(row) <= 1:
+        return max(row, default=0.0)
+    return root_sum_of_powers_up(row, norm)
+
+
+# --- modules -------------------------------------------------------------------------------------------------------
+
+
+class Abs(nn.Module):
+    """|t|. Saturates every norm."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.abs()
+
+
+class Sin(nn.Module):
+    """sin t. Lipschitz constant 1, saturates no norm."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.sin()
+
+
+class CReLU(nn.Module):
+    """(relu t, relu -t), concatenated on the last axis. Saturates every norm."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cat([z.relu(), (-z).relu()], dim=-1)
+
+
+class SinCos(nn.Module):
+    """(sin t, cos t), concatenated on the last axis. Saturates l_2."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cat([z.sin(), z.cos()], dim=-1)
+
+
+class IdentityAbs(nn.Module):
+    """(t, |t|), concatenated on the last axis. Saturates l_inf."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cat([z, z.abs()], dim=-1)
+
+
+#: The largest double below 1/sqrt(2), so that the stored function has a constant of at most one in l_2.
+INVERSE_SQRT2 = 0.7071067811865475
+
+
+class IdentityAbsL2(nn.Module):
+    """(t, |t|) / sqrt 2, concatenated on the last axis. Saturates l_2."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        z = z * INVERSE_SQRT2
+        return torch.cat([z, z.abs()], dim=-1)
+
+
+class Sin2Pair(nn.Module):
+    """((t + sin^2 t)/2, (t - sin^2 t)/2), concatenated on the last axis. Saturates l_1."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        half, square = z * 0.5, z.sin().square() * 0.5
+        return torch.cat([half + square, half - square], dim=-1)
+
+
+# --- the registry ----------------------------------------------------------------------------------------------------
+
+_SQRT2_UP = up(math.sqrt(2.0))
+_ALL: frozenset[Norm] = frozenset(NORMS)
+
+
+def _facts(one: float, two: float, infinity: float) -> dict[Norm, float]:
+    return {1: one, 2: two, "inf": infinity}
+
+
+def _scalar(name: str, defaults: Mapping[str, float] | None = None) -> Activation:
+    values = dict(defaults or {})
+    return derive(name, ((Term(name, parameters=tuple(values.values())),),), values)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A registry row: the activation with its facts, and the factory of its module (keyword parameters allowed)."""
+
+    activation: Activation
+    module: Callable[..., nn.Module]
+
+
+_T = Term("identity")
+_REGISTRY: dict[str, Row] = {}
+
+
+def register(activation: Activation, module: Callable[..., nn.Module]) -> None:
+    """Add an activation to the registry under its name. A new activation is one call, from any file or package.
+
+    Raises:
+        InvalidArgument: if the name is taken.
+    """
+    if activation.name in _REGISTRY:
+        raise InvalidArgument("activation.name", "be new to the registry", activation.name)
+    _REGISTRY[activation.name] = Row(activation, module)
+
+
+def _register_all() -> None:
+    relu, minus_relu = Term("relu"), Term("relu", scale=-1.0)
+    register(Activation("abs", ((Term("abs"),),), _facts(1, 1, 1), ((-1.0, 1.0),), _ALL), Abs)
+    register(Activation("crelu", ((relu,), (minus_relu,)), _facts(1, 1, 1), ((0.0, 1.0), (-1.0, 0.0)), _ALL), CReLU)
+    register(
+        Activation(
+            "sincos",
+            ((Term("sin"),), (Term("cos"),)),
+            _facts(_SQRT2_UP, 1, 1),
+            ((-1.0, 1.0), (-1.0, 1.0)),
+            frozenset({2}),
+        ),
+        SinCos,
+    )
+    register(
+        Activation(
+            "identity_abs",
+            ((_T,), (Term("abs"),)),
+            _facts(2, _SQRT2_UP, 1),
+            ((1.0, 1.0), (-1.0, 1.0)),
+            frozenset({"inf"}),
+        ),
+        IdentityAbs,
+    )
+    c = INVERSE_SQRT2
+    register(
+        Activation(
+            "identity_abs_l2",
+            ((Term("identity", scale=c),), (Term("abs", scale=c),)),
+            _facts(2 * c, 1, c),
+            ((c, c), (-c, c)),
+            frozenset({2}),
+        ),
+        IdentityAbsL2,
+    )
+    half = Term("identity", scale=0.5)
+    register(
+        Activation(
+            "sin2_pair",
+            ((half, Term("sin_squared", 0.5)), (half, Term("sin_squared", -0.5))),
+            _facts(1, 1, 1),
+            ((0.0, 1.0), (0.0, 1.0)),
+            frozenset({1}),
+        ),
+        Sin2Pair,
+    )
+    register(_scalar("relu"), nn.ReLU)
+    register(_scalar("leaky_relu", {"negative_slope": 0.01}), nn.LeakyReLU)
+    register(_scalar("tanh"), nn.Tanh)
+    register(_scalar("sigmoid"), nn.Sigmoid)
+    register(_scalar("softplus", {"beta": 1.0}), nn.Softplus)
+    register(_scalar("sin"), Sin)
+    register(_scalar("silu"), nn.SiLU)
+    register(_scalar("gelu"), nn.GELU)
+    register(_scalar("elu", {"alpha": 1.0}), nn.ELU)
+
+
+_register_all()
+
+
+def activation_names() -> list[str]:
+    """The names of all registered activations."""
+    return list(_REGISTRY)
+
+
+def activation(name: str) -> Activation:
+    """The facts of a registered activation.
+
+    Raises:
+        UnknownName: with the list of known names.
+    """
+    return _row(name).activation
+
+
+def activation_module(name: str, **parameters: float) -> nn.Module:
+    """A new module of a registered activation, e.g. ``activation_module("leaky_relu", negative_slope=0.1)``."""
+    return _row(name).module(**parameters)
+
+
+def _row(name: str) -> Row:
+    if name not in _REGISTRY:
+        raise UnknownName("activation", name, _REGISTRY)
+    return _REGISTRY[name]
+
+
+def recognise(components: tuple[Component, ...]) -> Activation:
+    """The registered activation with exactly these components, or one with facts derived from them."""
+    spelling = _canonical(components)
+    for row in _REGISTRY.values():
+        if spelling == _canonical(row.activation.components):
+            return row.activation
+    if len(components) == 1 and len(components[0]) == 1:
+        term = components[0][0]
+        function = SCALAR_FUNCTIONS[term.function]
+        if (term.coefficient, term.scale, term.offset) == (1.0, 1.0, 0.0):
+            return derive(term.function, components, dict(zip(function.parameters, term.parameters, strict=True)))
+    names = [" + ".join(_spell(term) for term in component) for component in components]
+    return derive(names[0] if len(names) == 1 else f"joint({', '.join(names)})", components)
+
+
+def _canonical(components: tuple[Component, ...]) -> tuple[Component, ...]:
+    return tuple(tuple(sorted(term.canonical for term in component)) for component in components)
+
+
+def _spell(term: Term) -> str:
+    inner = "t" if term.scale == 1.0 else f"{term.scale:g} t"
+    inner += f" + {term.offset:g}" if term.offset else ""
+    body = inner if term.function == "identity" else f"{term.function}({inner})"
+    return body if term.coefficient == 1.0 else f"{term.coefficient:g} {body}"
+
+
+def saturating(norm: Norm) -> list[str]:
+    """The names of the registered activations that saturate ``norm``."""
+    return [name for name, row in _REGISTRY.items() if norm in row.activation.saturates]
+
+
+__all__ = [
+    "SCALAR_FUNCTIONS",
+    "Abs",
+    "Activation",
+    "CReLU",
+    "IdentityAbs",
+    "IdentityAbsL2",
+    "Sin",
+    "Sin2Pair",
+    "SinCos",
+    "Term",
+    "activation",
+    "activation_module",
+    "activation_names",
+    "derive",
+    "recognise",
+    "register",
+    "saturating",
+]

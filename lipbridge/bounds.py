@@ -1,0 +1,244 @@
+"""Problem (what is asked), Bound (what is answered), and the trivial bound."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import singledispatch
+
+from torch import Tensor, nn
+
+from lipbridge.errors import InvalidArgument, UnsupportedOperation
+from lipbridge.graph import Add, Concat, Dense, Elementwise, Graph, Input, Node, Reshape
+from lipbridge.norms.matrix import require_cheap
+from lipbridge.rigor import proved_operator_norm
+from lipbridge.rounding import add_up, mul_up, root_sum_of_powers_up
+from lipbridge.vocabulary import NORMS, Norm, Quantity, Side, Status, as_norm
+
+
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """The closed ball {x : ||x - c||_norm <= radius}, or several of them, each a region of its own.
+
+    ``centers`` is ``(k, *input_shape)`` float64; a constant over k balls is the largest of the k constants.
+    """
+
+    centers: Tensor
+    radius: float
+    norm: Norm
+
+    def __post_init__(self) -> None:
+        if not (self.radius > 0 and math.isfinite(self.radius)):
+            raise InvalidArgument("radius", "be above 0 and finite", self.radius)
+        if self.centers.ndim < 2 or not len(self.centers):
+            raise InvalidArgument("centers", "have shape (k, *input_shape) with k >= 1", tuple(self.centers.shape))
+
+    def __str__(self) -> str:
+        count = len(self.centers)
+        return f"{count} l{self.norm} ball{'s' if count > 1 else ''}, radius {self.radius:g}"
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A Graph, an input and an output norm, and a region: everywhere (None) or balls."""
+
+    graph: Graph
+    input_norm: Norm = 2
+    output_norm: Norm = 2
+    region: Ball | None = None
+    quantity: Quantity = Quantity.LIPSCHITZ
+
+    def __post_init__(self) -> None:
+        if self.quantity is Quantity.DEVIATION and self.region is None:
+            raise InvalidArgument("region", "be a Ball for the quantity `deviation`", None)
+
+    @property
+    def norm_name(self) -> str:
+        """``2`` for l_2 -> l_2, ``1->inf`` for mixed norms."""
+        if self.input_norm == self.output_norm:
+            return str(self.input_norm)
+        return f"{self.input_norm}->{self.output_norm}"
+
+    @property
+    def region_name(self) -> str:
+        """``everywhere`` or the ball in words."""
+        return "everywhere" if self.region is None else str(self.region)
+
+
+@dataclass(frozen=True, eq=False)
+class Witness:
+    """What backs a lower bound, to be checked by anyone in float64.
+
+    ``points`` is ``(1, *input_shape)`` with a ``direction`` v of the same shape: the value is ||J(x) v||_q / ||v||_p
+    at a point where the network is differentiable. Or ``(2, *input_shape)``: it is ||f(x) - f(y)||_q / ||x - y||_p.
+    """
+
+    points: Tensor
+    direction: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A number that never travels alone: its side, whether it is proved, and what it is about.
+
+    Attributes:
+        value: the bound; NaN where ``status`` says that there is none.
+        side: upper, lower or exact.
+        proved: whether it survives floating-point rounding.
+        norm: input and output norm, as in :attr:`Problem.norm_name`.
+        region: as in :attr:`Problem.region_name`.
+        method: how it was found, in words.
+        quantity: ``lipschitz`` or ``deviation``.
+        seconds: wall time of the verifier alone.
+        memory: peak resident memory of the process in bytes, if it was measured.
+        status: how the computation ended; its ``advice`` says what to do.
+        detail: one line more, e.g. the reason of a failure.
+        witness: the point or pair behind a lower bound.
+        multipliers: the dual variables behind an upper one, by name.
+        extra: further figures of the verifier (e.g. certified accuracy), ready for JSON.
+    """
+
+    value: float
+    side: Side
+    proved: bool
+    norm: str
+    method: str
+    region: str = "everywhere"
+    quantity: Quantity = Quantity.LIPSCHITZ
+    seconds: float = 0.0
+    memory: int | None = None
+    status: Status = Status.OK
+    detail: str = ""
+    witness: Witness | None = None
+    multipliers: Mapping[str, Tensor] | None = None
+    extra: Mapping[str, object] = field(default_factory=lambda: {})
+
+    def __repr__(self) -> str:
+        sign = {Side.UPPER: "<=", Side.LOWER: ">=", Side.EXACT: "="}[self.side]
+        word = "proved" if self.proved else "not proved"
+        if self.status is not Status.OK:
+            word += f", {self.status.value}"
+        return (
+            f"Bound({self.quantity.value} {sign} {self.value:.6g}, {word}, l{self.norm}, {self.region}, "
+            f"{self.method}, {self.seconds:.3g} s)"
+        )
+
+
+def bound_for(
+    problem: Problem,
+    value: float,
+    side: Side,
+    *,
+    proved: bool,
+    method: str,
+    seconds: float = 0.0,
+    status: Status = Status.OK,
+    detail: str = "",
+) -> Bound:
+    """A Bound with norm, region and quantity of ``problem``."""
+    return Bound(
+        value,
+        side,
+        proved,
+        problem.norm_name,
+        method,
+        problem.region_name,
+        problem.quantity,
+        seconds,
+        status=status,
+        detail=detail,
+    )
+
+
+def trivial_bound(network: Graph | nn.Module, norm: Norm | str = 2, output_norm: Norm | str | None = None) -> Bound:
+    """The product of the layers' operator norms: a proved upper bound of the Lipschitz constant, everywhere.
+
+    Each layer's norm is rounded outward (:func:`lipbridge.rigor.proved_operator_norm`) and so is the product. For an
+    input and an output norm that differ, hidden layers may pass from a norm to a larger exponent, and the smallest
+    product over those paths is taken.
+
+    Args:
+        network: a Graph, or a module that :func:`lipbridge.capture` can read.
+        norm: input norm, 1, 2 or "inf".
+        output_norm: output norm, the input norm if not given.
+
+    Raises:
+        UnsupportedProblem: for inf->1, inf->2 and 2->1, whose matrix norms are NP-hard.
+        UnsupportedOperation: for a layer outside the Graph's nodes.
+        NumericalFailure: if weights hold NaN or a norm overflows.
+
+    Source: Szegedy et al. 2014; mixed norms and rounding are ours. Law: never below any witness.
+    """
+    if isinstance(network, nn.Module):
+        from lipbridge.capture import capture
+
+        network = capture(network)
+    p = as_norm(norm)
+    q = p if output_norm is None else as_norm(output_norm, "output_norm")
+    start = time.perf_counter()
+    constants = lipschitz_constants(network, p, q)
+    problem = Problem(network, p, q)
+    bound = bound_for(problem, constants[-1][q], Side.UPPER, proved=True, method="trivial bound")
+    return replace(bound, seconds=time.perf_counter() - start)
+
+
+Constants = Mapping[Norm, float]
+
+
+def lipschitz_constants(graph: Graph, p: Norm, q: Norm) -> list[Constants]:
+    """Per node, proved upper bounds of the Lipschitz constant from the input in l_p to the node in l_r, p <= r <= q."""
+    require_cheap(p, q, "Lipschitz constant")
+    norms: list[Norm] = [norm for norm in NORMS if NORMS.index(p) <= NORMS.index(norm) <= NORMS.index(q)]
+    found: list[Constants] = []
+    for node in graph.nodes:
+        if isinstance(node, Input):
+            found.append(dict.fromkeys(norms, 1.0))
+            continue
+        constants = dict(propagate(node, [found[i] for i in node.inputs]))
+        for smaller, larger in zip(norms, norms[1:], strict=False):
+            constants[larger] = min(constants[larger], constants[smaller])  # ||x||_r falls as r grows
+        found.append(constants)
+    return found
+
+
+@singledispatch
+def propagate(node: Node, inputs: list[Constants]) -> Constants:
+    """Constants of a node from those of its inputs, rounded outward."""
+    raise UnsupportedOperation(node.name, type(node).__name__, "Its Lipschitz constant is not known yet.")
+
+
+@propagate.register
+def _(node: Dense, inputs: list[Constants]) -> Constants:
+    (before,) = inputs
+    norms: list[Norm] = list(before)
+    table: dict[Norm, float] = {}
+    for q in norms:
+        paths: list[Norm] = [p for p in norms if NORMS.index(p) <= NORMS.index(q)]
+        table[q] = min(mul_up(before[p], proved_operator_norm(node.weight, p, q)) for p in paths)
+    return table
+
+
+@propagate.register
+def _(node: Elementwise, inputs: list[Constants]) -> Constants:
+    return {norm: mul_up(value, node.activation.lipschitz[norm]) for norm, value in inputs[0].items()}
+
+
+@propagate.register
+def _(node: Reshape, inputs: list[Constants]) -> Constants:
+    return inputs[0]
+
+
+@propagate.register
+def _(node: Concat, inputs: list[Constants]) -> Constants:
+    return {norm: _joined([values[norm] for values in inputs], norm) for norm in inputs[0]}
+
+
+@propagate.register
+def _(node: Add, inputs: list[Constants]) -> Constants:
+    return {norm: add_up(*(values[norm] for values in inputs)) for norm in inputs[0]}
+
+
+def _joined(values: list[float], norm: Norm) -> float:
+    return max(values) if norm == "inf" else root_sum_of_powers_up(values, norm)

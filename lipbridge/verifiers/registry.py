@@ -1,0 +1,83 @@
+"""Finds verifiers through the entry-point group ``lipbridge.verifiers``: ours, and anybody's package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+
+from lipbridge.errors import MissingDependency, UnknownName
+from lipbridge.verifiers.protocol import Verifier
+
+GROUP = "lipbridge.verifiers"
+
+
+@dataclass(frozen=True)
+class VerifierInfo:
+    """A row of ``lipbridge verifiers``: what is known of a verifier without running it."""
+
+    name: str
+    summary: str
+    norms: str
+    proved: bool
+    installed: bool
+    install: str
+    package: str
+
+
+def list_verifiers() -> list[VerifierInfo]:
+    """All registered verifiers, core ones first, and whether the tool behind each is installed."""
+    return sorted((_info(point) for point in _points().values()), key=lambda info: (info.install != "", info.name))
+
+
+def verifier_names() -> list[str]:
+    """The names of all registered verifiers."""
+    return sorted(_points())
+
+
+def get_verifier(name: str) -> Verifier:
+    """A verifier by name, ready to use.
+
+    Raises:
+        UnknownName: with the names that are registered.
+        MissingDependency: with the command that installs what it needs.
+    """
+    points = _points()
+    if name not in points:
+        raise UnknownName("verifier", name, sorted(points))
+    verifier = _load(points[name])
+    if _missing(verifier):
+        raise MissingDependency(f"Verifier `{name}` needs {', '.join(_missing(verifier))}, which", verifier.install)
+    return verifier
+
+
+def _points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _load(point: EntryPoint) -> Verifier:
+    verifier = point.load()()
+    if not isinstance(verifier, Verifier):
+        raise TypeError(f"Entry point {point.value!r} of group {GROUP!r} is no Verifier.")
+    return verifier
+
+
+def _missing(verifier: Verifier) -> list[str]:
+    return [package for package in verifier.requires if find_spec(package) is None]
+
+
+def _info(point: EntryPoint) -> VerifierInfo:
+    package = point.dist.name if point.dist else "unknown"
+    try:
+        verifier = _load(point)
+    except Exception as error:  # a broken foreign package is a row, not the end of the list
+        return VerifierInfo(point.name, f"broken: {error}", "", False, False, "", package)
+    return VerifierInfo(
+        verifier.name,
+        verifier.summary,
+        verifier.norms,
+        verifier.proved,
+        not _missing(verifier),
+        verifier.install,
+        package,
+    )

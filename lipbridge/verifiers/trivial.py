@@ -1,0 +1,31 @@
+"""The trivial bound as a verifier."""
+
+from __future__ import annotations
+
+from lipbridge.bounds import Bound, Problem, trivial_bound
+from lipbridge.norms.matrix import CHEAP_PAIRS
+from lipbridge.verifiers.protocol import Budget
+from lipbridge.vocabulary import Quantity
+
+
+class TrivialVerifier:
+    """The product of the layers' operator norms, proved (:func:`lipbridge.trivial_bound`)."""
+
+    name = "trivial"
+    summary = "global Lipschitz constant: product of the layers' operator norms"
+    norms = "1, 2, inf, 1->2, 1->inf, 2->inf"
+    proved = True
+    requires: tuple[str, ...] = ()
+    install = ""
+
+    def supports(self, problem: Problem) -> str | None:
+        """It takes every Graph; inf->1, inf->2 and 2->1 are NP-hard."""
+        if problem.quantity is not Quantity.LIPSCHITZ:
+            return "it bounds the Lipschitz constant, not the deviation from a centre"
+        if (problem.input_norm, problem.output_norm) not in CHEAP_PAIRS:
+            return f"the norm {problem.norm_name} of a matrix is NP-hard"
+        return None
+
+    def bound(self, problem: Problem, budget: Budget) -> Bound:
+        """The trivial bound. It holds everywhere, so it holds on a smaller region too."""
+        return trivial_bound(problem.graph, problem.input_norm, problem.output_norm)
