@@ -25,22 +25,23 @@ from lipbridge.rounding import down, root_sum_of_powers_up, up
 from lipbridge.vocabulary import NORMS, Norm
 
 Interval = tuple[float, float]
+Parameters = tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class ScalarFunction:
     """A function R -> R with the facts that terms are built from.
 
-    ``value(z, *parameters)`` and ``derivative(z, width, *parameters)`` act elementwise on tensors; a ``width`` above
+    ``value(z, p)`` and ``derivative(z, width, p)`` act elementwise on tensors, for parameters p; a ``width`` above
     zero asks for the derivative smoothed over about that width (for ascent), zero for the derivative itself.
-    ``slopes(*parameters)`` is an interval that holds every difference quotient. ``sides(*parameters)`` gives the
-    slopes (left, right) of a function with one kink, at zero, that is linear on both sides; None for others.
+    ``slopes(p)`` is an interval that holds every difference quotient. ``sides(p)`` gives the slopes (left, right) of
+    a function with one kink, at zero, that is linear on both sides; None for others.
     """
 
-    value: Any
-    derivative: Any
-    slopes: Any
-    sides: Callable[..., Interval | None] = lambda *_: None
+    value: Callable[[Tensor, Parameters], Tensor]
+    derivative: Callable[[Tensor, float, Parameters], Tensor]
+    slopes: Callable[[Parameters], Interval]
+    sides: Callable[[Parameters], Interval | None] = lambda _: None
     parameters: tuple[str, ...] = ()
     smooth: bool = True
 
@@ -55,56 +56,74 @@ def _sign(z: Tensor, width: float) -> Tensor:
 
 
 def _normal_cdf(z: Tensor) -> Tensor:
-    return 0.5 * torch.special.erfc(-z * math.sqrt(0.5))
+    return 0.5 * (1.0 + torch.erf(z * math.sqrt(0.5)))
 
 
-def _gelu_slope(z: Tensor, _width: float) -> Tensor:
+def _gelu_slope(z: Tensor) -> Tensor:
     return _normal_cdf(z) + z * torch.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
 
 
-def _silu_slope(z: Tensor, _width: float) -> Tensor:
+def _silu_slope(z: Tensor) -> Tensor:
     s = torch.sigmoid(z)
     return s * (1.0 + z * (1.0 - s))
 
 
-def _one_kink(left: float, right: float) -> Interval:
-    return (min(left, right), max(left, right))
-
-
-# sup silu' solves t tanh(t/2) = 2, sup gelu' is at sqrt 2 (zeros of the second derivatives); inf is 1 - sup by symmetry.
-_SILU_TOP = 1.0998393201289
-_GELU_TOP = 1.1289041451852
+# sup silu' solves t tanh(t/2) = 2 and sup gelu' is at sqrt 2 (zeros of the second derivatives); inf is 1 - sup by
+# symmetry. Rounded up in the last digit given.
+_SILU_SLOPES = (1.0 - 1.0998393201289, 1.0998393201289)
+_GELU_SLOPES = (1.0 - 1.1289041451852, 1.1289041451852)
 
 SCALAR_FUNCTIONS: Mapping[str, ScalarFunction] = {
-    "identity": ScalarFunction(lambda z: z, lambda z, w: torch.ones_like(z), lambda: (1.0, 1.0), lambda: (1.0, 1.0)),
-    "relu": ScalarFunction(torch.relu, _step, lambda: (0.0, 1.0), lambda: (0.0, 1.0), smooth=False),
-    "abs": ScalarFunction(torch.abs, _sign, lambda: (-1.0, 1.0), lambda: (-1.0, 1.0), smooth=False),
+    "identity": ScalarFunction(
+        lambda z, _: z, lambda z, _w, _: torch.ones_like(z), lambda _: (1.0, 1.0), lambda _: (1.0, 1.0)
+    ),
+    "relu": ScalarFunction(
+        lambda z, _: torch.relu(z),
+        lambda z, w, _: _step(z, w),
+        lambda _: (0.0, 1.0),
+        lambda _: (0.0, 1.0),
+        smooth=False,
+    ),
+    "abs": ScalarFunction(
+        lambda z, _: torch.abs(z),
+        lambda z, w, _: _sign(z, w),
+        lambda _: (-1.0, 1.0),
+        lambda _: (-1.0, 1.0),
+        smooth=False,
+    ),
     "leaky_relu": ScalarFunction(
-        lambda z, a: F.leaky_relu(z, a),
-        lambda z, w, a: a + (1.0 - a) * _step(z, w),
-        lambda a: _one_kink(a, 1.0),
-        lambda a: (a, 1.0),
+        lambda z, p: F.leaky_relu(z, p[0]),
+        lambda z, w, p: p[0] + (1.0 - p[0]) * _step(z, w),
+        lambda p: (min(p[0], 1.0), max(p[0], 1.0)),
+        lambda p: (p[0], 1.0),
         ("negative_slope",),
         smooth=False,
     ),
     "elu": ScalarFunction(
-        lambda z, a: F.elu(z, a),
+        lambda z, p: F.elu(z, p[0]),
         # For alpha other than 1 there is a kink at zero, smoothed by mixing the two sides.
-        lambda z, w, a: (1.0 - _step(z, w)) * a * torch.exp(z.clamp(max=0.0)) + _step(z, w),
-        lambda a: (min(0.0, a), max(1.0, a)),
+        lambda z, w, p: (1.0 - _step(z, w)) * p[0] * torch.exp(z.clamp(max=0.0)) + _step(z, w),
+        lambda p: (min(0.0, p[0]), max(1.0, p[0])),
         parameters=("alpha",),
         smooth=False,
     ),
     "softplus": ScalarFunction(
-        lambda z, b: F.softplus(z, b), lambda z, w, b: torch.sigmoid(b * z), lambda b: (0.0, 1.0), parameters=("beta",)
+        lambda z, p: F.softplus(z, p[0]),
+        lambda z, _w, p: torch.sigmoid(p[0] * z),
+        lambda _: (0.0, 1.0),
+        parameters=("beta",),
     ),
-    "tanh": ScalarFunction(torch.tanh, lambda z, w: 1.0 - torch.tanh(z) ** 2, lambda: (0.0, 1.0)),
-    "sigmoid": ScalarFunction(torch.sigmoid, lambda z, w: torch.sigmoid(z) * torch.sigmoid(-z), lambda: (0.0, 0.25)),
-    "sin": ScalarFunction(torch.sin, lambda z, w: torch.cos(z), lambda: (-1.0, 1.0)),
-    "cos": ScalarFunction(torch.cos, lambda z, w: -torch.sin(z), lambda: (-1.0, 1.0)),
-    "sin_squared": ScalarFunction(lambda z: torch.sin(z) ** 2, lambda z, w: torch.sin(2.0 * z), lambda: (-1.0, 1.0)),
-    "silu": ScalarFunction(F.silu, _silu_slope, lambda: (1.0 - _SILU_TOP, _SILU_TOP)),
-    "gelu": ScalarFunction(F.gelu, _gelu_slope, lambda: (1.0 - _GELU_TOP, _GELU_TOP)),
+    "tanh": ScalarFunction(lambda z, _: torch.tanh(z), lambda z, _w, _: 1.0 - torch.tanh(z) ** 2, lambda _: (0.0, 1.0)),
+    "sigmoid": ScalarFunction(
+        lambda z, _: torch.sigmoid(z), lambda z, _w, _: torch.sigmoid(z) * torch.sigmoid(-z), lambda _: (0.0, 0.25)
+    ),
+    "sin": ScalarFunction(lambda z, _: torch.sin(z), lambda z, _w, _: torch.cos(z), lambda _: (-1.0, 1.0)),
+    "cos": ScalarFunction(lambda z, _: torch.cos(z), lambda z, _w, _: -torch.sin(z), lambda _: (-1.0, 1.0)),
+    "sin_squared": ScalarFunction(
+        lambda z, _: torch.sin(z) ** 2, lambda z, _w, _: torch.sin(2.0 * z), lambda _: (-1.0, 1.0)
+    ),
+    "silu": ScalarFunction(lambda z, _: F.silu(z), lambda z, _w, _: _silu_slope(z), lambda _: _SILU_SLOPES),
+    "gelu": ScalarFunction(lambda z, _: F.gelu(z), lambda z, _w, _: _gelu_slope(z), lambda _: _GELU_SLOPES),
 }
 
 
@@ -119,19 +138,19 @@ class Term:
     parameters: tuple[float, ...] = ()
 
     def value(self, z: Tensor) -> Tensor:
-        return _times(self.coefficient, SCALAR_FUNCTIONS[self.function].value(self._inner(z), *self.parameters))
+        return _times(self.coefficient, SCALAR_FUNCTIONS[self.function].value(self._inner(z), self.parameters))
 
     def derivative(self, z: Tensor, width: float) -> Tensor:
-        slope = SCALAR_FUNCTIONS[self.function].derivative(self._inner(z), width, *self.parameters)
+        slope = SCALAR_FUNCTIONS[self.function].derivative(self._inner(z), width, self.parameters)
         return _times(self.coefficient * self.scale, slope)
 
     def slopes(self) -> Interval:
         """Interval of the slopes, rounded outward."""
-        return _scaled(SCALAR_FUNCTIONS[self.function].slopes(*self.parameters), self.coefficient, self.scale)
+        return _scaled(SCALAR_FUNCTIONS[self.function].slopes(self.parameters), self.coefficient, self.scale)
 
     def sides(self) -> Interval | None:
         """Slopes left and right of zero, if the term is linear on either side and the products are exact."""
-        inner = SCALAR_FUNCTIONS[self.function].sides(*self.parameters)
+        inner = SCALAR_FUNCTIONS[self.function].sides(self.parameters)
         if inner is None or (self.offset != 0.0 and inner[0] != inner[1]):
             return None
         left, right = inner if self.scale >= 0 else (inner[1], inner[0])

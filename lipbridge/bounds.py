@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -197,7 +198,7 @@ def lipschitz_constants(graph: Graph, p: Norm, q: Norm) -> list[Constants]:
             found.append(dict.fromkeys(norms, 1.0))
             continue
         constants = dict(propagate(node, [found[i] for i in node.inputs]))
-        for smaller, larger in zip(norms, norms[1:], strict=False):
+        for smaller, larger in pairwise(norms):
             constants[larger] = min(constants[larger], constants[smaller])  # ||x||_r falls as r grows
         found.append(constants)
     return found

@@ -170,7 +170,7 @@ class _Reader:
         return Curve(len(self.nodes) - 1, (_LINE,))
 
     def materialise(self, value: Any) -> int:
-        """The index of the node that holds ``value``; an ``Elementwise`` is added for a curve that is not the identity."""
+        """The index of the node that holds ``value``; a curve that bends becomes an ``Elementwise``."""
         curve = self.curve(value)
         if curve.components == (_LINE,):
             return curve.source

@@ -158,7 +158,7 @@ class Graph:
         return pairs[-1]
 
     def compose_output(self, matrix: Tensor) -> Graph:
-        """The graph of ``matrix @ f`` for a vector-valued f; ``matrix`` is ``(k, outputs)``. Merged into a last Dense."""
+        """The graph of ``matrix @ f`` for a vector-valued f, merged into a last Dense with one rounding of the product."""
         last = self.nodes[-1]
         matrix = matrix.to(torch.float64)
         if isinstance(last, Dense):
