@@ -98,7 +98,8 @@ class _Reader:
         self.layer = ""
         self.operation = ""
         self.materialised: dict[Curve, int] = {}
-        self.names = _tensor_names(module)
+        self.module = module
+        self.origins: dict[int, tuple[str, bool]] = {}  # id of a tensor -> (dotted name, whether transposed)
 
     def read(self, name: str) -> Graph:
         signature = self.program.graph_signature
@@ -121,6 +122,7 @@ class _Reader:
     def _stored(self, name: str) -> Tensor:
         tensors = self.program.state_dict
         value: Tensor = tensors[name] if name in tensors else self.program.constants[name]
+        self.origins[id(value)] = (name, False)
         return value
 
     def _call(self, fx: Any) -> None:
@@ -132,6 +134,7 @@ class _Reader:
         if not any(_reads_input(value) for value in [*args, *kwargs.values()]):
             with torch.no_grad():
                 self.values[fx] = fx.target(*args, **kwargs)  # e.g. a parametrised weight: a constant of the network
+            self._remember_transpose(fx.target._schema.name, args, self.values[fx])
             return
         schema = fx.target._schema
         handler = None if schema.is_mutable else _HANDLERS.get(schema.name.removeprefix("aten::"))
@@ -140,6 +143,26 @@ class _Reader:
         arguments: dict[str, Any] = {argument.name: argument.default_value for argument in schema.arguments}
         arguments |= dict(zip([argument.name for argument in schema.arguments], args, strict=False)) | kwargs
         self.values[fx] = handler(self, arguments, tuple(fx.meta["val"].shape[1:]))
+
+    def _remember_transpose(self, operation: str, args: Sequence[Any], result: Any) -> None:
+        origin = self.origins.get(id(args[0])) if args else None
+        if (
+            origin
+            and operation in ("aten::t", "aten::numpy_T", "aten::transpose", "aten::permute")
+            and result.ndim == 2
+        ):
+            flipped = tuple(result.shape) == tuple(args[0].shape[::-1]) and args[1:] not in ([0, 0], [[0, 1]])
+            if flipped:
+                self.origins[id(result)] = (origin[0], not origin[1])
+
+    def origin(self, weight: Tensor) -> tuple[str | None, bool]:
+        """The dotted name of the module's tensor that ``weight`` is, and whether it is its transpose."""
+        if id(weight) in self.origins:
+            return self.origins[id(weight)]
+        # A parametrised layer: the weight was computed, but the layer still has it under the usual name.
+        modules = cast(Mapping[str, nn.Module], dict(cast(Any, self.module).named_modules()))
+        path = f"{self.layer}.weight" if self.layer else "weight"
+        return (path if isinstance(modules.get(self.layer), nn.Linear) else None, False)
 
     def _resolve(self, value: Any) -> Any:
         if isinstance(value, list | tuple):
@@ -192,10 +215,6 @@ class _Reader:
         return [Curve(node, (_LINE,)) if (node := self.materialised.get(c, -1)) in sources else c for c in curves]
 
 
-def _tensor_names(module: nn.Module) -> frozenset[str]:
-    return frozenset(name for name, _ in module.named_parameters(remove_duplicate=False))
-
-
 def _reads_input(value: Any) -> bool:
     if isinstance(value, list):
         return any(_reads_input(item) for item in cast(list[Any], value))
@@ -226,14 +245,15 @@ def _handles(*names: str) -> Callable[[Handler], Handler]:
 def _linear(reader: _Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     if not isinstance(a["weight"], Tensor):
         raise reader.unsupported("The weight of a dense layer must not depend on the input.")
-    return _dense(reader, a["input"], a["weight"], a.get("bias"), shape)
+    return _dense(reader, a["input"], a["weight"], a.get("bias"), shape, reader.origin(a["weight"]))
 
 
 @_handles("addmm")
 def _addmm(reader: _Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     if not isinstance(a["mat2"], Tensor) or not isinstance(a["self"], Tensor) or (a["beta"], a["alpha"]) != (1, 1):
         raise reader.unsupported()
-    return _dense(reader, a["mat1"], a["mat2"].T, a["self"], shape)
+    name, transposed = reader.origin(a["mat2"])
+    return _dense(reader, a["mat1"], a["mat2"].T, a["self"], shape, (name, not transposed))
 
 
 @_handles("matmul", "mm")
@@ -241,23 +261,23 @@ def _matmul(reader: _Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     matrix = a["other"] if "other" in a else a["mat2"]
     if not isinstance(matrix, Tensor) or matrix.ndim != 2:
         raise reader.unsupported("Only products with a constant matrix are dense layers.")
-    return _dense(reader, a["self"], matrix.T, None, shape)
+    name, transposed = reader.origin(matrix)
+    return _dense(reader, a["self"], matrix.T, None, shape, (name, not transposed))
 
 
-def _dense(reader: _Reader, x: Any, weight: Tensor, bias: Tensor | None, shape: tuple[int, ...]) -> Curve:
+def _dense(
+    reader: _Reader,
+    x: Any,
+    weight: Tensor,
+    bias: Tensor | None,
+    shape: tuple[int, ...],
+    origin: tuple[str | None, bool],
+) -> Curve:
     source = reader.materialise(x)
     if len(shape) != 1:
         raise reader.unsupported("A dense layer on more than one axis is not supported; flatten first.")
-    name = next((n for n, value in reader.program.state_dict.items() if value is weight), None)
-    node = Dense(
-        reader.layer,
-        (source,),
-        shape,
-        weight.detach().to(torch.float64),
-        None if bias is None else bias.detach().to(torch.float64),
-        name if name in reader.names else None,
-    )
-    return reader.append(node)
+    bias = None if bias is None else bias.detach().to(torch.float64)
+    return reader.append(Dense(reader.layer, (source,), shape, weight.detach().to(torch.float64), bias, *origin))
 
 
 @_handles("flatten", "view", "reshape", "_unsafe_view", "unsqueeze", "squeeze")

@@ -35,12 +35,14 @@ class Input(Node):
 class Dense(Node):
     """``W x + b`` on the last axis. ``weight`` is ``(m, n)`` float64, ``bias`` ``(m,)`` float64 or None.
 
-    ``parameter`` names the module's tensor that the weight was read from, if it is one (for training penalties).
+    ``parameter`` is the dotted name of the module's tensor that the weight was read from, if it is one (so that a
+    training penalty finds it), and ``transposed`` says that W is that tensor's transpose.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     parameter: str | None = None
+    transposed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +160,7 @@ class Graph:
         return pairs[-1]
 
     def compose_output(self, matrix: Tensor) -> Graph:
-        """The graph of ``matrix @ f`` for a vector-valued f, merged into a last Dense with one rounding of the product."""
+        """The graph of ``matrix @ f`` for a vector-valued f, with the product rounded if merged into a last Dense."""
         last = self.nodes[-1]
         matrix = matrix.to(torch.float64)
         if isinstance(last, Dense):
