@@ -1,0 +1,230 @@
+"""The best lower bound that a search finds within a time, with its witness."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lipbridge.bounds import Bound, Problem, Witness, bound_for
+from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
+from lipbridge.search import starts as origin
+from lipbridge.search.ascent import Climb, ascent_step, deviation_step
+from lipbridge.search.directions import batch_norm, gains, top_directions
+from lipbridge.search.domain import Balls, Domain, Everywhere, device_of, homogeneous, joined
+from lipbridge.search.running_error import understood
+from lipbridge.search.witness import witness_value
+from lipbridge.vocabulary import Norm, Quantity, Side
+
+#: Smoothing widths and step lengths at the beginning and the end of a climb.
+WIDTHS = (1.0, 0.03)
+RATES = (0.1, 0.01)
+#: Steps between two looks at the true gain.
+LOOK = 10
+#: A round that raises the best value by less than this, relatively, ends the search.
+STAGNATION = 1e-3
+#: Points scored at once.
+CHUNK = 256
+#: Moves, relative to the natural step, that are tried when a point is on a kink.
+NUDGES = (0.0, 1e-12, 1e-9, 1e-6)
+
+
+def search_lower_bound(
+    problem: Problem,
+    starts: Tensor | None = None,
+    *,
+    seconds: float = 20.0,
+    seed: int = 0,
+    restarts: int = 32,
+    steps: int = 150,
+    rounds: int = 4,
+) -> Bound:
+    """A proved lower bound with a witness: the best point found by batched ascent from data and random starts.
+
+    Args:
+        problem: network, norms (all nine pairs), region and quantity.
+        starts: ``(n, *input_shape)`` points to start from, e.g. test images; unused where the region is a ball.
+        seconds: wall time after which the search stops with what it has.
+        seed: of the random starts. The same seed gives the same bound on the CPU, unless time ran out.
+        restarts: how many points climb at once.
+        steps: steps of one climb.
+        rounds: at most this many climbs, each from the best points of the ones before and fresh random ones; fewer
+            when one brings nothing.
+
+    Raises:
+        InvalidArgument: for starts of a wrong shape or counts below one.
+        UnsupportedProblem: for a layer whose rounding is not known.
+        NumericalFailure: if weights, starts or centres hold NaN or infinite entries.
+
+    Law: never above the true constant; :func:`witness_value` of its witness is its value.
+    """
+    began = time.perf_counter()
+    _check(problem, starts, restarts=restarts, steps=steps, rounds=rounds)
+    search = _Search(problem, seed, began + seconds, restarts, steps)
+    best, count = 0.0, 0
+    x, domain = search.first(starts, 4 * restarts)
+    pool: Pool | None = None
+    for count in range(1, rounds + 1):
+        pool = search.climb(x, domain, pool)
+        value = float(pool.value.max())
+        if time.perf_counter() > search.deadline or (count > 1 and value <= best * (1.0 + STAGNATION)):
+            break
+        best = value
+        x, domain = search.again(pool)
+    assert pool is not None  # there is at least one round
+    value, witness = settle(problem, pool)
+    bound = bound_for(problem, value, Side.LOWER, proved=True, method="witness search")
+    detail = "" if witness else "no differentiable point was found; zero always holds"
+    seconds = time.perf_counter() - began
+    return replace(bound, witness=witness, seconds=seconds, detail=detail, extra={"rounds": count})
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """The best points so far: points and directions ``(n, *input_shape)``, gains ``(n,)``, and where they may move."""
+
+    x: Tensor
+    v: Tensor
+    value: Tensor
+    domain: Domain
+
+    def best(self, count: int) -> Pool:
+        """The ``count`` rows of largest gain, in falling order."""
+        index = self.value.topk(min(count, len(self.value))).indices
+        return Pool(self.x[index], self.v[index], self.value[index], self.domain.select(index))
+
+    def improved(self, x: Tensor, v: Tensor, value: Tensor) -> Pool:
+        """Row by row the better one, without asking the device which."""
+        better = (value > self.value).reshape(-1, *[1] * (x.ndim - 1))
+        points, directions = torch.where(better, x, self.x), torch.where(better, v, self.v)
+        return Pool(points, directions, torch.maximum(value, self.value), self.domain)
+
+    def joined(self, other: Pool | None) -> Pool:
+        """Both together."""
+        if other is None:
+            return self
+        domain = joined(self.domain, other.domain)
+        rows = [torch.cat(pair) for pair in ((self.x, other.x), (self.v, other.v), (self.value, other.value))]
+        return Pool(rows[0], rows[1], rows[2], domain)
+
+
+class _Search:
+    """One search: what does not change from round to round."""
+
+    def __init__(self, problem: Problem, seed: int, deadline: float, restarts: int, steps: int) -> None:
+        self.problem, self.graph = problem, problem.graph
+        self.p: Norm = problem.input_norm
+        self.q: Norm = problem.output_norm
+        self.generator = torch.Generator().manual_seed(seed)
+        self.deadline, self.restarts, self.steps = deadline, restarts, steps
+        self.homogeneous = homogeneous(problem.graph)
+        self.device = device_of(problem.graph)
+
+    def first(self, starts: Tensor | None, count: int) -> tuple[Tensor, Domain]:
+        """Points to start from, data and ``count`` random ones."""
+        region = self.problem.region
+        if region is not None:
+            x, balls = origin.in_balls(region, count, self.generator)
+            return x.to(self.device), Balls(balls.centers.to(self.device), balls.radius, balls.norm)
+        x = origin.everywhere(self.graph.input_shape, starts, count, self.homogeneous, self.generator)
+        domain = Everywhere(self.homogeneous)
+        return domain.project(x.to(self.device)), domain
+
+    def again(self, pool: Pool) -> tuple[Tensor, Domain]:
+        """The best points, moved a little and not so little, and fresh random ones."""
+        kept = pool.best(self.restarts)
+        near = origin.perturbed(kept.x, kept.domain, self.generator)
+        fresh, domain = self.first(None, self.restarts)
+        return torch.cat([near, fresh]), joined(kept.domain, domain)
+
+    def climb(self, x: Tensor, domain: Domain, pool: Pool | None) -> Pool:
+        """The pool after a climb from the most promising of the points ``x``."""
+        found = self.scored(x, domain).best(self.restarts)
+        state = Climb.start(found.x, found.v)
+        outputs = self.graph(found.domain.centers) if isinstance(found.domain, Balls) else found.x
+        for step in range(self.steps):
+            fraction = step / max(1, self.steps - 1)
+            width, rate = _between(WIDTHS, fraction), _between(RATES, fraction)
+            if self.problem.quantity is Quantity.DEVIATION:
+                state = deviation_step(self.graph, state, found.domain, outputs, self.q, rate)
+            else:
+                state = ascent_step(self.graph, state, found.domain, self.p, self.q, width, rate)
+            if (step + 1) % LOOK == 0 or step + 1 == self.steps:
+                v, value = self.look(state.x, state.v, found.domain)
+                found = found.improved(state.x, v, value)
+                state = replace(state, v=self.direction(state.x, state.v, width))
+                if time.perf_counter() > self.deadline:
+                    break
+        return found.joined(pool).best(2 * self.restarts)
+
+    def scored(self, x: Tensor, domain: Domain) -> Pool:
+        """All points with their best directions and gains, in pieces that fit the memory."""
+        v = torch.randn(x.shape, generator=self.generator, dtype=torch.float64).to(self.device)
+        rows: list[tuple[Tensor, Tensor]] = []
+        index = torch.arange(len(x), device=self.device)
+        for start in range(0, len(x), CHUNK):
+            piece = index[start : start + CHUNK]
+            rows.append(self.look(x[piece], v[piece], domain.select(piece)))
+            if time.perf_counter() > self.deadline and len(rows) * CHUNK >= self.restarts:
+                break
+        directions, values = (torch.cat(parts) for parts in zip(*rows, strict=True))
+        return Pool(x[: len(values)], directions, values, domain.select(index[: len(values)]))
+
+    def look(self, x: Tensor, v: Tensor, domain: Domain) -> tuple[Tensor, Tensor]:
+        """The true direction and gain at each point."""
+        if self.problem.quantity is Quantity.DEVIATION and isinstance(domain, Balls):
+            change = batch_norm(self.graph(x) - self.graph(domain.centers), self.q) / domain.radius
+            return v, torch.where(torch.isfinite(change), change, 0.0)
+        v = self.direction(x, v, 0.0)
+        return v, gains(self.graph, x, v, self.p, self.q)
+
+    def direction(self, x: Tensor, v: Tensor, width: float) -> Tensor:
+        if self.problem.quantity is Quantity.DEVIATION:
+            return v
+        return top_directions(self.graph, x, v, self.p, self.q, width)
+
+
+def settle(problem: Problem, pool: Pool) -> tuple[float, Witness | None]:
+    """The best row of a pool that proves something, with what it proves; rows on a kink are moved off it."""
+    pool = pool.best(len(pool.value))
+    for row in range(len(pool.value)):
+        for nudge in NUDGES:
+            witness = _witness(problem, pool, row, nudge)
+            try:
+                return witness_value(problem, witness), witness
+            except InvalidArgument:
+                continue
+    return 0.0, None
+
+
+def _witness(problem: Problem, pool: Pool, row: int, nudge: float) -> Witness:
+    x, domain = pool.x[row : row + 1], pool.domain.select(torch.tensor([row], device=pool.x.device))
+    if problem.quantity is Quantity.DEVIATION and isinstance(domain, Balls):
+        return Witness(torch.cat([domain.centers, x]))
+    if nudge > 0:
+        x = domain.project(x + nudge * domain.step_length(x) * torch.cos(1.0 + x + pool.v[row : row + 1]))
+    return Witness(x, pool.v[row : row + 1])
+
+
+def _between(ends: tuple[float, float], fraction: float) -> float:
+    return ends[0] * (ends[1] / ends[0]) ** fraction
+
+
+def _check(problem: Problem, starts: Tensor | None, **counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise InvalidArgument(name, "be at least 1", count)
+    reason = understood(problem.graph)
+    if reason is not None:
+        raise UnsupportedProblem(f"The witness search cannot take this network: {reason}.")
+    if starts is not None and tuple(starts.shape[1:]) != problem.graph.input_shape:
+        raise InvalidArgument("starts", f"have shape (n, *{problem.graph.input_shape})", tuple(starts.shape))
+    region = problem.region
+    if region is not None and tuple(region.centers.shape[1:]) != problem.graph.input_shape:
+        raise InvalidArgument("centers", f"have shape (k, *{problem.graph.input_shape})", tuple(region.centers.shape))
+    tensors = [getattr(node, name, None) for node in problem.graph.nodes for name in ("weight", "bias")]
+    tensors += [starts, None if region is None else region.centers]
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors if isinstance(tensor, Tensor)):
+        raise NumericalFailure("The weights, starts or centres hold NaN or infinite entries.")
