@@ -31,3 +31,8 @@ def cholesky(matrix: Tensor) -> Tensor | None:
 def eigenvalues(matrix: Tensor) -> Tensor:
     """Eigenvalues of a symmetric matrix, ascending."""
     return cast(Tensor, _linalg.eigvalsh(matrix))
+
+
+def solve_triangular(lower: Tensor, right: Tensor) -> Tensor:
+    """``lower^-1 right`` for a lower triangular matrix."""
+    return cast(Tensor, _linalg.solve_triangular(lower, right, upper=False))
