@@ -1,0 +1,418 @@
+"""fit(): train a network with its trivial bound in the loss, on any device, resumable, on one process or several."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lipbridge import run_folder
+from lipbridge.bounds import Bound, trivial_bound
+from lipbridge.capture import capture
+from lipbridge.data import Dataset
+from lipbridge.devices import Workers, pick_device, workers
+from lipbridge.errors import InvalidArgument, ModelFileError, TrainingError, UnknownName
+from lipbridge.penalty import Form, Method, TrivialBoundPenalty
+from lipbridge.store import save
+from lipbridge.vocabulary import Norm, as_norm
+
+OptimizerName = Literal["adam", "adamw", "sgd"]
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train: everything that, with the data and the network, fixes the result on a CPU.
+
+    Attributes:
+        norm: l_p in which the bound is penalised and reported.
+        penalty: weight of the penalty; 0 trains an ordinary network.
+        form: ``linear`` penalises the trivial bound, ``log`` its logarithm.
+        method: how l_2 norms are estimated, see :class:`lipbridge.TrivialBoundPenalty`.
+        every: calls between two refreshes of the estimate.
+        epochs: passes over the training data.
+        batch_size: examples of a step, over all processes.
+        optimizer: ``adam``, ``adamw`` or ``sgd`` (with momentum 0.9).
+        learning_rate: peak of the one-cycle schedule.
+        weight_decay: of the optimiser.
+        momentum: the optimiser's averaging: Adam's two betas (the first is the momentum of ``sgd``).
+        warmup: share of the steps in which the learning rate rises.
+        shift: augmentation: each image moves by up to this many pixels along each axis, filled with zeros.
+        label_smoothing: of the cross entropy.
+        seed: of initial order, augmentation and dropout. (The initial weights are the caller's.)
+    """
+
+    norm: Norm = 2
+    penalty: float = 0.03
+    form: Form = "linear"
+    method: Method = "gram"
+    every: int = 8
+    epochs: int = 15
+    batch_size: int = 256
+    optimizer: OptimizerName = "adam"
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.0
+    momentum: tuple[float, float] = (0.9, 0.99)
+    warmup: float = 0.3
+    shift: int = 0
+    label_smoothing: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        as_norm(self.norm)
+        for name, known in (
+            ("form", get_args(Form)),
+            ("method", get_args(Method)),
+            ("optimizer", get_args(OptimizerName)),
+        ):
+            if getattr(self, name) not in known:
+                raise UnknownName(name, getattr(self, name), known)
+        for name, least in (("epochs", 1), ("batch_size", 1), ("every", 1), ("shift", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InvalidArgument(name, f"be a whole number of at least {least}", value)
+        for name in ("penalty", "weight_decay", "label_smoothing"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise InvalidArgument(name, "be finite and not negative", getattr(self, name))
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise InvalidArgument("learning_rate", "be finite and above 0", self.learning_rate)
+        if not 0 < self.warmup < 1:
+            raise InvalidArgument("warmup", "lie between 0 and 1", self.warmup)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """What a run reached.
+
+    Attributes:
+        module: the trained module, in eval mode, on the device of the run.
+        accuracy: share of the test examples classified rightly.
+        bound: the proved trivial bound.
+        penalty: the weight of the penalty.
+        seconds: wall time of training, over all resumed parts.
+        epochs: epochs trained.
+        history: one row per epoch.
+        out: the run's folder, if there is one.
+    """
+
+    module: nn.Module
+    accuracy: float
+    bound: Bound
+    penalty: float
+    seconds: float
+    epochs: int
+    history: list[Row] = field(repr=False)
+    out: Path | None = None
+
+
+def fit(
+    module: nn.Module,
+    dataset: Dataset,
+    config: TrainingConfig | None = None,
+    *,
+    out: Path | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+) -> TrainingResult:
+    """Train ``module`` on ``dataset`` with its trivial bound in the loss.
+
+    Args:
+        module: maps ``(batch, d)`` to ``(batch, classes)`` logits; any module that :func:`lipbridge.capture` reads.
+        dataset: see :func:`lipbridge.data.load_dataset`.
+        config: how to train.
+        out: folder of the run; nothing is written if not given. See :mod:`lipbridge.run_folder`.
+        resume: go on from the folder's checkpoint; on the CPU the weights end bit-identical to an unbroken run.
+        overwrite: replace an earlier run in the folder.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        progress: a progress bar on stderr, if that is a terminal.
+
+    Under ``torchrun`` the processes share each batch (DistributedDataParallel) and the first one writes.
+
+    Raises:
+        InvalidArgument: for a folder that exists, widths that do not fit the data, ...; nothing is written then.
+        TrainingError: if the loss is no longer finite; the folder keeps the last good checkpoint and its model.
+    """
+    config = config or TrainingConfig()
+    _require_fit(module, dataset)
+    place = pick_device(device)
+    with workers(place) as team:
+        folder = Path(out) if out is not None else None
+        if folder is not None and team.first:
+            run_folder.prepare(folder, resume, overwrite)
+        team.wait()
+        run = _Run(module.to(place), dataset, config, place, team, folder)
+        if resume and folder is not None:
+            run.resume()
+        return run.train(progress)
+
+
+def _require_fit(module: nn.Module, dataset: Dataset) -> None:
+    graph = capture(module, (dataset.features,))
+    if graph.output_shape != (dataset.classes,):
+        raise InvalidArgument("module", f"give {dataset.classes} logits for {dataset.name}", graph.output_shape)
+
+
+def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimiser that ``config`` names, over the module's parameters."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, rate, momentum=config.momentum[0], weight_decay=decay, fused=fused or None)
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, rate, betas=config.momentum, weight_decay=decay, fused=fused or None)
+
+
+def training_step(
+    model: Callable[[Tensor], Tensor],
+    penalty: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    config: TrainingConfig,
+) -> tuple[Tensor, Tensor]:
+    """One step: forward, cross entropy plus penalty, backward, update. Nothing in it waits for the device.
+
+    Args:
+        model: ``(batch, d) -> (batch, classes)``.
+        penalty: a :class:`lipbridge.TrivialBoundPenalty`, or None.
+        inputs: ``(batch, d)`` on the model's device.
+        labels: ``(batch,)`` int64 there.
+
+    Returns:
+        The loss (with penalty) and the number of right answers, as tensors without axes, detached.
+    """
+    logits = model(inputs)
+    loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    if penalty is not None and config.penalty > 0:
+        loss = loss + config.penalty * penalty()
+    optimizer.zero_grad(set_to_none=True)
+    cast(Any, loss).backward()
+    optimizer.step()
+    return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+
+def shifted(inputs: Tensor, shape: tuple[int, ...], pixels: int, generator: torch.Generator | None) -> Tensor:
+    """Move each image by its own random whole number of pixels along both axes, filling with zeros.
+
+    Args:
+        inputs: ``(batch, d)`` flattened images of ``shape`` (channels, height, width).
+        pixels: the largest shift.
+        generator: on the device of ``inputs``.
+    """
+    batch, (channels, height, width) = len(inputs), shape
+    padded = F.pad(inputs.view(batch, channels, height, width), (pixels,) * 4)
+    offsets = torch.randint(0, 2 * pixels + 1, (2, batch, 1), generator=generator, device=inputs.device)
+    rows = offsets[0] + torch.arange(height, device=inputs.device)
+    columns = offsets[1] + torch.arange(width, device=inputs.device)
+    index = torch.arange(batch, device=inputs.device)[:, None, None]
+    # Advanced indices around a slice put the channels last.
+    moved = padded[index, :, rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2).reshape(batch, -1)
+
+
+class _Run:
+    """One training run: its parts, and the loop over epochs."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        dataset: Dataset,
+        config: TrainingConfig,
+        device: torch.device,
+        team: Workers,
+        folder: Path | None,
+    ) -> None:
+        self.module, self.dataset, self.config = module, dataset, config
+        self.device, self.team, self.folder = device, team, folder
+        # The whole dataset lives on the device: a batch is an index there, not a copy from the host.
+        self.inputs, self.labels = dataset.train_inputs.to(device), dataset.train_labels.to(device)
+        self.penalty = TrivialBoundPenalty(
+            module, config.norm, config.form, method=config.method, every=config.every, input_shape=(dataset.features,)
+        ).to(device)
+        self.model: Callable[[Tensor], Tensor] = module
+        if team.size > 1:
+            self.model = nn.parallel.DistributedDataParallel(module)
+        if config.shift and len(dataset.input_shape) != 3:
+            raise InvalidArgument("shift", f"be 0 for {dataset.name}, whose inputs are no images", config.shift)
+        self.batch = min(config.batch_size, len(self.labels)) // team.size * team.size
+        if self.batch == 0:
+            raise InvalidArgument("batch_size", f"hold an example for each of {team.size} processes", config.batch_size)
+        self.steps = len(self.labels) // self.batch
+        self.optimizer = make_optimizer(module, config)
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, config.learning_rate, total_steps=config.epochs * self.steps + 1, pct_start=config.warmup,
+            cycle_momentum=False,
+        )  # fmt: skip
+        self.history: list[Row] = []
+        self.seconds = 0.0
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        return {"module": self.module, "penalty": self.penalty}
+
+    def resume(self) -> None:
+        assert self.folder is not None
+        metadata = run_folder.load_checkpoint(self.folder, self.parts, self.optimizer, self.scheduler)
+        if metadata.get("config") != _jsonable(self.config) or metadata.get("dataset") != self.dataset.name:
+            raise ModelFileError(
+                f"{self.folder / run_folder.CHECKPOINT} was written with other settings or data; resume with the same "
+                "ones, or start anew with --overwrite."
+            )
+        self.history = list(metadata["history"])
+        self.seconds = float(metadata["seconds"])
+
+    def train(self, progress: bool) -> TrainingResult:
+        first = len(self.history)
+        start, before = time.perf_counter(), self.seconds
+        with self._bar(progress, first) as bar:
+            for epoch in range(first, self.config.epochs):
+                row = self._epoch(epoch)
+                self.seconds = before + time.perf_counter() - start
+                self.history.append({**row, "seconds": round(self.seconds, 3)})
+                self._keep()
+                bar.set_postfix({"loss": row["loss"], "accuracy": row["accuracy"], "TB": row["bound"]})
+                bar.update()
+        return self._finish()
+
+    def _bar(self, progress: bool, first: int) -> Any:
+        from tqdm import tqdm
+
+        shown = progress and self.team.first and sys.stderr.isatty()
+        return cast(Any, tqdm)(total=self.config.epochs, initial=first, unit="epoch", disable=not shown, leave=False)
+
+    def _epoch(self, epoch: int) -> Row:
+        self.module.train()
+        # Seeded by epoch, so that a resumed run draws what the unbroken one would have drawn.
+        seed = self.config.seed * 1_000_003 + epoch
+        cast(Any, torch).manual_seed(seed)
+        order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed)).to(self.device)
+        draws = torch.Generator(self.device).manual_seed(seed)
+        loss = torch.zeros((), device=self.device)
+        right = torch.zeros((), device=self.device, dtype=torch.int64)
+        part = self.batch // self.team.size
+        for step in range(self.steps):
+            start = step * self.batch + self.team.rank * part
+            chosen = order[start : start + part]
+            inputs, labels = self.inputs[chosen], self.labels[chosen]
+            if self.config.shift:
+                inputs = shifted(inputs, self.dataset.input_shape, self.config.shift, draws)
+            penalty = self.penalty if self.config.penalty > 0 else None
+            step_loss, step_right = training_step(self.model, penalty, self.optimizer, inputs, labels, self.config)
+            self.scheduler.step()
+            loss += step_loss
+            right += step_right
+        mean_loss = float(self.team.total(loss)) / (self.steps * self.team.size)
+        right = self.team.total(right)
+        if not math.isfinite(mean_loss):
+            raise self._diverged(epoch + 1)
+        return {
+            "epoch": epoch + 1,
+            "loss": round(mean_loss, 6),
+            "train_accuracy": round(int(right) / (self.steps * self.batch), 6),
+            "accuracy": self.accuracy(),
+            "bound": self._estimate(),
+            "penalty": self.config.penalty,
+            "learning_rate": float(self.scheduler.get_last_lr()[0]),
+        }
+
+    def _estimate(self) -> float:
+        """The trivial bound for the metrics: accurate, not proved (that is done once, at the end)."""
+        graph = capture(self.module, (self.dataset.features,))
+        return float(trivial_bound(graph, self.config.norm).value)
+
+    @torch.no_grad()
+    def accuracy(self) -> float:
+        """Share of right answers on the test data."""
+        self.module.eval()
+        inputs, labels = self.dataset.test_inputs, self.dataset.test_labels
+        right = 0
+        for start in range(0, len(labels), 4096):
+            logits = self.module(inputs[start : start + 4096].to(self.device))
+            right += int((logits.argmax(1).cpu() == labels[start : start + 4096]).sum())
+        return right / len(labels)
+
+    def _diverged(self, epoch: int) -> TrainingError:
+        kept = len(self.history)
+        where = "nothing was written"
+        if self.folder is not None and kept:
+            self._restore()
+            where = f"{self.folder} keeps the model and checkpoint of epoch {kept}"
+        return TrainingError(f"The loss was no longer finite in epoch {epoch}: {where}. Try a smaller learning rate.")
+
+    def _restore(self) -> None:
+        assert self.folder is not None
+        run_folder.load_checkpoint(self.folder, self.parts, self.optimizer, self.scheduler)
+        if self.team.first:
+            save(self.module, self.folder / run_folder.MODEL)
+
+    def _keep(self) -> None:
+        if self.folder is None or not self.team.first:
+            return
+        metadata: Mapping[str, object] = {
+            "config": _jsonable(self.config),
+            "dataset": self.dataset.name,
+            "history": self.history,
+            "seconds": self.seconds,
+        }
+        run_folder.save_checkpoint(self.folder, self.parts, self.optimizer, self.scheduler, metadata)
+        run_folder.write_history(self.folder, self.history)
+
+    def _finish(self) -> TrainingResult:
+        self.module.eval()
+        config = self.config
+        bound = trivial_bound(capture(self.module, (self.dataset.features,)), config.norm)
+        result = TrainingResult(
+            self.module,
+            self.accuracy(),
+            bound,
+            config.penalty,
+            self.seconds,
+            len(self.history),
+            self.history,
+            self.folder,
+        )
+        if self.folder is not None and self.team.first:
+            self._write(result)
+        self.team.wait()
+        return result
+
+    def _write(self, result: TrainingResult) -> None:
+        from lipbridge.study.machine import machine_facts
+
+        assert self.folder is not None
+        figures = {
+            "accuracy": result.accuracy,
+            "bound": result.bound.value,
+            "norm": self.config.norm,
+            "penalty": result.penalty,
+            "seconds": round(result.seconds, 3),
+            "epochs": result.epochs,
+        }
+        save(self.module, self.folder / run_folder.MODEL, {"dataset": self.dataset.name, **figures})
+        record = {
+            "dataset": self.dataset.name,
+            "source": self.dataset.source,
+            "units": self.dataset.units,
+            "network": str(self.module),
+            "config": _jsonable(self.config),
+            "processes": self.team.size,
+            "device": str(self.device),
+            "result": figures,
+            "machine": machine_facts(),
+        }
+        run_folder.write_run(self.folder, record)
+
+
+def _jsonable(config: TrainingConfig) -> dict[str, object]:
+    return {**asdict(config), "momentum": list(config.momentum)}
