@@ -18,7 +18,7 @@ import os
 import secrets
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -654,9 +654,13 @@ def _decode_node(item: Any, index: int, opened: _Opened, wanted: dict[str, Tenso
     if kind is None:
         raise _Fault(f"its node type {item.get('type')!r} is unknown", f"Known are {', '.join(_NODES)}")
     hints = _hints(kind)
-    _object(item, "type", *hints)
+    required = {field.name for field in fields(kind) if field.default is MISSING}
+    if not {"type", *required} <= set(item) <= {"type", *hints}:
+        raise _Fault(f"its header lacks an object of type, {', '.join(hints)}, or it has more")
     values: dict[str, Any] = {}
     for name, hint in hints.items():
+        if name not in item:  # written before the node got this field
+            continue
         value, optional = item[name], NoneType in get_args(hint)
         if value is None and optional:
             values[name] = None
