@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lipbridge.linalg import cholesky, eigenvalues, solve_triangular
+from lipbridge.linalg import cholesky, eigenvalues, solve_triangular, vector_norm
 from lipbridge.verifiers.lmi_system import LipSDP, Stage
 
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
@@ -111,7 +111,7 @@ def closed_form(system: LipSDP) -> list[Tensor]:
         tau = 0.0
         if rule.variables:
             m, R = E[:, 0], E[:, 1:]
-            tau = g * float(eigenvalues(R.T @ R)[-1] + (R.T @ m).norm() / math.sqrt(rule.constraints))
+            tau = g * float(eigenvalues(R.T @ R)[-1] + vector_norm(R.T @ m) / math.sqrt(rule.constraints))
         T = torch.full((rule.constraints, stage.width), tau * (1.0 + 1e-9), dtype=torch.float64)
         step = eliminate_stage(stage, T, H)
         if step is None:  # g was rounded down beyond the margin: a wider one is feasible for certain

@@ -71,7 +71,7 @@ class Increments:
 def increments_of(activation: Activation) -> Increments:
     """The tightest of the constraints above that the activation's terms and facts give.
 
-    Law: for all s, t some q with ``z = s - t`` obeys the constraints and ``g(s) - g(t)`` lies in ``E (z, q)`` within the
+    Law: for all s, t some q with ``z = s - t`` obeys the constraints, and ``g(s) - g(t)`` is ``E (z, q)`` within the
     radius.
     """
     return _increments(activation.components, activation.slopes, activation.lipschitz[2])

@@ -111,8 +111,7 @@ def _prove_cut(stage: Stage, T: Tensor, G: Tensor, error: Tensor) -> Tensor | No
 
 
 def _prove_full(stage: Stage, T: Tensor, G: Tensor, error: Tensor, H: Tensor) -> Tensor | None:
-    u = stage.width
-    storage = eliminate_stage(stage, T, H)
+    u, storage = stage.width, eliminate_stage(stage, T, H)
     if storage is None:
         return None
     on_z, on_q = diagonals(stage, T)
@@ -122,8 +121,10 @@ def _prove_full(stage: Stage, T: Tensor, G: Tensor, error: Tensor, H: Tensor) ->
     slack = 1e-13
     while slack < 1e-3:
         raised = _mirror(storage + slack * weight)
-        block = torch.block_diag(raised - torch.diag(on_z), torch.diag(on_q))
-        rounding = torch.block_diag(UNIT * (raised.abs() + torch.diag(on_z)), torch.zeros_like(torch.diag(on_q)))
+        block = torch.diag(torch.cat([-on_z, on_q]))
+        block[:u, :u] += raised
+        rounding = torch.zeros_like(error)
+        rounding[:u, :u] = UNIT * (raised.abs() + torch.diag(on_z))
         if _is_positive(*_minus(block, G, error + rounding)):
             return raised
         slack *= 4.0
@@ -136,7 +137,7 @@ def _minus(matrix: Tensor, G: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _is_positive(matrix: Tensor, error: Tensor) -> bool:
-    """Whether every symmetric matrix within ``error``, entry by entry, of ``matrix`` is proved positive semidefinite."""
+    """Whether every symmetric matrix within ``error`` of ``matrix``, entry by entry, is proved to be semidefinite."""
     diagonal = matrix.diagonal()
     if not bool(torch.isfinite(matrix).all() and torch.isfinite(error).all() and (diagonal > 0).all()):
         return False

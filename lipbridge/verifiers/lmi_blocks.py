@@ -1,0 +1,226 @@
+"""The LipSDP matrix inequality as sparse affine maps of its multipliers, one a block: what an SDP solver takes.
+
+Where no output of a layer sees z but through q (abs, sin, joint constraints) the inequality falls apart: the layer's q
+starts a block of its own, weighted by T, and its z ends the block before. A network of such layers is a chain of small
+inequalities W_1' T_1 W_1 <= rho I, W_2' T_2 W_2 <= T_1, ...; a ReLU network is one block.
+
+Nothing here needs to be exact, since the solver's multipliers are proved afterwards, so the coordinates are chosen for
+speed and scaling: x0 is reduced to the row space of W_1; q is replaced by p = q + kappa z where that makes the next
+layer a function of p alone (sparser: LipSDP's own variables); and everything is scaled so that the closed-form feasible
+point is the vector of ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lipbridge.verifiers.lmi_elimination import eliminate
+from lipbridge.verifiers.lmi_system import LipSDP, Stage
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+#: Above this kappa the change of variables would spoil the scaling more than its sparsity saves.
+LARGEST_KAPPA = 8.0
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """``constant + sum_v value_v * A_v >= 0``, each matrix ``(size, size)`` given by its lower triangle.
+
+    Attributes:
+        size: rows of the block.
+        rows: of the entries of all A_v.
+        columns: of them, never above ``rows``.
+        variables: the index v of each entry; 0 is rho.
+        values: the entries.
+        constant: ``(size, size)``, symmetric.
+    """
+
+    size: int
+    rows: Integers
+    columns: Integers
+    variables: Integers
+    values: Floats
+    constant: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """The whole problem: minimise variable 0 subject to all blocks and variables >= 0.
+
+    Attributes:
+        blocks: the matrix inequalities.
+        scales: per stage, what the solver's multipliers are to be multiplied by.
+        shapes: per stage the shape (constraints, units) of its multipliers, in the order of the variables.
+    """
+
+    blocks: tuple[Block, ...]
+    scales: tuple[float, ...]
+    shapes: tuple[tuple[int, int], ...]
+
+    @property
+    def variables(self) -> int:
+        """rho and all multipliers."""
+        return 1 + sum(c * u for c, u in self.shapes)
+
+    def vectors(self, solution: Floats) -> list[Floats]:
+        """The multipliers of each stage, unscaled, in a solution vector."""
+        parts: list[Floats] = []
+        start = 1
+        for scale, (c, u) in zip(self.scales, self.shapes, strict=True):
+            parts.append(scale * solution[start : start + c * u].reshape(c, u))
+            start += c * u
+        return parts
+
+
+def predicted_size(system: LipSDP) -> tuple[int, int]:
+    """``(entries, rows)``: nonzero entries of all A_v and the largest block, without building them."""
+    entries, largest = 0, 0
+    size = support = min(system.entry.shape)
+    for stage in system.stages:
+        J, u = stage.increments.variables, stage.width
+        entries += stage.increments.constraints * u * (support * (support + 1) // 2 + J * (support + 1))
+        if stage.increments.cuts:
+            size, support = J * u, J * u
+        else:
+            size += J * u
+            support = J * u if _shift(stage)[1] else support + J * u
+        largest = max(largest, size)
+    return entries, max(largest, min(system.entry.shape))
+
+
+def blocks_of(system: LipSDP, feasible: Sequence[Tensor]) -> Blocks:
+    """The blocks of a network with at least one activation, scaled by a feasible point with one value a stage."""
+    scales = tuple(float(T.max()) for T in feasible)
+    found = eliminate(system, feasible)
+    rho = 1.0 if found is None else float(found)
+    W = _array(system.entry)
+    if W.shape[1] > W.shape[0]:
+        W = _floats(np.linalg.qr(W.T)[1]).T
+    n = W.shape[1]
+    builder = _Builder(n)
+    builder.add_diagonal(np.arange(n), np.zeros(n, dtype=np.int64))
+    state, support = _floats(W / math.sqrt(rho)), np.arange(n)
+    blocks: list[Block] = []
+    first = 1
+    for stage, scale in zip(system.stages, scales, strict=True):
+        rule, u = stage.increments, stage.width
+        state = _floats(state * math.sqrt(scale))
+        index = first + np.arange(rule.constraints * u).reshape(-1, u)
+        first += index.size
+        group = np.array(rule.group, dtype=np.int64)
+        kappa, _ = _shift(stage)
+        if rule.cuts:
+            for variables in index:
+                builder.add_squares(state, support, -np.ones(u), variables)
+            blocks.append(builder.block())
+            builder = _Builder(rule.variables * u)
+            p = np.arange(rule.variables * u)
+            builder.add_diagonal(p, index[group].ravel())
+            support = np.empty(0, dtype=np.int64)
+        else:
+            p = builder.extend(rule.variables * u)
+            builder.add_diagonal(p, index[group].ravel())
+            for c, variables in enumerate(index):
+                weight = float((kappa[group == c] ** 2).sum()) - 1.0
+                if weight:
+                    builder.add_squares(state, support, np.full(u, weight), variables)
+            for j, c in enumerate(group):
+                if kappa[j]:
+                    builder.add_products(state, support, p[j * u : (j + 1) * u], -kappa[j], index[c])
+        state, support = _next_state(stage, kappa, state, support, p, scale)
+    builder.subtract_gram(state, support)
+    blocks.append(builder.block())
+    shapes = tuple((stage.increments.constraints, stage.width) for stage in system.stages)
+    return Blocks(tuple(blocks), scales, shapes)
+
+
+def _shift(stage: Stage) -> tuple[Floats, bool]:
+    """kappa per variable, and whether the next state then sees the new variables alone."""
+    E = _array(stage.increments.outputs)
+    m, R = E[:, 0], E[:, 1:]
+    none = np.zeros(R.shape[1])
+    if not R.shape[1] or not m.any():
+        return none, not m.any()
+    kappa = _floats(np.linalg.lstsq(R, m, rcond=None)[0])
+    if np.abs(kappa).max() > LARGEST_KAPPA or np.abs(m - R @ kappa).max() > 1e-12 * np.abs(m).max():
+        return none, False
+    return kappa, True
+
+
+def _next_state(
+    stage: Stage, kappa: Floats, state: Floats, support: Integers, p: Integers, scale: float
+) -> tuple[Floats, Integers]:
+    """The next state as a map of the block's coordinates: values on its support."""
+    E, u = _array(stage.increments.outputs), stage.width
+    m, R = E[:, 0] - E[:, 1:] @ kappa, E[:, 1:]
+    W = _array(stage.weight).reshape(-1, E.shape[0], u) / math.sqrt(scale)
+    onto_p = _floats(np.einsum("aku,kj->aju", W, R)).reshape(W.shape[0], -1)
+    if _shift(stage)[1] or stage.increments.cuts:
+        return onto_p, p
+    onto_z = _floats(np.einsum("aku,k->au", W, m))
+    return np.concatenate([onto_z @ state, onto_p], axis=1), np.concatenate([support, p])
+
+
+def _array(tensor: Tensor) -> Floats:
+    return _floats(tensor.numpy())
+
+
+def _floats(values: object) -> Floats:
+    """Names the type that numpy's stubs lose."""
+    return cast(Floats, values)
+
+
+class _Builder:
+    """Collects the entries of one block."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._parts: list[tuple[Integers, Integers, Integers, Floats]] = []
+        self._constant: tuple[Floats, Integers] | None = None
+
+    def extend(self, count: int) -> Integers:
+        """Append coordinates; returns their indices."""
+        self.size += count
+        return np.arange(self.size - count, self.size)
+
+    def add_diagonal(self, where: Integers, variables: Integers) -> None:
+        """``+ value_v`` at the given diagonal places."""
+        self._parts.append((where, where, variables, np.ones(len(where))))
+
+    def add_squares(self, state: Floats, support: Integers, weights: Floats, variables: Integers) -> None:
+        """``+ value_v weight s s'`` for each row s of ``state``, which lives on ``support`` (ascending)."""
+        low, high = np.tril_indices(len(support))
+        values = state[:, low] * state[:, high] * weights[:, None]
+        u, count = values.shape
+        self._parts.append(
+            (np.tile(support[low], u), np.tile(support[high], u), np.repeat(variables, count), values.ravel())
+        )
+
+    def add_products(self, state: Floats, support: Integers, p: Integers, factor: float, variables: Integers) -> None:
+        """``+ value_v factor (s e' + e s')`` for each row s and its own coordinate e, which comes after the support."""
+        u, count = state.shape
+        self._parts.append(
+            (np.repeat(p, count), np.tile(support, u), np.repeat(variables, count), (factor * state).ravel())
+        )
+
+    def subtract_gram(self, state: Floats, support: Integers) -> None:
+        """``- |state|^2``, with no variable."""
+        self._constant = (state, support)
+
+    def block(self) -> Block:
+        """The block of everything added so far."""
+        rows, columns, variables, values = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        constant = np.zeros((self.size, self.size))
+        if self._constant is not None:
+            state, support = self._constant
+            constant[np.ix_(support, support)] = -state.T @ state
+        return Block(self.size, rows, columns, variables, values, constant)
