@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from lipbridge.bounds import Bound, Problem, trivial_bound
+from lipbridge.graph import Graph
 from lipbridge.norms.matrix import CHEAP_PAIRS
+from lipbridge.robustness import certified_radii
 from lipbridge.verifiers.protocol import Budget
-from lipbridge.vocabulary import Quantity
+from lipbridge.vocabulary import Norm, Quantity
 
 
 class TrivialVerifier:
@@ -29,3 +33,9 @@ class TrivialVerifier:
     def bound(self, problem: Problem, budget: Budget) -> Bound:
         """The trivial bound. It holds everywhere, so it holds on a smaller region too."""
         return trivial_bound(problem.graph, problem.input_norm, problem.output_norm)
+
+    def certify(
+        self, graph: Graph, inputs: Tensor, labels: Tensor, radius: float, norm: Norm, budget: Budget
+    ) -> Tensor:
+        """By margin and pairwise constants (:func:`lipbridge.robustness.certified_radii`), proved."""
+        return certified_radii(graph, inputs, labels, norm) > radius
