@@ -521,6 +521,8 @@ def _canonical(components: tuple[Component, ...]) -> tuple[Component, ...]:
 
 
 def _spell(term: Term) -> str:
+    if term.function == "identity" and term.scale == 0.0:
+        return f"{term.coefficient * term.offset:g}"
     inner = "t" if term.scale == 1.0 else f"{term.scale:g} t"
     inner += f" + {term.offset:g}" if term.offset else ""
     body = inner if term.function == "identity" else f"{term.function}({inner})"

@@ -1,0 +1,241 @@
+"""The penalty: its value and gradient, its state, and everybody's training loops."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import lipbridge
+from lipbridge import TrivialBoundPenalty
+from lipbridge.errors import InvalidArgument, UnknownName, UnsupportedOperation
+from lipbridge.vocabulary import NORMS
+
+
+def weights(module: nn.Module) -> list[torch.Tensor]:
+    return [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
+
+
+def reference(module: nn.Module, norm, schatten: bool) -> torch.Tensor:
+    """The product of norms, by SVD and autograd."""
+    product = torch.ones((), dtype=torch.float64)
+    for W in weights(module):
+        W = W.double()
+        if schatten:
+            product = product * torch.linalg.svdvals(W).pow(130).sum() ** (1 / 130)
+        else:
+            product = product * lipbridge.operator_norm(W, norm)
+    return product
+
+
+@pytest.mark.parametrize("form", ["linear", "log"])
+@pytest.mark.parametrize(("norm", "method"), [(1, "gram"), (2, "gram"), (2, "power"), ("inf", "gram")])
+def test_value_and_gradient(norm, method: str, form: str) -> None:
+    torch.manual_seed(0)
+    module = lipbridge.mlp([12, 9, 8, 4], "abs", bias=False)
+    penalty = TrivialBoundPenalty(module, norm, form, method=method)
+    value = penalty()
+    for _ in range(400 if method == "power" else 0):
+        value = penalty()
+    value.backward()
+    found = [W.grad.clone() for W in weights(module)]
+    module.zero_grad()
+    expected = reference(module, norm, schatten=norm == 2 and method == "gram")
+    expected = expected.log() if form == "log" else expected
+    expected.backward()
+    assert float(value) == pytest.approx(float(expected), rel=1e-4)
+    for gradient, W in zip(found, weights(module), strict=True):
+        torch.testing.assert_close(gradient, W.grad, rtol=2e-3, atol=2e-3 * float(W.grad.abs().max()))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_training_presses_the_bound_down_and_the_estimate_follows(norm) -> None:
+    bounds: dict[float, float] = {}
+    for weight in (0.0, 0.1):
+        torch.manual_seed(0)
+        module = lipbridge.mlp([20, 16, 16, 5], "crelu")
+        penalty = TrivialBoundPenalty(module, norm, every=4)
+        optimizer = torch.optim.Adam(module.parameters(), 1e-2)
+        x, y = torch.randn(64, 20), torch.randint(0, 5, (64,))
+        for _ in range(150):
+            optimizer.zero_grad()
+            (nn.functional.cross_entropy(module(x), y) + weight * penalty()).backward()
+            optimizer.step()
+        bounds[weight] = lipbridge.trivial_bound(module, norm).value
+        assert float(penalty()) == pytest.approx(bounds[weight], rel=0.08)
+    assert bounds[0.1] < 0.5 * bounds[0.0]
+
+
+def test_activation_constants_and_any_graph_count() -> None:
+    module = lipbridge.mlp([4, 5, 3], "silu")
+    plain = TrivialBoundPenalty(nn.Sequential(module[0], nn.ReLU(), module[2]))
+    assert float(TrivialBoundPenalty(module)()) / float(plain()) == pytest.approx(1.0998393, rel=1e-5)
+
+
+def test_stale_gradients_are_refreshed_every_few_calls() -> None:
+    module = lipbridge.mlp([6, 5, 3], "abs")
+    penalty = TrivialBoundPenalty(module, every=3)
+    penalty()
+    before = penalty.state_1.clone()
+    with torch.no_grad():
+        module[0].weight.normal_()
+    penalty(), penalty()
+    assert torch.equal(penalty.state_1, before)
+    penalty()
+    assert not torch.equal(penalty.state_1, before)
+
+
+def test_state_is_saved_and_the_module_is_not() -> None:
+    module = lipbridge.mlp([6, 5, 3], "abs")
+    penalty = TrivialBoundPenalty(module, method="power")
+    for _ in range(7):
+        penalty()
+    state = penalty.state_dict()
+    assert not any("weight" in name for name in state)
+    other = TrivialBoundPenalty(module, method="power")
+    other.load_state_dict(state)
+    assert other.calls == 7
+    assert float(other()) == float(penalty())
+    assert list(penalty.parameters()) == []
+
+
+def test_weights_are_read_live() -> None:
+    module = lipbridge.mlp([6, 5, 3], "abs")
+    penalty = TrivialBoundPenalty(module, every=1)
+    before = float(penalty())
+    with torch.no_grad():
+        module[0].weight.mul_(2.0)
+    assert float(penalty()) == pytest.approx(2 * before, rel=1e-5)
+
+
+def test_shared_transposed_and_parametrised_weights() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x @ self.w).abs() @ self.w.T
+
+    module = Tied()
+    penalty = TrivialBoundPenalty(module, input_shape=(4,))
+    value = penalty()
+    assert float(value) >= float(torch.linalg.matrix_norm(module.w.detach(), 2)) ** 2 * (1 - 1e-5)
+    value.backward()
+    assert float(module.w.grad.abs().sum()) > 0
+
+    normed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 2))
+    TrivialBoundPenalty(normed)().backward()
+    assert normed[0].parametrizations.weight.original0.grad is not None
+
+
+@pytest.mark.parametrize("method", ["gram", "power"])
+def test_torch_compile_in_one_graph(method: str) -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch.manual_seed(0)
+    module = lipbridge.mlp([6, 5, 3], "abs")
+    twin = copy.deepcopy(module)
+    penalties = [TrivialBoundPenalty(m, method=method, every=3) for m in (module, twin)]
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def step(m: nn.Module, p: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return m(x).square().mean() + 0.1 * p()
+
+    compiled = torch.compile(lambda x: step(module, penalties[0], x), backend=counter, fullgraph=True)
+    optimizers = [torch.optim.SGD(m.parameters(), 0.05) for m in (module, twin)]
+    for k in range(10):
+        x = torch.randn(8, 6, generator=torch.Generator().manual_seed(k))
+        losses = compiled(x), step(twin, penalties[1], x)
+        for loss, optimizer in zip(losses, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-5)
+    assert counter.frame_count == 1  # no graph break, no recompilation as calls are counted
+    assert penalties[0].calls == 10
+
+
+def test_autocast_does_not_lower_its_precision() -> None:
+    module = lipbridge.mlp([32, 32, 4], "abs")
+    exact = float(TrivialBoundPenalty(module)())
+    with torch.autocast("cpu", torch.bfloat16):
+        value = TrivialBoundPenalty(module)()
+        assert module(torch.randn(2, 32)).dtype is torch.bfloat16
+    assert value.dtype is torch.float32
+    assert float(value) == exact
+
+
+def test_half_precision_weights() -> None:
+    module = lipbridge.mlp([8, 8, 4], "abs").to(torch.bfloat16)
+    value = TrivialBoundPenalty(module)()
+    value.backward()
+    assert module[0].weight.grad.dtype is torch.bfloat16
+    assert float(value) == pytest.approx(lipbridge.trivial_bound(module).value, rel=0.05)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("method", ["gram", "power"])
+def test_no_host_synchronisation_on_the_meta_device(norm, method: str) -> None:
+    with torch.device("meta"):
+        module = lipbridge.mlp([6, 5, 3], "crelu")
+    penalty = TrivialBoundPenalty(module, norm, method=method)
+    for _ in range(9):
+        penalty().backward()
+    assert module[0].weight.grad.device.type == "meta"
+
+
+def test_zero_weights_give_zero_and_no_nan() -> None:
+    module = lipbridge.mlp([6, 5, 3], "abs", bias=False)
+    for W in weights(module):
+        nn.init.zeros_(W)
+    for form in ("linear", "log"):
+        value = TrivialBoundPenalty(module, form=form)()
+        value.backward()
+        assert not math.isnan(float(value))
+        assert all(bool(torch.isfinite(W.grad).all()) for W in weights(module))
+
+
+def test_lightning_takes_it_in_two_lines() -> None:
+    lightning = pytest.importorskip("lightning", reason="Lightning is not installed (an optional check)")
+
+    class Classifier(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = lipbridge.mlp([6, 5, 3], "abs")
+            self.penalty = TrivialBoundPenalty(self.net)
+
+        def training_step(self, batch, _index: int) -> torch.Tensor:
+            x, y = batch
+            return nn.functional.cross_entropy(self.net(x), y) + 0.03 * self.penalty()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), 1e-2)
+
+    data = torch.utils.data.TensorDataset(torch.randn(64, 6), torch.randint(0, 3, (64,)))
+    model = Classifier()
+    before = lipbridge.trivial_bound(model.net).value
+    trainer = lightning.Trainer(
+        max_epochs=20, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu",
+    )  # fmt: skip
+    trainer.fit(model, torch.utils.data.DataLoader(data, batch_size=16))
+    assert model.penalty.calls == 80
+    assert lipbridge.trivial_bound(model.net).value != before
+
+
+def test_bad_arguments() -> None:
+    module = lipbridge.mlp([3, 4, 2])
+    with pytest.raises(UnknownName, match="linear, log"):
+        TrivialBoundPenalty(module, form="cubic")
+    with pytest.raises(UnknownName, match="gram, power"):
+        TrivialBoundPenalty(module, method="guess")
+    with pytest.raises(InvalidArgument, match="every"):
+        TrivialBoundPenalty(module, every=0)
+    with pytest.raises(InvalidArgument, match="1, 2 or inf"):
+        TrivialBoundPenalty(module, 3)
+    with pytest.raises(UnsupportedOperation, match="softmax"):
+        TrivialBoundPenalty(nn.Sequential(nn.Linear(3, 3), nn.Softmax(-1)))

@@ -1,0 +1,68 @@
+"""Scalars round outward: checked against exact rationals."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lipbridge.errors import NumericalFailure
+from lipbridge.rounding import UNIT, add_up, div_down, div_up, gamma, mul_up, root_sum_of_powers_up, sqrt_up
+
+positive = st.floats(min_value=0.0, max_value=1e100, allow_nan=False)
+nonzero = st.floats(min_value=1e-100, max_value=1e100, allow_nan=False)
+
+
+@given(st.lists(positive, min_size=1, max_size=5))
+def test_sums_and_products(values: list[float]) -> None:
+    assert Fraction(add_up(*values)) >= sum(map(Fraction, values))
+    product = math.prod(map(Fraction, values))
+    if product < Fraction(10) ** 300:
+        assert Fraction(mul_up(*values)) >= product
+
+
+@given(positive, nonzero)
+def test_quotients_and_roots(x: float, y: float) -> None:
+    assert Fraction(div_up(x, y)) >= Fraction(x) / Fraction(y) >= Fraction(div_down(x, y))
+    assert Fraction(sqrt_up(x)) ** 2 >= Fraction(x)
+
+
+@given(st.lists(st.floats(-1e150, 1e150, allow_nan=False), min_size=1, max_size=6))
+def test_vector_norms(values: list[float]) -> None:
+    exact = [abs(Fraction(value)) for value in values]
+    assert Fraction(root_sum_of_powers_up(values, 1)) >= sum(exact)
+    two = root_sum_of_powers_up(values, 2)
+    assert Fraction(two) ** 2 >= sum(x * x for x in exact)
+    assert two <= math.hypot(*values) * (1 + 1e-13) + 1e-300
+
+
+def test_zero_stays_zero() -> None:
+    assert add_up(0.0, 0.0) == mul_up(0.0, 3.0) == sqrt_up(0.0) == div_up(0.0, 2.0) == 0.0
+
+
+def test_underflow_is_not_lost() -> None:
+    assert mul_up(1e-200, 1e-200) > 0.0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: mul_up(1e200, 1e200),
+        lambda: add_up(1.7e308, 1.7e308),
+        lambda: mul_up(0.0, math.inf),
+        lambda: add_up(math.nan),
+        lambda: div_up(1.0, 0.0),
+    ],
+)
+def test_overflow_and_nan_are_errors(call) -> None:
+    with pytest.raises(NumericalFailure):
+        call()
+
+
+def test_gamma() -> None:
+    assert Fraction(gamma(100)) >= 100 * Fraction(UNIT) / (1 - 100 * Fraction(UNIT))
+    with pytest.raises(NumericalFailure):
+        gamma(2**53)
