@@ -82,19 +82,20 @@ class Blocks:
 
 
 def predicted_size(system: LipSDP) -> tuple[int, int]:
-    """``(entries, rows)``: nonzero entries of all A_v and the largest block, without building them."""
-    entries, largest = 0, 0
+    """``(entries, rows)``: entries of all A_v and the largest block's size, without building them."""
     size = support = min(system.entry.shape)
+    entries, largest = size, size
     for stage in system.stages:
-        J, u = stage.increments.variables, stage.width
-        entries += stage.increments.constraints * u * (support * (support + 1) // 2 + J * (support + 1))
-        if stage.increments.cuts:
-            size, support = J * u, J * u
-        else:
-            size += J * u
-            support = J * u if _shift(stage)[1] else support + J * u
+        rule, u = stage.increments, stage.width
+        kappa, alone = _shift(stage)
+        squares = sum(weight != 0.0 for weight in _square_weights(stage, kappa))
+        entries += u * (
+            squares * support * (support + 1) // 2 + int(np.count_nonzero(kappa)) * support + rule.variables
+        )
+        size = rule.variables * u if rule.cuts else size + rule.variables * u
+        support = rule.variables * u if alone else support + rule.variables * u
         largest = max(largest, size)
-    return entries, max(largest, min(system.entry.shape))
+    return entries, largest
 
 
 def blocks_of(system: LipSDP, feasible: Sequence[Tensor]) -> Blocks:
@@ -102,13 +103,13 @@ def blocks_of(system: LipSDP, feasible: Sequence[Tensor]) -> Blocks:
     scales = tuple(float(T.max()) for T in feasible)
     found = eliminate(system, feasible)
     rho = 1.0 if found is None else float(found)
-    W = _array(system.entry)
+    W: Floats = _array(system.entry)
     if W.shape[1] > W.shape[0]:
         W = _floats(np.linalg.qr(W.T)[1]).T
-    n = W.shape[1]
+    n: int = W.shape[1]
     builder = _Builder(n)
-    builder.add_diagonal(np.arange(n), np.zeros(n, dtype=np.int64))
-    state, support = _floats(W / math.sqrt(rho)), np.arange(n)
+    builder.add_diagonal(_range(n), np.zeros(n, dtype=np.int64))
+    state, support = _floats(W / math.sqrt(rho)), _range(n)
     blocks: list[Block] = []
     first = 1
     for stage, scale in zip(system.stages, scales, strict=True):
@@ -118,21 +119,20 @@ def blocks_of(system: LipSDP, feasible: Sequence[Tensor]) -> Blocks:
         first += index.size
         group = np.array(rule.group, dtype=np.int64)
         kappa, _ = _shift(stage)
+        weights = _square_weights(stage, kappa)
         if rule.cuts:
-            for variables in index:
-                builder.add_squares(state, support, -np.ones(u), variables)
+            for variables, weight in zip(index, weights, strict=True):
+                builder.add_squares(state, support, weight, variables)
             blocks.append(builder.block())
             builder = _Builder(rule.variables * u)
-            p = np.arange(rule.variables * u)
+            p = _range(rule.variables * u)
             builder.add_diagonal(p, index[group].ravel())
             support = np.empty(0, dtype=np.int64)
         else:
             p = builder.extend(rule.variables * u)
             builder.add_diagonal(p, index[group].ravel())
-            for c, variables in enumerate(index):
-                weight = float((kappa[group == c] ** 2).sum()) - 1.0
-                if weight:
-                    builder.add_squares(state, support, np.full(u, weight), variables)
+            for variables, weight in zip(index, weights, strict=True):
+                builder.add_squares(state, support, weight, variables)
             for j, c in enumerate(group):
                 if kappa[j]:
                     builder.add_products(state, support, p[j * u : (j + 1) * u], -kappa[j], index[c])
@@ -141,6 +141,13 @@ def blocks_of(system: LipSDP, feasible: Sequence[Tensor]) -> Blocks:
     blocks.append(builder.block())
     shapes = tuple((stage.increments.constraints, stage.width) for stage in system.stages)
     return Blocks(tuple(blocks), scales, shapes)
+
+
+def _square_weights(stage: Stage, kappa: Floats) -> list[float]:
+    """Per constraint the factor of z^2 in ``|p - kappa z|^2 - z^2``: zero for slopes in [0, b], hence sparse."""
+    group = np.array(stage.increments.group, dtype=np.int64)
+    weights = [float((kappa[group == c] ** 2).sum()) - 1.0 for c in range(stage.increments.constraints)]
+    return [0.0 if abs(weight) < 1e-12 else weight for weight in weights]
 
 
 def _shift(stage: Stage) -> tuple[Floats, bool]:
@@ -174,6 +181,10 @@ def _array(tensor: Tensor) -> Floats:
     return _floats(tensor.numpy())
 
 
+def _range(count: int) -> Integers:
+    return np.arange(count, dtype=np.int64)
+
+
 def _floats(values: object) -> Floats:
     """Names the type that numpy's stubs lose."""
     return cast(Floats, values)
@@ -196,10 +207,12 @@ class _Builder:
         """``+ value_v`` at the given diagonal places."""
         self._parts.append((where, where, variables, np.ones(len(where))))
 
-    def add_squares(self, state: Floats, support: Integers, weights: Floats, variables: Integers) -> None:
+    def add_squares(self, state: Floats, support: Integers, weight: float, variables: Integers) -> None:
         """``+ value_v weight s s'`` for each row s of ``state``, which lives on ``support`` (ascending)."""
+        if weight == 0.0:
+            return
         low, high = np.tril_indices(len(support))
-        values = state[:, low] * state[:, high] * weights[:, None]
+        values = weight * state[:, low] * state[:, high]
         u, count = values.shape
         self._parts.append(
             (np.tile(support[low], u), np.tile(support[high], u), np.repeat(variables, count), values.ravel())
