@@ -1,0 +1,5 @@
+"""``python -m lipbridge``."""
+
+from lipbridge.cli import main
+
+main()

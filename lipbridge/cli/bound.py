@@ -1,0 +1,60 @@
+"""``lipbridge bound``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lipbridge.cli import parse
+from lipbridge.cli.output import JsonOption, print_json, spinner, stdout_for_rows
+from lipbridge.cli.tables import warn_of_unsound
+
+NormOption = Annotated[str, typer.Option(help="Input norm: 1, 2 or inf.")]
+OutputNormOption = Annotated[str | None, typer.Option(help="Output norm; the input norm if not given.")]
+TimeOption = Annotated[float, typer.Option("--time-limit", help="Seconds for each verifier on each network.")]
+MemoryOption = Annotated[str, typer.Option("--memory-limit", help="For each verifier's process, e.g. 512M or 8G.")]
+SeedOption = Annotated[int, typer.Option(help="Of everything that is drawn.")]
+SettingOption = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="VERIFIER.NAME=VALUE", help="An option of a verifier; may be repeated."),
+]
+
+
+def bound(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder or file that train wrote.")],
+    norm: NormOption = "2",
+    output_norm: OutputNormOption = None,
+    verifier: Annotated[str, typer.Option("--verifier", help="One or several, with commas between.")] = "trivial",
+    time_limit: TimeOption = 300.0,
+    memory_limit: MemoryOption = "8G",
+    seed: SeedOption = 0,
+    option: SettingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bound a network's Lipschitz constant.
+
+    Verifiers that need foreign packages run in a process of their own with the limits. Tightness needs a lower bound:
+    add `witness` to the verifiers, or use compare.
+    """
+    names = parse.names(verifier, "--verifier")
+    memory, settings = parse.memory(memory_limit), parse.options(option or [])
+    from lipbridge.cli.models import open_model
+    from lipbridge.cli.tables import print_bounds
+    from lipbridge.study.single import bound_network
+    from lipbridge.verifiers import Budget
+    from lipbridge.vocabulary import Status
+
+    budget = Budget(time_limit, memory, seed)
+    opened = open_model(model)
+    with spinner() as show, stdout_for_rows():
+        show(f"{opened.name}: {', '.join(names)}")
+        rows = bound_network(opened.name, opened.graph, names, norm, output_norm, budget=budget, options=settings)
+    json_rows: list[dict[str, Any]] = [row.to_json() for row in rows]
+    if as_json:
+        print_json(json_rows)
+    else:
+        print_bounds(json_rows)
+    warn_of_unsound(json_rows)
+    if not any(row.status is Status.OK for row in rows):
+        raise typer.Exit(1)

@@ -1,0 +1,57 @@
+"""``lipbridge certify``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lipbridge.cli import parse
+from lipbridge.cli.bound import NormOption
+from lipbridge.cli.output import JsonOption, print_json, print_table, spinner, stdout_for_rows
+from lipbridge.errors import InvalidArgument
+from lipbridge.study.text import number, percent, seconds
+
+
+def certify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder or file that train wrote.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A dataset's name, or a folder of IDX files.")],
+    radius: Annotated[str, typer.Option("--radius", help="One or several, with commas between.")],
+    norm: NormOption = "2",
+    verifier: Annotated[str, typer.Option("--verifier", help="One or several that can certify.")] = "trivial",
+    points: Annotated[int | None, typer.Option(help="Only the first so many test points; all if not given.")] = None,
+    time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds for each verifier and radius.")] = 300.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Certified accuracy: the share of test points whose class is right in the whole ball of each radius."""
+    radii, names = parse.radii(radius), parse.names(verifier, "--verifier")
+    if points is not None and points < 1:
+        raise InvalidArgument("--points", "be at least 1", points)
+    from lipbridge.cli.models import dataset_of, open_model
+    from lipbridge.study.single import certified_rows
+    from lipbridge.verifiers import Budget
+    from lipbridge.vocabulary import as_norm
+
+    p, budget = as_norm(norm), Budget(time_limit)
+    opened = open_model(model)
+    dataset = dataset_of(opened, data)
+    if dataset is None:
+        raise InvalidArgument("DATA", "name a dataset", data)
+    inputs, labels = dataset.test_inputs[:points], dataset.test_labels[:points]
+    with spinner() as show, stdout_for_rows():
+        show(f"{opened.name}: {', '.join(names)}")
+        rows = certified_rows(opened.name, opened.graph, dataset.name, inputs, labels, radii, p, names, budget)
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        f"{opened.name}: certified accuracy on {len(labels)} test points of {dataset.name}, l{p}",
+        {
+            "verifier": lambda row: row["verifier"],
+            "radius": lambda row: number(row["radius"]),
+            "accuracy": lambda row: percent(row["accuracy"]),
+            "certified": lambda row: percent(row["certified_accuracy"]),
+            "time": lambda row: seconds(row["seconds"]),
+        },
+        rows,
+    )

@@ -1,0 +1,99 @@
+"""``lipbridge compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lipbridge.cli import parse
+from lipbridge.cli.bound import MemoryOption, NormOption, OutputNormOption, SeedOption, SettingOption, TimeOption
+from lipbridge.cli.output import JsonOption, note, print_json, spinner
+from lipbridge.cli.tables import print_bounds, warn_of_unsound
+from lipbridge.errors import InvalidArgument
+
+
+def compare(
+    model: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders or files that train wrote.")],
+    verifiers: Annotated[
+        str | None, typer.Option("--verifiers", "--verifier", help="With commas between; all that are installed.")
+    ] = None,
+    norm: NormOption = "2",
+    output_norm: OutputNormOption = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Also write an HTML report; a file that exists is replaced.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Test points to start from; those of the training run, or `none`.")
+    ] = None,
+    points: Annotated[int, typer.Option(help="Points for local bounds and certified accuracy.")] = 32,
+    radius: Annotated[float | None, typer.Option(help="Radius of the balls around them; chosen by the norm.")] = None,
+    time_limit: TimeOption = 300.0,
+    memory_limit: MemoryOption = "8G",
+    threads: Annotated[int | None, typer.Option(help="Of each verifier's process; all cores if not given.")] = None,
+    seed: SeedOption = 0,
+    option: SettingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put verifiers side by side: value, tightness, time and memory of each on each network.
+
+    Each runs in a process of its own with the limits. The witness search always runs: tightness is measured against
+    it, and a value below it is marked unsound.
+    """
+    memory, settings = parse.memory(memory_limit), parse.options(option or [])
+    if radius is not None:
+        (radius,) = parse.radii(str(radius))
+    for name, value in (("--points", points), ("--threads", 1 if threads is None else threads)):
+        if value < 1:
+            raise InvalidArgument(name, "be at least 1", value)
+    names = None if verifiers is None else parse.names(verifiers, "--verifiers")
+    from lipbridge.cli.models import dataset_of, open_models
+    from lipbridge.study.compare import Points
+    from lipbridge.study.compare import compare as compare_networks
+    from lipbridge.study.machine import available_cores, machine_facts
+    from lipbridge.verifiers import Budget, get_verifier, list_verifiers
+
+    if names is None:
+        names = [info.name for info in list_verifiers() if info.installed]
+        for info in list_verifiers():
+            if not info.installed:
+                note(f"note: verifier {info.name} is left out: {info.install or info.summary}")
+    for name in {*names, *settings}:
+        get_verifier(name)
+    if report is not None:
+        from lipbridge.study.report import require_writable
+
+        require_writable(report)
+    budget = Budget(time_limit, memory, seed)
+    models = open_models(model)
+    cores = available_cores() if threads is None else threads
+    known: dict[str, Points] = {}
+    for opened in models:
+        dataset = dataset_of(opened, data)
+        if dataset is not None:
+            known[opened.name] = Points(dataset.test_inputs, dataset.test_labels, points, radius)
+    with spinner() as show:
+        rows = compare_networks(
+            {opened.name: opened.graph for opened in models},
+            names,
+            norm,
+            output_norm,
+            points=known,
+            budget=budget,
+            options=settings,
+            threads=cores,
+            progress=lambda done, total, network, verifier: show(f"{done + 1} of {total}: {verifier} on {network}"),
+        )
+    json_rows: list[dict[str, Any]] = [row.to_json() for row in rows]
+    if report is not None:
+        from lipbridge.study.report import Network, write_report
+
+        networks = [Network.read(opened.name, opened.folder, opened.graph, opened.run) for opened in models]
+        write_report(report, json_rows, networks, machine_facts(cores))
+        note(f"report: {report}")
+    if as_json:
+        print_json(json_rows)
+    else:
+        print_bounds(json_rows)
+    warn_of_unsound(json_rows)

@@ -1,0 +1,71 @@
+"""Values of options: lists and sizes as people type them, each fault named by its option."""
+
+from __future__ import annotations
+
+import math
+
+from lipbridge.errors import InvalidArgument
+
+
+def names(text: str, option: str) -> list[str]:
+    """``a,b`` as a list without repetitions."""
+    found = [item.strip() for item in text.split(",") if item.strip()]
+    if not found:
+        raise InvalidArgument(option, "be one name or several with commas between", text)
+    return list(dict.fromkeys(found))
+
+
+def widths(text: str) -> list[int]:
+    """``256,256`` as whole numbers of at least 1; an empty text is no hidden layer."""
+    found = [item.strip() for item in text.split(",")] if text.strip() else []
+    if not all(item.isascii() and item.isdigit() and int(item) >= 1 for item in found):
+        raise InvalidArgument("--widths", "be whole numbers of at least 1 with commas between", text)
+    return [int(item) for item in found]
+
+
+def radii(text: str, option: str = "--radius") -> list[float]:
+    """``0.1,0.5`` as numbers above 0."""
+    found = [_number(item) for item in text.split(",")]
+    if not all(0 < value < math.inf for value in found):
+        raise InvalidArgument(option, "be finite numbers above 0 with commas between", text)
+    return found
+
+
+def memory(text: str) -> int:
+    """``512M``, ``8G``, or a number of MiB, as bytes."""
+    units = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+    word = text.strip().lower().removesuffix("ib").removesuffix("b")
+    unit = units.get(word[-1:], 2**20)
+    value = _number(word[:-1] if word[-1:] in units else word) * unit
+    if not 1 <= value < 2**60:
+        raise InvalidArgument("--memory-limit", "be a size like 512M or 8G, or a number of MiB", text)
+    return int(value)
+
+
+def options(items: list[str]) -> dict[str, dict[str, object]]:
+    """``lipsdp.solver=SCS`` and the like as options by verifier; numbers and true/false are read as such."""
+    found: dict[str, dict[str, object]] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        verifier, dot, name = key.strip().partition(".")
+        if not (equals and dot and verifier and name):
+            raise InvalidArgument("--option", "look like VERIFIER.NAME=VALUE", item)
+        found.setdefault(verifier, {})[name] = _value(value.strip())
+    return found
+
+
+def _value(text: str) -> object:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return int(text)
+    except ValueError:
+        value = _number(text)
+        return text if math.isnan(value) else value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

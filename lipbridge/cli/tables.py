@@ -1,0 +1,45 @@
+"""Tables of bounds for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lipbridge.cli.output import JsonRow, note, print_table
+from lipbridge.study.text import mebibytes, number, percent, seconds
+
+_SIGNS = {"upper": "<= ", "lower": ">= ", "exact": "= "}
+
+
+def print_bounds(rows: Sequence[JsonRow]) -> None:
+    """One table for each question: quantity, norm and region."""
+    questions = list(dict.fromkeys((row["quantity"], row["norm"], row["region"]) for row in rows))
+    for quantity, norm, region in questions:
+        what = "Lipschitz constant" if quantity == "lipschitz" else "Largest deviation from the centre / radius"
+        chosen = [row for row in rows if (row["quantity"], row["norm"], row["region"]) == (quantity, norm, region)]
+        print_table(
+            f"{what}, l{norm}, {region}",
+            {
+                "network": lambda row: row["network"],
+                "verifier": lambda row: row["verifier"],
+                "bound": _bound,
+                "proved": lambda row: "yes" if row["proved"] else "no",
+                "tightness": lambda row: number(row["tightness"]),
+                "time": lambda row: seconds(row["seconds"]),
+                "memory": lambda row: mebibytes(row["memory"]),
+                "certified": lambda row: percent(row["certified_accuracy"]),
+                "status": lambda row: str(row["status"]).upper() if row["status"] == "unsound" else row["status"],
+                "detail": lambda row: row["detail"],
+            },
+            chosen,
+        )
+
+
+def warn_of_unsound(rows: Sequence[JsonRow]) -> None:
+    """A line on stderr for each value that a witness contradicts."""
+    for row in rows:
+        if row["status"] == "unsound":
+            note(f"UNSOUND: {row['verifier']} on {row['network']}: {row['detail']}")
+
+
+def _bound(row: JsonRow) -> str:
+    return f"{_SIGNS[row['side']]}{number(row['value'], 7)}" if row["value"] is not None else ""

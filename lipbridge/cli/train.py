@@ -1,0 +1,81 @@
+"""``lipbridge train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipbridge.cli import parse
+from lipbridge.cli.output import JsonOption, print_json, print_table
+from lipbridge.study.text import number, percent, seconds
+
+
+def train(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A dataset's name, or a folder of IDX files.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the model, its checkpoint and its metrics.")],
+    norm: Annotated[str, typer.Option(help="Norm of the bound: 1, 2 or inf.")] = "2",
+    widths: Annotated[str | None, typer.Option(help="Hidden widths, e.g. 256,256.")] = None,
+    activation: Annotated[str | None, typer.Option(help="A registered activation, e.g. abs, crelu, sincos.")] = None,
+    bias: Annotated[bool | None, typer.Option("--bias/--no-bias", help="Whether dense layers have a bias.")] = None,
+    penalty: Annotated[float | None, typer.Option(help="Weight of the bound in the loss; 0 for none.")] = None,
+    form: Annotated[str | None, typer.Option(help="linear: the bound itself; log: its logarithm.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples of a step.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adam, adamw or sgd.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of the optimizer.")] = None,
+    shift: Annotated[int | None, typer.Option(help="Augmentation: move images by up to so many pixels.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the initial weights and of everything drawn later.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a network with its Lipschitz bound in the loss, and prove the bound.
+
+    What is not given is chosen for the dataset and the norm. A folder that exists needs --resume or --overwrite.
+    """
+    hidden = None if widths is None else parse.widths(widths)
+    changes = {
+        "penalty": penalty,
+        "form": form,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "shift": shift,
+        "seed": seed,
+    }
+    from lipbridge.study.runs import train_run
+
+    run = train_run(
+        data,
+        norm,
+        out,
+        widths=hidden,
+        activation=activation,
+        bias=bias,
+        changes={name: value for name, value in changes.items() if value is not None},
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    if as_json:
+        print_json([run])
+        return
+    print_table(
+        f"{run['network']}: trained on {run['data']}",
+        {
+            "activation": lambda row: row["activation"],
+            "accuracy": lambda row: percent(row["accuracy"]),
+            f"proved bound, l{run['norm']}": lambda row: f"<= {number(row['bound'], 6)}",
+            "penalty": lambda row: number(row["penalty"]),
+            "epochs": lambda row: str(row["epochs"]),
+            "time": lambda row: seconds(row["seconds"]),
+            "folder": lambda row: row["out"],
+        },
+        [run],
+    )

@@ -1,0 +1,64 @@
+"""How the rows of a study judge each other: tightness, and values that a witness contradicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from lipbridge.bounds import Problem, Witness
+from lipbridge.errors import LipbridgeError
+from lipbridge.search import witness_value
+from lipbridge.study.cells import Cell, Outcome
+from lipbridge.study.rows import Row, make_row
+from lipbridge.vocabulary import Side, Status
+
+#: How far below a witness a value may lie, relatively, before it is a contradiction.
+TOLERANCE = 1e-9
+
+
+def best_lower(problem: Problem, witnesses: Iterable[Witness | None]) -> float | None:
+    """The largest value that any of the witnesses proves for a problem, None if none does.
+
+    Each is evaluated anew and rounded down, so a verifier that claims too much cannot discredit the others. A pair
+    found in a ball is a witness of the global constant too: every witness may be tried on every problem.
+    """
+    values: list[float] = []
+    for witness in witnesses:
+        if witness is None:
+            continue
+        try:
+            values.append(witness_value(problem, witness))
+        except (LipbridgeError, RuntimeError, IndexError):
+            continue  # a point on a kink or outside the region, or a shape that does not fit
+    return max(values, default=None)
+
+
+def judged(row: Row, lower: float | None) -> Row:
+    """The row with its tightness, and ``unsound`` where a witness contradicts it.
+
+    Args:
+        row: a row about some question.
+        lower: the best value that a witness proves for that question, None if there is none.
+    """
+    if row.side is Side.LOWER or lower is None or math.isnan(row.value):
+        return row
+    tightness = row.value / lower if lower > 0 else (1.0 if row.value == 0 else math.inf)
+    if row.value < lower * (1 - TOLERANCE):
+        detail = f"a witness proves {lower:.9g}, above this value" + (f"; {row.detail}" if row.detail else "")
+        return replace(row, tightness=tightness, status=Status.UNSOUND, proved=False, detail=detail)
+    return replace(row, tightness=tightness)
+
+
+def judged_together(outcomes: Sequence[tuple[Cell, Outcome]]) -> list[Row]:
+    """The rows of one network's cells, each judged by the best witness of its own question."""
+    witnesses = [outcome.bound.witness for _, outcome in outcomes]
+    lower: dict[int, float | None] = {}
+    rows: list[Row] = []
+    for cell, outcome in outcomes:
+        question = id(cell.problem)
+        if question not in lower:
+            lower[question] = best_lower(cell.problem, witnesses)
+        row = make_row(cell.network, cell.verifier, outcome.bound, outcome.total_seconds)
+        rows.append(judged(row, lower[question]))
+    return rows

@@ -1,0 +1,90 @@
+"""What a study and the process of a cell hand each other: files of numbers and words, never pickle."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipbridge.bounds import Bound, Problem, Witness
+from lipbridge.store import load_tensors, save_tensors, write_atomically
+from lipbridge.study.rows import jsonable
+from lipbridge.vocabulary import Quantity, Side, Status
+
+PROBLEM = "problem.safetensors"
+REQUEST = "request.safetensors"
+STARTED = "started"
+ANSWER = "answer.safetensors"
+CERTIFIED = "certified.json"
+STDOUT = "stdout.txt"
+STDERR = "stderr.txt"
+
+
+def write_bound(path: Path, bound: Bound) -> None:
+    """Write a Bound, its witness and its multipliers; numbers that are not finite travel as words."""
+    tensors: dict[str, Tensor] = {}
+    if bound.witness is not None:
+        tensors["witness.points"] = bound.witness.points
+        if bound.witness.direction is not None:
+            tensors["witness.direction"] = bound.witness.direction
+    for name, value in (bound.multipliers or {}).items():
+        tensors[f"multiplier.{name}"] = value
+    # A tensor with NaN cannot back anything; leaving it out is what the reader needs to know.
+    tensors = {name: value for name, value in tensors.items() if bool(torch.isfinite(value).all())}
+    facts: dict[str, Any] = {
+        "value": repr(float(bound.value)),
+        "seconds": repr(float(bound.seconds)),
+        "side": str(Side(bound.side)),
+        "proved": bool(bound.proved),
+        "norm": str(bound.norm),
+        "method": str(bound.method),
+        "region": str(bound.region),
+        "quantity": str(Quantity(bound.quantity)),
+        "memory": bound.memory,
+        "status": str(Status(bound.status)),
+        "detail": str(bound.detail),
+        "extra": jsonable(bound.extra),
+    }
+    save_tensors(path, tensors, facts)
+
+
+def read_bound(path: Path, problem: Problem) -> Bound:
+    """The Bound that :func:`write_bound` wrote, about ``problem``: its norm and region are the problem's own."""
+    tensors, facts = load_tensors(path)
+    points = tensors.get("witness.points")
+    prefix = "multiplier."
+    multipliers = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    value, status, detail = float(facts["value"]), Status(facts["status"]), str(facts["detail"])
+    if math.isnan(value) and status is Status.OK:
+        status, detail = Status.FAILED, detail or "it returned NaN"
+    return Bound(
+        value,
+        Side(facts["side"]),
+        bool(facts["proved"]) and not math.isnan(value),
+        problem.norm_name,
+        str(facts["method"]),
+        problem.region_name,
+        problem.quantity,
+        float(facts["seconds"]),
+        memory=facts["memory"],
+        status=status,
+        detail=detail,
+        witness=None if points is None else Witness(points, tensors.get("witness.direction")),
+        multipliers=multipliers or None,
+        extra=facts["extra"],
+    )
+
+
+def write_facts(path: Path, facts: Mapping[str, object]) -> None:
+    """Write JSON facts atomically."""
+    write_atomically(path, json.dumps(jsonable(facts)).encode())
+
+
+def read_facts(path: Path) -> dict[str, object]:
+    """Read what :func:`write_facts` wrote."""
+    return json.loads(path.read_bytes())

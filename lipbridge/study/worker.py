@@ -1,0 +1,86 @@
+"""The process of one cell: ``python -m lipbridge.study.worker FOLDER``; reads a request there and leaves its answer."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipbridge.errors import MissingDependency
+from lipbridge.rigor import proved_operator_norm
+from lipbridge.store import load_problem, load_tensors
+from lipbridge.study import wire
+from lipbridge.study.cells import failed
+from lipbridge.study.here import bound_or_failure, certify
+from lipbridge.study.memory import own_peak_bytes
+from lipbridge.verifiers import Budget, Certifier, Verifier, get_verifier
+from lipbridge.vocabulary import Status
+
+
+def main(folder: Path) -> None:
+    """Answer the request in ``folder``: first the bound, at once, then the certification if one is asked for."""
+    _end_with_parent()
+    tensors, request = load_tensors(folder / wire.REQUEST)
+    torch.set_num_threads(request["threads"])
+    problem = load_problem(folder / wire.PROBLEM)
+    budget = _budget(request, tensors)
+    try:
+        verifier = get_verifier(request["verifier"])
+        _warm_up(verifier)
+    except MissingDependency as error:
+        wire.write_bound(folder / wire.ANSWER, failed(problem, request["verifier"], Status.MISSING, str(error)))
+        return
+    bound = bound_or_failure(request["verifier"], verifier, problem, budget, folder / wire.STARTED)
+    wire.write_bound(folder / wire.ANSWER, replace(bound, memory=own_peak_bytes()))
+    if request["radius"] is not None and isinstance(verifier, Certifier):
+        inputs, labels = tensors["inputs"], tensors["labels"]
+        facts = certify(verifier, problem, inputs, labels, request["radius"], budget)
+        wire.write_facts(folder / wire.CERTIFIED, facts)
+
+
+def _budget(request: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Budget:
+    prefix = "option."
+    options: dict[str, object] = dict(request["options"])
+    options |= {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return Budget(request["seconds"], request["memory"], request["seed"], options)
+
+
+def _warm_up(verifier: Verifier) -> None:
+    """Imports and the first call into LAPACK are not the verifier's time.
+
+    A verifier whose tool must not simply be imported has a method ``prepare`` that does it.
+    """
+    prepare = getattr(verifier, "prepare", None)
+    with contextlib.suppress(Exception):  # what is wrong will show, and be told, when it is used
+        if callable(prepare):
+            prepare()
+        else:
+            for package in verifier.requires:
+                importlib.import_module(package)
+    proved_operator_norm(torch.eye(256, dtype=torch.float64))
+
+
+def _end_with_parent() -> None:
+    """End when standard input closes: it is a pipe from the process that started this one."""
+    pipe = os.dup(0)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)  # a solver that reads standard input must not take it for its own
+
+    def wait() -> None:
+        os.read(pipe, 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
