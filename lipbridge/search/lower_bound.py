@@ -18,13 +18,17 @@ from lipbridge.search.running_error import understood
 from lipbridge.search.witness import witness_value
 from lipbridge.vocabulary import Norm, Quantity, Side
 
-#: Smoothing widths and step lengths at the beginning and the end of a climb.
+#: Smoothing widths at the beginning and the end of the first climb, and of the later ones, which start from its best.
 WIDTHS = (1.0, 0.03)
-RATES = (0.1, 0.01)
+LATER_WIDTHS = (0.3, 0.03)
+#: Step lengths at the beginning and the end of a climb.
+RATES = (0.3, 0.02)
 #: Steps between two looks at the true gain.
 LOOK = 10
-#: A round that raises the best value by less than this, relatively, ends the search.
-STAGNATION = 1e-3
+#: Two rounds in a row that raise the best value by less than this, relatively, end the search.
+STAGNATION = 2e-4
+#: A climb starts from this share of the best starts; the others are drawn from the rest.
+GREEDY = 0.75
 #: Points scored at once.
 CHUNK = 256
 #: Moves, relative to the natural step, that are tried when a point is on a kink.
@@ -38,8 +42,8 @@ def search_lower_bound(
     seconds: float = 20.0,
     seed: int = 0,
     restarts: int = 32,
-    steps: int = 150,
-    rounds: int = 4,
+    steps: int = 100,
+    rounds: int = 8,
 ) -> Bound:
     """A proved lower bound with a witness: the best point found by batched ascent from data and random starts.
 
@@ -51,7 +55,7 @@ def search_lower_bound(
         restarts: how many points climb at once.
         steps: steps of one climb.
         rounds: at most this many climbs, each from the best points of the ones before and fresh random ones; fewer
-            when one brings nothing.
+            when two bring nothing.
 
     Raises:
         InvalidArgument: for starts of a wrong shape or counts below one.
@@ -63,15 +67,15 @@ def search_lower_bound(
     began = time.perf_counter()
     _check(problem, starts, restarts=restarts, steps=steps, rounds=rounds)
     search = _Search(problem, seed, began + seconds, restarts, steps)
-    best, count = 0.0, 0
     x, domain = search.first(starts, 4 * restarts)
-    pool: Pool | None = None
-    for count in range(1, rounds + 1):
+    pool, best, idle, count = None, 0.0, 0, 0
+    while count < rounds and idle < 2:
         pool = search.climb(x, domain, pool)
-        value = float(pool.value.max())
-        if time.perf_counter() > search.deadline or (count > 1 and value <= best * (1.0 + STAGNATION)):
-            break
+        value, count = float(pool.value.max()), count + 1
+        idle = 0 if value > best * (1.0 + STAGNATION) else idle + 1
         best = value
+        if time.perf_counter() > search.deadline:
+            break
         x, domain = search.again(pool)
     assert pool is not None  # there is at least one round
     value, witness = settle(problem, pool)
@@ -92,8 +96,15 @@ class Pool:
 
     def best(self, count: int) -> Pool:
         """The ``count`` rows of largest gain, in falling order."""
-        index = self.value.topk(min(count, len(self.value))).indices
+        return self.rows(self.value.topk(min(count, len(self.value))).indices)
+
+    def rows(self, index: Tensor) -> Pool:
+        """Some of the rows."""
         return Pool(self.x[index], self.v[index], self.value[index], self.domain.select(index))
+
+    def repeated(self, times: int) -> Pool:
+        """All rows, several times over."""
+        return self.rows(torch.arange(len(self.value), device=self.value.device).repeat(times))
 
     def improved(self, x: Tensor, v: Tensor, value: Tensor) -> Pool:
         """Row by row the better one, without asking the device which."""
@@ -134,19 +145,20 @@ class _Search:
 
     def again(self, pool: Pool) -> tuple[Tensor, Domain]:
         """The best points, moved a little and not so little, and fresh random ones."""
-        kept = pool.best(self.restarts)
+        kept = pool.best(max(1, self.restarts // 4)).repeated(4)
         near = origin.perturbed(kept.x, kept.domain, self.generator)
         fresh, domain = self.first(None, self.restarts)
         return torch.cat([near, fresh]), joined(kept.domain, domain)
 
     def climb(self, x: Tensor, domain: Domain, pool: Pool | None) -> Pool:
         """The pool after a climb from the most promising of the points ``x``."""
-        found = self.scored(x, domain).best(self.restarts)
+        widths = WIDTHS if pool is None else LATER_WIDTHS
+        found = self.promising(self.scored(x, domain))
         state = Climb.start(found.x, found.v)
         outputs = self.graph(found.domain.centers) if isinstance(found.domain, Balls) else found.x
         for step in range(self.steps):
             fraction = step / max(1, self.steps - 1)
-            width, rate = _between(WIDTHS, fraction), _between(RATES, fraction)
+            width, rate = _between(widths, fraction), _between(RATES, fraction)
             if self.problem.quantity is Quantity.DEVIATION:
                 state = deviation_step(self.graph, state, found.domain, outputs, self.q, rate)
             else:
@@ -158,6 +170,14 @@ class _Search:
                 if time.perf_counter() > self.deadline:
                     break
         return found.joined(pool).best(2 * self.restarts)
+
+    def promising(self, scored: Pool) -> Pool:
+        """Where to climb from: mostly the best, and a few others, since the best may share a dead end."""
+        ordered = scored.best(len(scored.value))
+        greedy = max(1, round(GREEDY * self.restarts))
+        rest = greedy + torch.randperm(max(0, len(ordered.value) - greedy), generator=self.generator)
+        index = torch.cat([torch.arange(min(greedy, len(ordered.value))), rest[: self.restarts - greedy]])
+        return ordered.rows(index.to(self.device))
 
     def scored(self, x: Tensor, domain: Domain) -> Pool:
         """All points with their best directions and gains, in pieces that fit the memory."""

@@ -48,7 +48,8 @@ def in_balls(region: Ball, count: int, generator: torch.Generator) -> tuple[Tens
 
 
 def perturbed(x: Tensor, domain: Domain, generator: torch.Generator) -> Tensor:
-    """The points moved by noise of sizes from 1e-3 to 1, row by row, relative to the domain's step length."""
-    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
-    sizes = 10.0 ** (-3.0 * torch.arange(len(x), dtype=torch.float64, device=x.device) / max(1, len(x) - 1))
-    return domain.project(x + noise * sizes.reshape(-1, *[1] * (x.ndim - 1)) * domain.step_length(x))
+    """The points moved by noise of random sizes, from 1e-3 to 2 times the domain's step length."""
+    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    exponents = torch.rand(len(x), *[1] * (x.ndim - 1), generator=generator, dtype=torch.float64)
+    sizes = 1e-3 * 2e3**exponents
+    return domain.project(x + (noise * sizes).to(x.device) * domain.step_length(x))
