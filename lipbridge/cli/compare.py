@@ -86,14 +86,14 @@ def compare(
             progress=lambda done, total, network, verifier: show(f"{done + 1} of {total}: {verifier} on {network}"),
         )
     json_rows: list[dict[str, Any]] = [row.to_json() for row in rows]
+    if as_json:
+        print_json(json_rows)
+    else:
+        print_bounds(json_rows)
+    warn_of_unsound(json_rows)
     if report is not None:
         from lipbridge.study.report import Network, write_report
 
         networks = [Network.read(opened.name, opened.folder, opened.graph, opened.run) for opened in models]
         write_report(report, json_rows, networks, machine_facts(cores))
         note(f"report: {report}")
-    if as_json:
-        print_json(json_rows)
-    else:
-        print_bounds(json_rows)
-    warn_of_unsound(json_rows)

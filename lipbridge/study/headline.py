@@ -10,7 +10,7 @@ from lipbridge.study.text import number, seconds
 Row = Mapping[str, Any]
 
 
-def headline(rows: Sequence[Row]) -> str:
+def headline(rows: Sequence[Row]) -> list[str]:
     """The trivial bound where it is tightest, and what the best verifier makes of it where it is loosest."""
     uppers = [
         row
@@ -23,7 +23,7 @@ def headline(rows: Sequence[Row]) -> str:
     ]
     trivial = sorted((row for row in uppers if row["verifier"] == "trivial"), key=_tightness)
     if not trivial:
-        return _without_trivial(uppers)
+        return [_without_trivial(uppers)]
     first, last = trivial[0], trivial[-1]
     sentences = [f"The trivial bound of {first['network']} is {_above(first)}, and took {seconds(first['seconds'])}."]
     others = [row for row in uppers if row["verifier"] != "trivial"]
@@ -31,7 +31,7 @@ def headline(rows: Sequence[Row]) -> str:
         sentences.append(f"That of {last['network']} {_loose(last)}{_best_there(last, others)}.")
     else:
         sentences.append(_saved(first, others))
-    return " ".join(sentence for sentence in sentences if sentence)
+    return [sentence for sentence in sentences if sentence]
 
 
 def _without_trivial(uppers: Sequence[Row]) -> str:

@@ -107,6 +107,7 @@ def render(rows: Sequence[Row], networks: Sequence[Network], machine: Mapping[st
         headline=headline(rows),
         questions=questions(rows),
         networks=networks,
+        trivial={name: _trivial(rows, name) for name in names},
         colours={name: index % COLOURS for index, name in enumerate(names)},
         certified=[row for row in rows if row["certified_accuracy"] is not None and _own(row)],
         unsound=[row for row in rows if row["status"] == "unsound"],
@@ -114,6 +115,11 @@ def render(rows: Sequence[Row], networks: Sequence[Network], machine: Mapping[st
         training=safe(training_plot({network.name: network.history for network in networks}, names)),
         machine=machine,
     )
+
+
+def _trivial(rows: Sequence[Row], network: str) -> Row | None:
+    mine = (row for row in rows if row["network"] == network and row["quantity"] == "lipschitz")
+    return next((row for row in mine if row["verifier"] == "trivial" and row["value"] is not None), None)
 
 
 def _own(row: Row) -> bool:

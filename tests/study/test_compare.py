@@ -1,0 +1,170 @@
+"""compare: every cell is a row whatever its verifier does, and no verifier's claim is taken on trust."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+import lipbridge
+from lipbridge.errors import InvalidArgument, MissingDependency, UnknownName
+from lipbridge.study import Points, Row, compare
+from lipbridge.verifiers import Budget, get_verifier, list_verifiers
+from tests.study import third_party
+
+HOSTILE = ("honest", "liar", "boaster", "crash", "leave", "raise", "hang", "greedy", "nothing", "nan", "local", "slow")
+
+
+@pytest.fixture(scope="module")
+def network() -> lipbridge.Graph:
+    torch.manual_seed(0)
+    return lipbridge.capture(lipbridge.mlp([4, 6, 3], "abs", bias=False), name="net")
+
+
+@pytest.fixture(scope="module")
+def points(network: lipbridge.Graph) -> Points:
+    torch.manual_seed(1)
+    inputs = torch.randn(20, 4, dtype=torch.float64)
+    return Points(inputs, network(inputs).argmax(1), count=5, radius=0.1)
+
+
+@pytest.fixture(scope="module")
+def their_verifiers(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(third_party.install(tmp_path_factory.mktemp("theirs"))))
+        yield
+
+
+@pytest.fixture(scope="module")
+def rows(network: lipbridge.Graph, points: Points, their_verifiers: None) -> Mapping[str, Row]:
+    """One study with all of them: each in a process of its own, under tight limits."""
+    budget = Budget(seconds=2.0, memory=900 * 2**20)
+    start = time.perf_counter()
+    names = ["trivial", *HOSTILE]
+    found = compare({"net": network}, names, points=points, budget=budget, options={"honest": {"factor": 3.0}})
+    assert time.perf_counter() - start < 200
+    return {f"{row.verifier}/{row.quantity}": row for row in found}
+
+
+def test_an_honest_verifier_has_its_value_and_tightness(rows: Mapping[str, Row]) -> None:
+    trivial, honest = rows["trivial/lipschitz"], rows["honest/lipschitz"]
+    assert (honest.status, honest.proved, honest.side, honest.norm) == ("ok", True, "upper", "2")
+    assert honest.value == pytest.approx(3 * trivial.value)
+    witness = rows["witness/lipschitz"]
+    assert witness.side == "lower"
+    assert honest.tightness == pytest.approx(honest.value / witness.value)
+    assert trivial.tightness is not None
+    assert trivial.tightness >= 1 - 1e-9
+
+
+def test_seconds_leave_out_the_imports(rows: Mapping[str, Row]) -> None:
+    row = rows["trivial/lipschitz"]
+    assert row.total_seconds is not None
+    assert 0 < row.seconds < 0.5 < row.total_seconds
+    assert row.memory is not None
+    assert 50 * 2**20 < row.memory < 900 * 2**20
+
+
+def test_a_lie_is_unsound_and_no_longer_proved(rows: Mapping[str, Row]) -> None:
+    row = rows["liar/lipschitz"]
+    assert (row.status, row.proved) == ("unsound", False)
+    assert "witness proves" in row.detail
+    assert row.tightness is not None
+    assert row.tightness < 1
+
+
+def test_a_lower_bound_without_witness_discredits_nobody(rows: Mapping[str, Row]) -> None:
+    assert rows["boaster/lipschitz"].value == 1e9
+    assert rows["trivial/lipschitz"].status == "ok"
+    assert rows["honest/lipschitz"].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "words"),
+    [
+        ("crash", "failed", "SIGABRT: solver core: the last words"),
+        ("leave", "failed", "exit code 7"),
+        ("raise", "failed", "ZeroDivisionError: first line"),
+        ("hang", "timeout", "limit of 2 s"),
+        ("greedy", "memory", "limit of 900 MiB"),
+        ("nothing", "failed", "NoneType, not a Bound"),
+        ("nan", "failed", "NaN"),
+    ],
+)
+def test_whatever_happens_is_a_row(rows: Mapping[str, Row], name: str, status: str, words: str) -> None:
+    row = rows[f"{name}/lipschitz"]
+    assert row.status == status
+    assert words in row.detail
+    assert "\n" not in row.detail
+    assert math.isnan(row.value)
+    assert not row.proved
+    assert row.to_json()["value"] is None
+    assert row.tightness is None
+
+
+def test_local_verifiers_are_measured_by_a_local_witness(rows: Mapping[str, Row]) -> None:
+    local, witness, trivial = (rows[f"{name}/deviation"] for name in ("local", "witness", "trivial"))
+    assert local.region == witness.region == trivial.region == "5 l2 balls, radius 0.1"
+    assert local.tightness == pytest.approx(local.value / witness.value)
+    assert trivial.tightness is not None
+    assert trivial.tightness >= 1 - 1e-9
+    assert witness.value <= rows["witness/lipschitz"].value * (1 + 1e-9)
+
+
+def test_certified_accuracy_is_that_of_each_certifier(rows: Mapping[str, Row], points: Points) -> None:
+    assert rows["local/deviation"].certified_accuracy == 1.0
+    trivial = rows["trivial/lipschitz"]
+    assert trivial.certified_accuracy is not None
+    assert 0 <= trivial.certified_accuracy <= 1
+    assert trivial.extra["certified_points"] == 5
+    assert trivial.extra["certified_radius"] == 0.1
+
+
+def test_a_bound_survives_a_certification_that_hangs(rows: Mapping[str, Row]) -> None:
+    row = rows["slow/lipschitz"]
+    assert (row.status, row.certified_accuracy) == ("ok", None)
+    assert row.extra["certification"] == "stopped at the time limit"
+
+
+def test_here_and_apart_agree(network: lipbridge.Graph, rows: Mapping[str, Row]) -> None:
+    here = {row.verifier: row for row in compare({"net": network}, ["trivial"], isolate=False)}
+    assert here["trivial"].value == rows["trivial/lipschitz"].value
+
+
+def test_unknown_and_missing_verifiers_are_found_before_anything_runs(
+    network: lipbridge.Graph, their_verifiers: None
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("a cell was started")
+
+    with pytest.raises(UnknownName, match="nonesuch"):
+        compare({"net": network}, ["trivial", "nonesuch"], progress=never)
+    with pytest.raises(MissingDependency, match="pip install a-package"):
+        compare({"net": network}, ["absent"], progress=never)
+
+
+def test_points_that_do_not_fit_are_refused(network: lipbridge.Graph) -> None:
+    with pytest.raises(InvalidArgument, match="inputs"):
+        compare({"net": network}, ["trivial"], points=Points(torch.zeros(3, 5)), isolate=False)
+    for wrong in ({"count": 0}, {"radius": math.nan}, {"radius": 0.0}):
+        with pytest.raises(InvalidArgument):
+            Points(torch.zeros(3, 4), **wrong)
+
+
+def test_third_party_verifiers_are_found_and_broken_ones_are_listed(their_verifiers: None) -> None:
+    infos = {info.name: info for info in list_verifiers()}
+    assert get_verifier("honest").name == "honest"
+    assert infos["honest"].package == "their-verifiers"
+    assert infos["honest"].installed
+    assert not infos["absent"].installed
+    assert infos["broken"].summary.startswith("broken")
+
+
+def test_no_process_is_left(rows: Mapping[str, Row]) -> None:
+    """The hanging verifier had started a shell: it went with its process."""
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not any(b"sleep\x00300" in command for command in commands)
