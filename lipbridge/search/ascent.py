@@ -8,14 +8,14 @@ step of the power method along with each step of x, from the same backward pass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lipbridge.graph import Graph
 from lipbridge.search.directions import batch_norm, dual_vector, replaced, smoothed_tangent
-from lipbridge.search.domain import Domain
+from lipbridge.search.domain import Balls, Domain
 from lipbridge.vocabulary import Norm
 
 _FADE = (0.9, 0.99)  # Adam's decay of the first and the second moment
@@ -54,8 +54,11 @@ def ascent_step(graph: Graph, state: Climb, domain: Domain, p: Norm, q: Norm, wi
     return _moved(state, domain, gradient, replaced(state.v, w, p), rate)
 
 
-def deviation_step(graph: Graph, state: Climb, domain: Domain, outputs: Tensor, q: Norm, rate: float) -> Climb:
+def deviation_step(graph: Graph, state: Climb, balls: Balls, outputs: Tensor, q: Norm, rate: float) -> Climb:
     """One step of x that raises ``||f(x) - f(c)||_q``; ``outputs`` ``(batch, *output_shape)`` is f at the centres.
+
+    Every other point moves towards the ball's point furthest along the gradient (Frank and Wolfe 1956; a power step
+    where f is linear), since the best point is mostly on the surface; the others move as in :func:`ascent_step`.
 
     Law: as :func:`ascent_step`.
     """
@@ -64,7 +67,14 @@ def deviation_step(graph: Graph, state: Climb, domain: Domain, outputs: Tensor, 
         y = graph(x) - outputs
         u = dual_vector(y.detach(), q)
         (gradient,) = torch.autograd.grad((u * y).sum(), x)
-    return _moved(state, domain, gradient, state.v, rate)
+    moved = _moved(state, balls, gradient, state.v, rate)
+    # A gradient that vanishes asks for no move at all: towards the point itself.
+    furthest = balls.centers + balls.radius * replaced(state.x - balls.centers, gradient, balls.norm)
+    stays = (gradient == 0).flatten(1).all(dim=1).reshape(-1, *[1] * (x.ndim - 1))
+    share = min(1.0, 3.0 * rate)
+    towards = balls.project(torch.where(stays, state.x, (1.0 - share) * state.x + share * furthest))
+    even = (torch.arange(len(x), device=x.device) % 2 == 0).reshape(stays.shape)
+    return replace(moved, x=torch.where(even, towards, moved.x))
 
 
 def _moved(state: Climb, domain: Domain, gradient: Tensor, v: Tensor, rate: float) -> Climb:

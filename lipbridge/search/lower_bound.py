@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lipbridge.bounds import Bound, Problem, Witness, bound_for
 from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
+from lipbridge.graph import Dense
 from lipbridge.search import starts as origin
 from lipbridge.search.ascent import Climb, ascent_step, deviation_step
 from lipbridge.search.directions import batch_norm, gains, top_directions
@@ -29,8 +31,11 @@ LOOK = 10
 STAGNATION = 2e-4
 #: A climb starts from this share of the best starts; the others are drawn from the rest.
 GREEDY = 0.75
+#: Random points scored in a round: at most this many, and by about this many multiplications.
+MOST_RANDOM = 4096
+SCORING = 2**27
 #: Points scored at once.
-CHUNK = 256
+CHUNK = 512
 #: Moves, relative to the natural step, that are tried when a point is on a kink.
 NUDGES = (0.0, 1e-12, 1e-9, 1e-6)
 
@@ -67,7 +72,7 @@ def search_lower_bound(
     began = time.perf_counter()
     _check(problem, starts, restarts=restarts, steps=steps, rounds=rounds)
     search = _Search(problem, seed, began + seconds, restarts, steps)
-    x, domain = search.first(starts, 4 * restarts)
+    x, domain = search.first(starts, search.affordable())
     pool, best, idle, count = None, 0.0, 0, 0
     while count < rounds and idle < 2:
         pool = search.climb(x, domain, pool)
@@ -143,11 +148,16 @@ class _Search:
         domain = Everywhere(self.homogeneous)
         return domain.project(x.to(self.device)), domain
 
+    def affordable(self) -> int:
+        """How many random points to score: thousands where that costs little, as in the plane's narrow sectors."""
+        weights = [node.weight.numel() for node in self.graph.nodes if isinstance(node, Dense)]
+        return max(self.restarts, min(MOST_RANDOM, SCORING // (1 + math.prod(self.graph.output_shape) * sum(weights))))
+
     def again(self, pool: Pool) -> tuple[Tensor, Domain]:
         """The best points, moved a little and not so little, and fresh random ones."""
         kept = pool.best(max(1, self.restarts // 4)).repeated(4)
         near = origin.perturbed(kept.x, kept.domain, self.generator)
-        fresh, domain = self.first(None, self.restarts)
+        fresh, domain = self.first(None, self.affordable())
         return torch.cat([near, fresh]), joined(kept.domain, domain)
 
     def climb(self, x: Tensor, domain: Domain, pool: Pool | None) -> Pool:
@@ -159,7 +169,7 @@ class _Search:
         for step in range(self.steps):
             fraction = step / max(1, self.steps - 1)
             width, rate = _between(widths, fraction), _between(RATES, fraction)
-            if self.problem.quantity is Quantity.DEVIATION:
+            if self.problem.quantity is Quantity.DEVIATION and isinstance(found.domain, Balls):
                 state = deviation_step(self.graph, state, found.domain, outputs, self.q, rate)
             else:
                 state = ascent_step(self.graph, state, found.domain, self.p, self.q, width, rate)
