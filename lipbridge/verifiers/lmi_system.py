@@ -97,7 +97,7 @@ class LipSDP:
         table: dict[str, Tensor] = {}
         for index, (stage, T) in enumerate(zip(self.stages, vectors, strict=True), start=1):
             full = torch.zeros(stage.increments.constraints, stage.units, dtype=torch.float64)
-            full[:, stage.kept] = T.detach()
+            full[:, stage.kept] = T.detach().to(torch.float64)
             table[name(index)] = full.flatten()
         return table
 
@@ -138,7 +138,7 @@ def _without_dead_units(weights: list[Tensor], activations: Sequence[Activation]
         changed = False
         for index, activation in enumerate(activations):
             before, after = weights[index], weights[index + 1]
-            columns = after.reshape(after.shape[0], activation.width, -1)
+            columns = after.reshape(after.shape[0], activation.width, before.shape[0])
             alive = before.any(1) & columns.any(0).any(0)
             if not bool(alive.all()):
                 changed = True
