@@ -15,7 +15,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import secrets
+import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, dataclass, fields, replace
@@ -69,6 +71,8 @@ MAX_LAYERS = 10_000
 MAX_DEPTH = 16
 MAX_TERMS = 1024
 MAX_TEXT = 1024
+#: Seconds after which a temporary file has no writer any more.
+STALE = 3600.0
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
@@ -248,14 +252,15 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
     """Write ``data`` so that at any moment, also after ``kill -9``, ``path`` holds the old bytes or the new ones.
 
-    Missing folders are made. The bytes go to a temporary file in the same folder, to the disk, then to the name.
+    Missing folders are made. The bytes go to a temporary file in the same folder, to the disk, then to the name. What
+    a killed writer leaves behind is removed by a later write of the same file, after an hour.
 
     Raises:
         OSError: if that fails; the temporary file is removed and the old file is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name[:100]}.{secrets.token_hex(6)}.tmp"
+    temporary = _temporary(path)
     try:
         with open(temporary, "xb") as stream:
             stream.write(data)
@@ -272,7 +277,21 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
             os.fsync(folder)
         finally:
             os.close(folder)
+    _sweep(path)
     return path
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f".{path.name[:100]}.{secrets.token_hex(6)}.tmp"
+
+
+def _sweep(path: Path) -> None:
+    """Remove temporary files of ``path`` that writers killed long ago left behind."""
+    pattern = re.compile(re.escape(f".{path.name[:100]}.") + r"[0-9a-f]{12}\.tmp")
+    with suppress(OSError):  # another writer may be faster
+        for entry in os.scandir(path.parent):
+            if pattern.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > STALE:
+                os.unlink(entry.path)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -727,9 +746,14 @@ def _check_node(node: Node, index: int, before: list[Node]) -> None:
     if index == 0:
         return
     sources = [torch.empty((1, *before[i].shape), dtype=torch.float64, device="meta") for i in node.inputs]
-    with suppress(UnsupportedOperation):  # a node type that cannot be evaluated yet has no shape to compare with
-        if evaluate(node, sources).shape[1:] != node.shape:
-            raise _Fault(f"its node {node.name!r} has a shape that its inputs do not give")
+    try:
+        found = evaluate(node, sources).shape[1:]
+    except UnsupportedOperation:  # a node type that cannot be evaluated yet has no shape to compare with
+        return
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise _Fault(f"its node {node.name!r} does not fit its inputs ({_line(error)})") from error
+    if found != node.shape:
+        raise _Fault(f"its node {node.name!r} has a shape that its inputs do not give")
 
 
 __all__ = [

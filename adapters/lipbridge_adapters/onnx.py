@@ -454,7 +454,7 @@ def _session(data: bytes, graph: Graph, name: str) -> Callable[[NDArray[Any]], N
         onnx.checker.check_model(model, full_check=True)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors come as exceptions; nothing goes to stderr
         session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         (entry,) = session.get_inputs()
         if list(entry.shape) != [1, *graph.input_shape]:
