@@ -23,7 +23,10 @@ def certify(
     time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds for each verifier and radius.")] = 300.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Certified accuracy: the share of test points whose class is right in the whole ball of each radius."""
+    """Give the certified accuracy at each radius.
+
+    That is the share of test points whose class is right in the whole closed ball of that radius.
+    """
     radii, names = parse.radii(radius), parse.names(verifier, "--verifier")
     if points is not None and points < 1:
         raise InvalidArgument("--points", "be at least 1", points)

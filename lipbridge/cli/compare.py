@@ -36,7 +36,9 @@ def compare(
     option: SettingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put verifiers side by side: value, tightness, time and memory of each on each network.
+    """Put verifiers side by side on one or more networks.
+
+    Each row has the value, its tightness, time and memory.
 
     Each runs in a process of its own with the limits. The witness search always runs: tightness is measured against
     it, and a value below it is marked unsound.
@@ -49,8 +51,8 @@ def compare(
             raise InvalidArgument(name, "be at least 1", value)
     names = None if verifiers is None else parse.names(verifiers, "--verifiers")
     from lipbridge.cli.models import dataset_of, open_models
-    from lipbridge.study.compare import Points
-    from lipbridge.study.compare import compare as compare_networks
+    from lipbridge.study.comparison import Points
+    from lipbridge.study.comparison import compare as compare_networks
     from lipbridge.study.machine import available_cores, machine_facts
     from lipbridge.verifiers import Budget, get_verifier, list_verifiers
 

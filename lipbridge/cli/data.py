@@ -12,7 +12,7 @@ import typer
 from lipbridge.cli.output import JsonOption, print_json, print_table
 from lipbridge.study.text import mebibytes
 
-app = typer.Typer(help="List datasets, and fetch those that are not on this machine.", rich_markup_mode=None)
+app = typer.Typer(help="List datasets, and fetch those that are not here.", rich_markup_mode=None)
 
 
 @app.command("list")

@@ -22,7 +22,7 @@ def print_bounds(rows: Sequence[JsonRow]) -> None:
                 "network": lambda row: row["network"],
                 "verifier": lambda row: row["verifier"],
                 "bound": _bound,
-                "proved": lambda row: "yes" if row["proved"] else "no",
+                "proved": lambda row: "" if row["value"] is None else "yes" if row["proved"] else "no",
                 "tightness": lambda row: number(row["tightness"]),
                 "time": lambda row: seconds(row["seconds"]),
                 "memory": lambda row: mebibytes(row["memory"]),

@@ -33,7 +33,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a network with its Lipschitz bound in the loss, and prove the bound.
+    """Train a network with its bound in the loss, and prove it.
 
     What is not given is chosen for the dataset and the norm. A folder that exists needs --resume or --overwrite.
     """

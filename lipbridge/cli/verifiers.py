@@ -8,7 +8,10 @@ from lipbridge.cli.output import JsonOption, print_json, print_table
 
 
 def verifiers(as_json: JsonOption = False) -> None:
-    """List all verifiers, ours and those of other packages: what each bounds, and how to install what it needs."""
+    """List all verifiers, and how to install what is missing.
+
+    Those of other packages are found by their entry points in the group `lipbridge.verifiers`.
+    """
     from lipbridge.verifiers import list_verifiers
 
     rows = [asdict(info) for info in list_verifiers()]

@@ -1,8 +1,8 @@
 from .cells import Cell as Cell
 from .cells import Outcome as Outcome
 from .cells import run_cell as run_cell
-from .compare import Points as Points
-from .compare import compare as compare
+from .comparison import Points as Points
+from .comparison import compare as compare
 from .machine import machine_facts as machine_facts
 from .report import Network as Network
 from .report import write_report as write_report

@@ -54,9 +54,13 @@ def _above(row: Row) -> str:
 
 
 def _loose(row: Row) -> str:
+    return f"may be up to {_excess(row)}" + (" above the truth" if row["tightness"] < 2 else " the truth")
+
+
+def _excess(row: Row) -> str:
     if row["tightness"] < 2:
-        return f"may be {number(100 * (row['tightness'] - 1), 2)} % too large"
-    return f"may be {number(row['tightness'], 3)} times too large"
+        return f"{number(100 * (row['tightness'] - 1), 2)} %"
+    return f"{number(row['tightness'], 3)} times"
 
 
 def _best_there(row: Row, others: Sequence[Row]) -> str:
@@ -66,8 +70,8 @@ def _best_there(row: Row, others: Sequence[Row]) -> str:
     best = min(mine, key=_tightness)
     if best["tightness"] >= row["tightness"]:
         return f", and no other verifier does better ({best['verifier']} took {seconds(best['seconds'])})"
-    factor, time = number(best["tightness"], 3), seconds(best["seconds"])
-    return f"; {best['verifier']}, the tightest verifier there, brings that to {factor} times in {time}"
+    name, time = best["verifier"], seconds(best["seconds"])
+    return f"; {name}, the tightest verifier there, brings that to {_excess(best)} in {time}"
 
 
 def _saved(row: Row, others: Sequence[Row]) -> str:

@@ -140,21 +140,13 @@ def _tightness_panel(ax: Any, rows: Sequence[Row], networks: Sequence[str], veri
     _time_ticks(ax.xaxis)
     if max(values) > 4:
         ax.set_yscale("log")
-        ax.set_ylim(min(0.9, 0.9 * min(values)), max(values) * 1.6)
+        ax.set_ylim(min(0.8, 0.8 * min(values)), max(values) * 1.6)
         _plain_ticks(ax.yaxis)
     else:
         span = max(max(values) - 1.0, 0.01)
-        ax.set_ylim(min(1.0 - 0.12 * span, min(values) - 0.12 * span), 1.0 + 1.18 * span)
-    ax.annotate(
-        "exact",
-        (1.0, 1.0),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, 3),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        fontsize=8.5,
-    )
+        ax.set_ylim(min(1.0, *values) - 0.16 * span, 1.0 + 1.18 * span)
+    below = {"xycoords": ("axes fraction", "data"), "xytext": (3, -3), "textcoords": "offset points"}
+    ax.annotate("exact", (0.0, 1.0), ha="left", va="top", fontsize=8.5, **below)
     ax.set_xlabel("time")
 
 
@@ -168,7 +160,9 @@ def _legend(figure: Any, networks: Sequence[str], shown: Sequence[str], verifier
     colours = [
         lines.Line2D([], [], linestyle="-", linewidth=5, color=_colour(name, networks), label=name) for name in networks
     ]
-    figure.legend(handles=[*shapes, *colours], loc="outside lower left", ncols=6, handlelength=1.2, columnspacing=1.6)
+    handles = [*shapes, *colours]
+    columns = len(handles) if sum(len(name) + 6 for name in [*shown, *networks]) < 110 else 4
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, handlelength=1.2, columnspacing=1.6)
 
 
 def _time_ticks(axis: Any) -> None:

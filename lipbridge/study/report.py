@@ -74,7 +74,7 @@ def write_report(path: Path, rows: Sequence[Row], networks: Sequence[Network], m
 
     Args:
         path: the HTML file.
-        rows: JSON rows of :func:`lipbridge.study.compare`.
+        rows: JSON rows of :func:`lipbridge.study.comparison`.
         networks: those that the rows are about.
         machine: :func:`lipbridge.study.machine_facts`.
 

@@ -182,7 +182,7 @@ def _with_trivial(rows: list[Row], outcomes: Sequence[tuple[Cell, Outcome]]) -> 
 
 def _restated(row: Row, problem: Problem) -> Row:
     """A global upper bound as one of the deviation in a ball, which never exceeds it."""
-    detail = "the global bound, which holds here too"
+    detail = "global, so it holds here"
     status = row.status if math.isnan(row.value) else Status.OK  # judged anew
     return replace(
         row, region=problem.region_name, quantity=problem.quantity, detail=detail, tightness=None, status=status
