@@ -82,20 +82,19 @@ class Blocks:
 
 
 def predicted_size(system: LipSDP) -> tuple[int, int]:
-    """``(entries, rows)``: entries of all A_v and the largest block's size, without building them."""
+    """``(entries, cells)``: entries of all A_v, and the sum of the blocks' sizes squared, without building them."""
     size = support = min(system.entry.shape)
-    entries, largest = size, size
+    entries, cells = size, 0
     for stage in system.stages:
         rule, u = stage.increments, stage.width
         kappa, alone = _shift(stage)
         squares = sum(weight != 0.0 for weight in _square_weights(stage, kappa))
-        entries += u * (
-            squares * support * (support + 1) // 2 + int(np.count_nonzero(kappa)) * support + rule.variables
-        )
+        products = int(np.count_nonzero(kappa))
+        entries += u * (squares * support * (support + 1) // 2 + products * support + rule.variables)
+        cells += size * size if rule.cuts else 0
         size = rule.variables * u if rule.cuts else size + rule.variables * u
         support = rule.variables * u if alone else support + rule.variables * u
-        largest = max(largest, size)
-    return entries, largest
+    return entries, cells + size * size
 
 
 def blocks_of(system: LipSDP, feasible: Sequence[Tensor]) -> Blocks:

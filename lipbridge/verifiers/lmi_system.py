@@ -143,7 +143,7 @@ def _without_dead_units(weights: list[Tensor], activations: Sequence[Activation]
             if not bool(alive.all()):
                 changed = True
                 weights[index] = before[alive]
-                weights[index + 1] = columns[:, :, alive].reshape(after.shape[0], -1)
+                weights[index + 1] = columns[:, :, alive].flatten(1)
                 kept[index] = kept[index][alive]
     return weights, kept
 
