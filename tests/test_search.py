@@ -25,9 +25,10 @@ from lipbridge.norms import operator_norm
 from lipbridge.norms.matrix import CHEAP_PAIRS
 from lipbridge.penalty import TrivialBoundPenalty
 from lipbridge.search import WitnessVerifier, search_lower_bound, witness_value
+from lipbridge.search.accuracy import ACCURACY
 from lipbridge.search.ascent import Climb, ascent_step, deviation_step
 from lipbridge.search.domain import Balls, Everywhere
-from lipbridge.search.running_error import ACCURACY, enclose, enclose_tangent
+from lipbridge.search.running_error import enclose, enclose_tangent
 from lipbridge.verifiers.protocol import Budget, Verifier
 from lipbridge.vocabulary import NORMS, Norm, Quantity, Side, exponent
 
