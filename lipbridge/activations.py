@@ -169,8 +169,9 @@ class Term:
 
     @property
     def constant(self) -> float:
-        """The term's value at zero, for terms with ``sides`` (zero unless it is an affine function)."""
-        return self.coefficient * self.offset if self.function == "identity" else 0.0
+        """The term's value at zero, for terms with ``sides``: other than zero only where both sides are one line."""
+        sides = SCALAR_FUNCTIONS[self.function].sides(self.parameters)
+        return 0.0 if sides is None else self.coefficient * self.offset * sides[1]
 
     def _inner(self, z: Tensor) -> Tensor:
         z = _times(self.scale, z)

@@ -8,9 +8,12 @@ understood raises :class:`UnsupportedOperation` with the layer's name.
 
 from __future__ import annotations
 
+import io
+import logging
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 from lipbridge.activations import SCALAR_FUNCTIONS, Component, Term, recognise
 from lipbridge.errors import InvalidArgument, UnsupportedOperation
 from lipbridge.graph import Dense, Elementwise, Graph, Input, Node, Reshape
+from lipbridge.layers import Sinusoidal
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def capture(module: nn.Module, input_shape: Sequence[int] | None = None, *, name
 
 def _input_shape(module: nn.Module) -> tuple[int, ...]:
     for layer in module.modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear | Sinusoidal):
             return (layer.in_features,)
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             break
@@ -70,8 +74,12 @@ def _export(module: nn.Module, shape: tuple[int, ...]) -> Any:
     example = torch.zeros(2, *shape, dtype=first.dtype, device=first.device)
     modes = {layer: layer.training for layer in module.modules()}
     module.eval()
+    # A failed export logs a traceback and prints its graph, beside the error that we raise.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        program = cast(Any, torch.export.export(module, (example,), strict=False))
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            program = cast(Any, torch.export.export(module, (example,), strict=False))
         if any(fx.op == "call_function" and _mutates(fx.target) for fx in program.graph.nodes):
             program = program.run_decompositions({})  # in-place operations become functional ones
         return program
@@ -79,6 +87,7 @@ def _export(module: nn.Module, shape: tuple[int, ...]) -> Any:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedOperation(type(module).__name__, "torch.export", f"It failed with: {line}") from error
     finally:
+        logging.disable(disabled)
         for layer, mode in modes.items():
             layer.training = mode
 
@@ -467,4 +476,7 @@ def _elu(reader: _Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
 
 @_handles("softplus")
 def _softplus(reader: _Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+    if a["threshold"] < 20:
+        # Beyond the threshold torch goes over to the line, with a jump of log(1 + exp(-threshold)): 2e-9 at 20.
+        raise reader.unsupported("A softplus with a threshold below 20 jumps there; it has no Lipschitz constant.")
     return _apply(reader, a["self"], "softplus", (float(a["beta"]),))

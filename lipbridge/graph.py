@@ -61,7 +61,7 @@ class Conv(Node):
 
 @dataclass(frozen=True, eq=False)
 class Elementwise(Node):
-    """One polyactivation on one source; K outputs per coordinate, in blocks along axis 0 of the node's shape."""
+    """One polyactivation on one source; K outputs per coordinate, in blocks along the last axis."""
 
     activation: Activation
 

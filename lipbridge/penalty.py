@@ -42,7 +42,7 @@ class TrivialBoundPenalty(nn.Module):
         method: for l_2. ``gram`` penalises the Schatten norm of order 130 by Gram iteration, refreshed every
             ``every`` calls: within some per cent above the spectral norm, and it flattens the whole top of the
             spectrum, which makes the bound tight. ``power`` penalises the largest singular value alone, by one warm
-            power step in every call.
+            power step in every call. (In l_1 and l_inf the penalty is on the l_32 norm of column or row sums.)
         every: calls between two refreshes of ``gram``; in between the last gradient of the norm is used.
         input_shape: as for :func:`lipbridge.capture`.
 
@@ -60,7 +60,7 @@ class TrivialBoundPenalty(nn.Module):
         form: Form = "linear",
         *,
         method: Method = "gram",
-        every: int = 8,
+        every: int = 10,
         input_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()

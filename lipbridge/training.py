@@ -54,7 +54,7 @@ class TrainingConfig:
     penalty: float = 0.03
     form: Form = "linear"
     method: Method = "gram"
-    every: int = 8
+    every: int = 10
     epochs: int = 15
     batch_size: int = 256
     optimizer: OptimizerName = "adam"

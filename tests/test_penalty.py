@@ -19,15 +19,17 @@ def weights(module: nn.Module) -> list[torch.Tensor]:
     return [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
 
 
-def reference(module: nn.Module, norm, schatten: bool) -> torch.Tensor:
-    """The product of norms, by SVD and autograd."""
+def reference(module: nn.Module, norm, smoothed: bool) -> torch.Tensor:
+    """The product of (smoothed) norms, by SVD and autograd."""
     product = torch.ones((), dtype=torch.float64)
     for W in weights(module):
         W = W.double()
-        if schatten:
+        if not smoothed:
+            product = product * lipbridge.operator_norm(W, norm)
+        elif norm == 2:
             product = product * torch.linalg.svdvals(W).pow(130).sum() ** (1 / 130)
         else:
-            product = product * lipbridge.operator_norm(W, norm)
+            product = product * W.abs().sum(0 if norm == 1 else 1).pow(32).sum() ** (1 / 32)
     return product
 
 
@@ -43,7 +45,7 @@ def test_value_and_gradient(norm, method: str, form: str) -> None:
     value.backward()
     found = [W.grad.clone() for W in weights(module)]
     module.zero_grad()
-    expected = reference(module, norm, schatten=norm == 2 and method == "gram")
+    expected = reference(module, norm, smoothed=method == "gram")
     expected = expected.log() if form == "log" else expected
     expected.backward()
     assert float(value) == pytest.approx(float(expected), rel=1e-4)
@@ -57,7 +59,7 @@ def test_training_presses_the_bound_down_and_the_estimate_follows(norm) -> None:
     for weight in (0.0, 0.1):
         torch.manual_seed(0)
         module = lipbridge.mlp([20, 16, 16, 5], "crelu")
-        penalty = TrivialBoundPenalty(module, norm, every=4)
+        penalty = TrivialBoundPenalty(module, norm, every=2)
         optimizer = torch.optim.Adam(module.parameters(), 1e-2)
         x, y = torch.randn(64, 20), torch.randint(0, 5, (64,))
         for _ in range(150):
@@ -65,7 +67,8 @@ def test_training_presses_the_bound_down_and_the_estimate_follows(norm) -> None:
             (nn.functional.cross_entropy(module(x), y) + weight * penalty()).backward()
             optimizer.step()
         bounds[weight] = lipbridge.trivial_bound(module, norm).value
-        assert float(penalty()) == pytest.approx(bounds[weight], rel=0.08)
+        # The penalty is on smoothed norms: above the bound by at most (20^(1/32))^3 for three layers of up to 20 sums.
+        assert bounds[weight] * 0.98 <= float(penalty().detach()) <= bounds[weight] * 1.33
     assert bounds[0.1] < 0.5 * bounds[0.0]
 
 

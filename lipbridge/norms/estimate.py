@@ -34,14 +34,22 @@ def estimate_by_dual(matrix: Tensor, dual: Tensor) -> Tensor:
     return torch.dot(dual.reshape(-1), matrix.to(dual.dtype).reshape(-1))
 
 
+#: The largest of n row sums is smoothed to their l_32 norm: at most n^(1/32) above it. The gradient of the largest
+#: alone is so sparse that training does not get down.
+SHARPNESS = 32
+
+
 @torch.no_grad()
 def dual_matrix(matrix: Tensor, p: Norm = 2, q: Norm | None = None) -> Tensor:
-    """A dual matrix D ``(m, n)`` of W for the norm p->q: of the Schatten norm of order 130 for 2->2, see ``gram``.
+    """A dual matrix D ``(m, n)`` of W for the norm p->q, smoothed.
+
+    For 2->2 of the Schatten norm of order 130 (see ``gram``); for the others, which are the largest of n lengths, of
+    the l_32 norm of those lengths.
 
     Raises:
         UnsupportedProblem: for inf->1, inf->2 and 2->1.
 
-    Law: ``<D, W>`` is the norm (for 2->2: the Schatten norm, at most rank^(1/130) above the spectral norm).
+    Law: ``<D, W>`` is the smoothed norm: never below the norm, above it by at most rank^(1/130) or n^(1/32).
     """
     q = p if q is None else q
     require_cheap(p, q, "operator norm of a matrix")
@@ -49,24 +57,20 @@ def dual_matrix(matrix: Tensor, p: Norm = 2, q: Norm | None = None) -> Tensor:
 
 
 def _extreme_dual(W: Tensor, p: Norm, q: Norm) -> Tensor:
-    """The subgradient of the largest column or row norm: shared equally where several are largest."""
+    """The gradient of the smoothed largest column or row norm."""
+    tiny = torch.finfo(W.dtype).tiny
     if (p, q) == (1, "inf"):
-        size = W.abs()
-        return _shared(size, size.amax()) * W.sign()
+        return _shares(W.abs(), dim=(-2, -1)) * W.sign()
     axis: int = -2 if p == 1 else -1
     order: Norm = 2 if 2 in (p, q) else 1
     lengths = vector_norm(W, order, dim=axis, keepdim=True)
-    share = _shared(lengths, lengths.amax())
-    if order == 1:
-        return share * W.sign()
-    return share * W / lengths.clamp_min(torch.finfo(W.dtype).tiny)
+    shares = _shares(lengths, dim=-1 if p == 1 else -2)
+    return shares * (W.sign() if order == 1 else W / lengths.clamp_min(tiny))
 
 
-def _shared(sizes: Tensor, largest: Tensor) -> Tensor:
-    mask = (sizes >= largest * (1.0 - 1e-6)).to(sizes.dtype)
-    return mask / mask.sum()
-
-
-def estimate_norm(matrix: Tensor, dual: Tensor) -> Tensor:
-    """The differentiable estimate ``<D, W>``, with gradient D in W; in the dtype of the state, without axes."""
-    return torch.dot(dual.reshape(-1), matrix.to(dual.dtype).reshape(-1))
+def _shares(sizes: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """The gradient of the l_32 norm of ``sizes``: large entries have a share, not the largest alone."""
+    tiny = torch.finfo(sizes.dtype).tiny
+    ratio = sizes / sizes.amax(dim=dim, keepdim=True).clamp_min(tiny)
+    total = ratio.pow(SHARPNESS).sum(dim=dim, keepdim=True).clamp_min(tiny)
+    return ratio.pow(SHARPNESS - 1) / total.pow((SHARPNESS - 1) / SHARPNESS)
