@@ -1,0 +1,56 @@
+# Everything from nothing but Python 3.11 and pip. The first target that needs it makes .venv.
+#
+#   make demo     train, prove, compare on the embedded data; opens nothing, prints where the report is
+#   make test     lint, then all tests but the slow ones
+#
+# TORCH is what pip installs as torch, e.g. make test TORCH="torch==2.13.0".
+
+PYTHON ?= python3
+TORCH ?= torch
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+REPORT := demo-report
+
+.PHONY: demo test lint format test-slow bench docs clean
+
+demo: $(READY)
+	$(BIN)/lipbridge train digits --seed 0 --out $(REPORT)/bound-trained --overwrite
+	$(BIN)/lipbridge train digits --seed 0 --penalty 0 --out $(REPORT)/ordinary --overwrite
+	$(BIN)/lipbridge compare $(REPORT)/bound-trained $(REPORT)/ordinary \
+		--verifiers trivial,lipsdp,auto_lirpa --report $(REPORT)/report.html
+	@echo "Open $(REPORT)/report.html"
+
+test: lint
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.spine
+
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) $(REPORT) site
+
+# auto-LiRPA's own pins exclude every current torch, so it is installed without its dependencies; the extra `lirpa`
+# has the few that it imports.
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "lipbridge needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)" -e ".[all,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "auto-LiRPA==0.3"
+	touch $(READY)
