@@ -394,6 +394,8 @@ def test_train_then_resume_or_overwrite(cli: Cli, tmp_path: Path) -> None:
         (["iris", "--widths", "eight"], ["--widths"]),
         (["iris", "--widths=-8"], ["--widths"]),
         (["iris", "--activation", "nonesuch"], ["nonesuch", "abs"]),
+        (["iris", "--start", "zero"], ["start", "orthogonal"]),
+        (["iris", "--gain", "nan"], ["gain"]),
         (["iris", "--norm", "3"], ["norm"]),
         (["iris", "--form", "cubic"], ["cubic", "linear"]),
         (["iris", "--optimizer", "lion"], ["lion", "adam"]),

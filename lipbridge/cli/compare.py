@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from lipbridge.cli.bound import MemoryOption, NormOption, OutputNormOption, Seed
 from lipbridge.cli.output import JsonOption, note, print_json, spinner
 from lipbridge.cli.tables import print_bounds, warn_of_unsound
 from lipbridge.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from lipbridge.verifiers import VerifierInfo
 
 
 def compare(
@@ -50,17 +53,17 @@ def compare(
         if value < 1:
             raise InvalidArgument(name, "be at least 1", value)
     names = None if verifiers is None else parse.names(verifiers, "--verifiers")
+    left_out: list[VerifierInfo] = []
     from lipbridge.cli.models import dataset_of, open_models
     from lipbridge.study.comparison import Points
     from lipbridge.study.comparison import compare as compare_networks
     from lipbridge.study.machine import available_cores, machine_facts
     from lipbridge.verifiers import Budget, get_verifier, list_verifiers
+    from lipbridge.vocabulary import as_norm
 
     if names is None:
+        left_out = [info for info in list_verifiers() if not info.installed]
         names = [info.name for info in list_verifiers() if info.installed]
-        for info in list_verifiers():
-            if not info.installed:
-                note(f"note: verifier {info.name} is left out: {info.install or info.summary}")
     for name in {*names, *settings}:
         get_verifier(name)
     if report is not None:
@@ -75,12 +78,15 @@ def compare(
         dataset = dataset_of(opened, data)
         if dataset is not None:
             known[opened.name] = Points(dataset.test_inputs, dataset.test_labels, points, radius)
+    p, q = as_norm(norm), as_norm(norm if output_norm is None else output_norm, "output_norm")
+    for info in left_out:
+        note(f"note: verifier {info.name} is left out; {info.install or info.summary}")
     with spinner() as show:
         rows = compare_networks(
             {opened.name: opened.graph for opened in models},
             names,
-            norm,
-            output_norm,
+            p,
+            q,
             points=known,
             budget=budget,
             options=settings,

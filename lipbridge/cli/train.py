@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +20,8 @@ def train(
     widths: Annotated[str | None, typer.Option(help="Hidden widths, e.g. 256,256.")] = None,
     activation: Annotated[str | None, typer.Option(help="A registered activation, e.g. abs, crelu, sincos.")] = None,
     bias: Annotated[bool | None, typer.Option("--bias/--no-bias", help="Whether dense layers have a bias.")] = None,
+    start: Annotated[str | None, typer.Option(help="Initial weights: orthogonal or uniform.")] = None,
+    gain: Annotated[float | None, typer.Option(help="Factor of the initial weights.")] = None,
     penalty: Annotated[float | None, typer.Option(help="Weight of the bound in the loss; 0 for none.")] = None,
     form: Annotated[str | None, typer.Option(help="linear: the bound itself; log: its logarithm.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
@@ -37,8 +40,9 @@ def train(
 
     What is not given is chosen for the dataset and the norm. A folder that exists needs --resume or --overwrite.
     """
-    hidden = None if widths is None else parse.widths(widths)
-    changes = {
+    hidden = None if widths is None else tuple(parse.widths(widths))
+    changes = {"widths": hidden, "activation": activation, "bias": bias, "start": start, "gain": gain}
+    settings = {
         "penalty": penalty,
         "form": form,
         "epochs": epochs,
@@ -52,16 +56,7 @@ def train(
     from lipbridge.study.runs import train_run
 
     run = train_run(
-        data,
-        norm,
-        out,
-        widths=hidden,
-        activation=activation,
-        bias=bias,
-        changes={name: value for name, value in changes.items() if value is not None},
-        device=device,
-        resume=resume,
-        overwrite=overwrite,
+        data, norm, out, _given(changes), _given(settings), device=device, resume=resume, overwrite=overwrite
     )
     if as_json:
         print_json([run])
@@ -79,3 +74,7 @@ def train(
         },
         [run],
     )
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,9 +64,12 @@ def require_writable(path: Path) -> None:
     require_matplotlib()
     if path.is_dir():
         raise InvalidArgument("report", "be a file, not a folder", str(path))
-    ancestor = next(folder for folder in path.absolute().parents if folder.exists())
-    if not (ancestor.is_dir() and os.access(ancestor, os.W_OK)):
-        raise InvalidArgument("report", f"be a file that can be written; {ancestor} does not let it", str(path))
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # the only test that holds for every user and file system
+            pass
+    except OSError as error:
+        raise InvalidArgument("report", f"be a file that can be written ({error.strerror})", str(path)) from None
 
 
 def write_report(path: Path, rows: Sequence[Row], networks: Sequence[Network], machine: Mapping[str, Any]) -> Path:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lipbridge.activations import activation as activation_facts
 from lipbridge.data import load_dataset
-from lipbridge.layers import mlp
+from lipbridge.recipes import recipe
 from lipbridge.study.rows import jsonable
-from lipbridge.training import fit, recipe
+from lipbridge.training import fit
 from lipbridge.vocabulary import as_norm
 
 
@@ -21,38 +19,42 @@ def train_run(
     data: str,
     norm: str,
     out: Path,
+    changes: Mapping[str, Any],
+    settings: Mapping[str, Any],
     *,
-    widths: Sequence[int] | None = None,
-    activation: str | None = None,
-    bias: bool | None = None,
-    changes: Mapping[str, Any] | None = None,
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Train by the recipe of the dataset and the norm, with ``changes`` to its TrainingConfig; returns the row.
+    """Train by the recipe of the dataset and the norm, and give the row.
+
+    Args:
+        data: a dataset's name or a folder.
+        norm: of the bound.
+        out: folder of the run.
+        changes: to the Recipe, by field.
+        settings: changes to its TrainingConfig, by field.
+        device: as in :func:`lipbridge.training.fit`, also the two that follow.
+        resume: go on from the checkpoint.
+        overwrite: replace an earlier run.
 
     Raises:
         LipbridgeError: for a value outside its domain, before anything is written.
     """
     p = as_norm(norm)
-    if activation is not None:
-        activation_facts(activation)
-    recipe_widths, recipe_activation, recipe_bias, config = recipe(data, p)
-    config = replace(config, **(changes or {}))
+    if "activation" in changes:
+        activation_facts(changes["activation"])
     dataset = load_dataset(data)
-    hidden = recipe_widths if widths is None else widths
-    name = recipe_activation if activation is None else activation
-    with_bias = recipe_bias if bias is None else bias
-    torch.manual_seed(config.seed)  # pyright: ignore[reportUnknownMemberType]
-    module = mlp([dataset.features, *hidden, dataset.classes], name, bias=with_bias)
-    result = fit(module, dataset, config, out=out, resume=resume, overwrite=overwrite, device=device)
+    default = recipe(dataset, p)
+    config = replace(default.config, **settings)
+    plan = replace(default, **changes, config=config)
+    result = fit(plan.build(dataset), dataset, config, out=out, resume=resume, overwrite=overwrite, device=device)
     row = {
         "network": out.resolve().name,
         "data": dataset.name,
-        "widths": list(hidden),
-        "activation": name,
-        "bias": with_bias,
+        "widths": list(plan.widths),
+        "activation": plan.activation,
+        "bias": plan.bias,
         "norm": str(p),
         "form": config.form,
         "seed": config.seed,
