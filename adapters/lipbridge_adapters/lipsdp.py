@@ -24,7 +24,6 @@ from lipbridge.verifiers.lmi_system import LipSDP, lipsdp_of
 from lipbridge.verifiers.protocol import Budget
 from lipbridge.vocabulary import Side, Status
 
-
 CLOSED_FORM = "the bound is that of the closed-form feasible multipliers."
 #: Seconds an entry of the program for building it with cvxpy, and for SCS's factorisation, on a busy machine. Neither
 #: can be interrupted, so neither is begun when it would not fit. (Quiet: 0.7e-6 and 2e-6.)
@@ -71,14 +70,15 @@ SOLVER_OPTIONS: Mapping[str, Callable[[float, int, float], dict[str, object]]] =
 }  # fmt: skip
 
 
-def predicted_memory(entries: int, cells: int) -> int:
-    """Bytes that the process takes for ``entries`` nonzeros and blocks of ``cells`` numbers, with SCS.
+def predicted_memory(entries: int, cells: int, solver: str = "SCS") -> int:
+    """Bytes that the process takes for ``entries`` nonzeros and blocks of ``cells`` numbers.
 
-    Fitted to the peak resident memory of 12 runs with SCS 3.3 and cvxpy 1.9 (relu, gelu, crelu, abs, sincos; 10-50-50-5 to
-    10-400-400-5 and 784-256-256-10), which took 310 MB at the start, 228 to 258 bytes an entry and 620 to 720 bytes a
-    cell. Interior-point solvers (CLARABEL, CVXOPT, MOSEK) take more: cells to the power two.
+    Fitted to the peak resident memory of 12 runs with SCS 3.3 and cvxpy 1.9 (relu, gelu, crelu, abs, sincos; from
+    10-50-50-5 to 10-400-400-5 and 784-256-256-10): 310 MB at the start, 228 to 258 bytes an entry, 620 to 720 a cell.
+    CLARABEL keeps a dense matrix of the cells' pairs (1.6 GB for one block of 110 rows). Others are taken to be as SCS.
     """
-    return 330 * 10**6 + 270 * entries + 750 * cells
+    pairs = 11 * cells * cells if solver == "CLARABEL" else 0
+    return 330 * 10**6 + 270 * entries + 750 * cells + pairs
 
 
 class LipSDPVerifier:
@@ -117,7 +117,7 @@ class LipSDPVerifier:
         if system.constant or not system.stages:
             bound = closed_form_bound(system)
             return _finished(problem, replace(bound, method="LipSDP, closed form"), start)
-        estimate = predicted_memory(*predicted_size(system))
+        estimate = predicted_memory(*predicted_size(system), options.solver)
         if estimate > budget.memory:
             detail = (
                 f"{options.solver} would take about {_gigabytes(estimate)}; the limit is {_gigabytes(budget.memory)}."
@@ -125,8 +125,8 @@ class LipSDPVerifier:
             return bound_for(problem, float("nan"), Side.UPPER, proved=False, method=method,
                              seconds=time.perf_counter() - start, status=Status.MEMORY, detail=detail)  # fmt: skip
         fallback = closed_form_bound(system)
-        spent = time.perf_counter() - start
-        run = _Run(cvxpy, options, start + budget.seconds - min(3.0 * spent, 0.3 * budget.seconds))
+        for_the_proof = min(5.0 * fallback.seconds, 0.3 * budget.seconds)
+        run = _Run(cvxpy, options, start + budget.seconds - for_the_proof)
         run.solve(system)
         bound = fallback
         if run.multipliers is not None:
@@ -181,7 +181,7 @@ class _Run:
         variable, problem = _problem(self.cvxpy, blocks)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # cvxpy warns of inaccurate solutions: here they are proved or replaced
-            data, chain, inverse = problem.get_problem_data(self.options.solver)
+            data, chain, inverse = problem.get_problem_data(self.options.solver, solver_opts=self._arguments())
             if self.left <= 0:
                 self._give_up("the problem alone took longer to build")
                 return
@@ -194,9 +194,7 @@ class _Run:
         self.multipliers = system.multipliers(vectors)
 
     def _run(self, problem: Any, data: Any, chain: Any, inverse: Any, setup: float) -> None:
-        limit = self.left
-        known = SOLVER_OPTIONS.get(self.options.solver)
-        arguments = known(self.options.eps, self.options.max_iters, limit) if known else {}
+        limit, arguments = self.left, self._arguments()
         if self.options.solver == "SCS":  # its clock starts after the factorisation; conjugate gradients need none
             indirect = setup > 0.2 * limit
             arguments |= {"use_indirect": indirect, "time_limit_secs": limit if indirect else limit - setup}
@@ -211,6 +209,10 @@ class _Run:
         self.timed_out = self.seconds >= 0.98 * limit
         if self.timed_out:
             self.detail = f"{self.options.solver} stopped at the time limit; its multipliers so far were proved."
+
+    def _arguments(self) -> dict[str, object]:
+        known = SOLVER_OPTIONS.get(self.options.solver)
+        return known(self.options.eps, self.options.max_iters, self.left) if known else {}
 
     def _give_up(self, why: str) -> None:
         self.timed_out, self.detail = (

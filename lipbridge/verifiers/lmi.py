@@ -73,9 +73,14 @@ def prove_from_multipliers(network: Graph | LipSDP, multipliers: Multipliers, me
     start = time.perf_counter()
     system = network if isinstance(network, LipSDP) else lipsdp_of(network)
     vectors = system.vectors(multipliers)
-    if not system.constant and system.stages:
-        vectors = mix(system, vectors, closed_form(system))
-    value, proved = prove(system, vectors)
+    if system.constant or not system.stages:
+        value, proved = prove(system, vectors)
+    else:
+        feasible = closed_form(system)
+        try:
+            value, proved = prove(system, mix(system, vectors, feasible))
+        except NumericalFailure:  # too close to infeasible for rounding; the closed form has room
+            value, proved = prove(system, feasible)
     bound = Bound(value, Side.UPPER, True, "2", method, multipliers=system.multipliers(proved))
     return replace(bound, seconds=time.perf_counter() - start)
 

@@ -112,7 +112,9 @@ def closed_form(system: LipSDP) -> list[Tensor]:
         if rule.variables:
             m, R = E[:, 0], E[:, 1:]
             tau = g * float(eigenvalues(R.T @ R)[-1] + vector_norm(R.T @ m) / math.sqrt(rule.constraints))
-        T = torch.full((rule.constraints, stage.width), tau * (1.0 + 1e-9), dtype=torch.float64)
+        T = torch.full(
+            (rule.constraints, stage.width), tau * (1.0 + (1e-12 if rule.cuts else 1e-9)), dtype=torch.float64
+        )
         step = eliminate_stage(stage, T, H)
         if step is None:  # g was rounded down beyond the margin: a wider one is feasible for certain
             T = T * 1.01

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ from lipbridge.verifiers.lmi_system import LipSDP, Stage
 
 #: Error bounds are themselves computed in float64, by sums of non-negative terms: this covers their rounding.
 COVER = 1.0 + 2.0**-20
+#: Largest factor of a scaling by powers of two, and what an entry can lose in it by underflow: TINY times the factor.
+LARGEST_SCALE = 2.0**500
+LOST = TINY * LARGEST_SCALE * 2.0
 
 
 def prove(system: LipSDP, vectors: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
@@ -46,7 +50,10 @@ def prove(system: LipSDP, vectors: Sequence[Tensor]) -> tuple[float, list[Tensor
     for stage, T in zip(reversed(system.stages), reversed(vectors), strict=True):
         H, T = _prove_stage(stage, T, H)
         used.append(T)
-    root = _entry_norm_up(H, system.entry) if system.stages else proved_operator_norm(system.entry)
+    if system.stages:
+        root = _entry_norm_up(H, system.entry)
+    else:  # the scaled weight may have lost entries to underflow
+        root = add_up(proved_operator_norm(system.entry), mul_up(4.0, system.entry.numel(), TINY))
     return _times_power_of_two_up(root, system.exponent), used[::-1]
 
 
@@ -81,7 +88,9 @@ def _gram(stage: Stage, H: Tensor) -> tuple[Tensor, Tensor]:
     error = error + contract(stage, inner.abs(), E.abs(), E.abs()) * gamma(K * K + 4)
     if bool(radius.any()):
         error = error + contract(stage, inner.abs(), radius, size) + contract(stage, inner.abs(), E.abs(), radius)
-    error = (error + error.T) * COVER + 4.0 * K * K * TINY  # the sum also covers a mirrored entry's error
+    error = (error + error.T) * COVER + 8.0 * K * K * (
+        1.0 + float(size.max())
+    ) * TINY  # the sum also covers a mirrored entry's error
     return _mirror(contract(stage, inner, E, E)), error
 
 
@@ -142,9 +151,8 @@ def _is_positive(matrix: Tensor, error: Tensor) -> bool:
     if not bool(torch.isfinite(matrix).all() and torch.isfinite(error).all() and (diagonal > 0).all()):
         return False
     scale = _power_of_two(diagonal.rsqrt())
-    scaled = matrix * scale[:, None] * scale
-    # Scaling by powers of two is exact but for underflow, TINY an entry.
-    margin = add_up(magnitude_norm_up(error * scale[:, None] * scale), mul_up(8.0, matrix.shape[0], TINY))
+    scaled = _mirror(matrix * scale[:, None] * scale)
+    margin = add_up(magnitude_norm_up(error * scale[:, None] * scale), mul_up(8.0, matrix.shape[0], LOST))
     shift = add_up(margin, gamma(64) * matrix.shape[0])
     for _ in range(3):
         floor = smallest_eigenvalue_down(scaled, shift)
@@ -155,8 +163,10 @@ def _is_positive(matrix: Tensor, error: Tensor) -> bool:
 
 
 def _power_of_two(values: Tensor) -> Tensor:
-    """Powers of two near positive values, kept within 2**+-500."""
-    return torch.exp2(torch.log2(values).round().clamp(-500.0, 500.0))
+    """Powers of two near positive values, kept within the largest scale. Exact, unlike a vectorised ``exp2``."""
+    limit = math.frexp(LARGEST_SCALE)[1] - 1
+    exponents = cast(list[float], torch.log2(values).round().clamp(-limit, limit).tolist())
+    return torch.tensor([math.ldexp(1.0, int(exponent)) for exponent in exponents], dtype=torch.float64)
 
 
 def _entry_norm_up(H: Tensor, W: Tensor) -> float:
@@ -173,10 +183,10 @@ def _entry_norm_up(H: Tensor, W: Tensor) -> float:
         jitter *= 16.0
     product = L @ L.T
     error = L.abs() @ L.abs().T * gamma(n) + UNIT * (H.abs() + product.abs())
-    eta = add_up(magnitude_norm_up(H - product), magnitude_norm_up(error * COVER), mul_up(16.0, n, n, TINY))
+    eta = add_up(magnitude_norm_up(H - product), magnitude_norm_up(error * COVER), mul_up(16.0, n, n, LOST))
     Y = L.T @ W
     spread = (L.abs().T @ W.abs()) * (gamma(n) * COVER)
-    tiny = mul_up(16.0 * n, W.numel(), 1.0 + float(L.abs().max()), 1.0 + float(W.abs().max()), TINY)
+    tiny = mul_up(16.0 * n, W.numel(), 1.0 + float(L.abs().max()), 1.0 + float(W.abs().max()), LOST)
     root = add_up(proved_operator_norm(Y), magnitude_norm_up(spread), tiny)
     rest = mul_up(eta, proved_operator_norm(W), proved_operator_norm(W))
     return sqrt_up(add_up(mul_up(root, root), rest))

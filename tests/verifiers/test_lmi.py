@@ -140,6 +140,28 @@ def test_no_multipliers_give_a_bound_below_a_witness(seed, depth, names, flavour
     assert witness <= bound.value <= closed.value * (1 + 1e-6)
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    depth=st.integers(2, 5),
+    name=st.sampled_from(NAMES),
+    spread=st.sampled_from([10, 100]),
+    axis=st.sampled_from(["rows", "columns", "entries"]),
+)
+def test_weights_of_wildly_different_size_are_no_trouble(seed, depth, name, spread, axis):
+    net = network(seed, depth, (name,))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in net:
+            if isinstance(layer, nn.Linear):
+                m, n = layer.weight.shape
+                shape = {"rows": (m, 1), "columns": (1, n), "entries": (m, n)}[axis]
+                layer.weight *= torch.exp2((spread * torch.randn(shape, generator=generator)).round()).double()
+    graph = graph_of(net)
+    value = closed_form_bound(graph).value
+    assert sampled(graph) * (1 - 1e-9) <= value <= lipbridge.trivial_bound(graph).value * (1 + 1e-6)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_activation_on_a_deeper_network(name):
     for flavour in ("random", "ill_conditioned", "rank_one"):
