@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -165,7 +165,7 @@ def _is_positive(matrix: Tensor, error: Tensor) -> bool:
 def _power_of_two(values: Tensor) -> Tensor:
     """Powers of two near positive values, kept within the largest scale. Exact, unlike a vectorised ``exp2``."""
     limit = math.frexp(LARGEST_SCALE)[1] - 1
-    exponents = cast(list[float], torch.log2(values).round().clamp(-limit, limit).tolist())
+    exponents = cast(list[float], cast(Any, torch.log2(values).round().clamp(-limit, limit)).tolist())
     return torch.tensor([math.ldexp(1.0, int(exponent)) for exponent in exponents], dtype=torch.float64)
 
 
