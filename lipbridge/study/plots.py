@@ -110,7 +110,7 @@ def training_plot(histories: Mapping[str, Sequence[Row]], networks: Sequence[str
             ax.xaxis.get_major_locator().set_params(integer=True)
             if key != "accuracy" and highest > 8 * lowest:
                 ax.set_yscale("log")
-                _plain_ticks(ax.yaxis)
+                _plain_ticks(ax.yaxis, lowest, highest)
         handles = list(axes[0].get_lines())
         if len(known) > 1:
             figure.legend(handles=handles, loc="outside lower left", ncols=4, handlelength=1.4)
@@ -141,7 +141,7 @@ def _tightness_panel(ax: Any, rows: Sequence[Row], networks: Sequence[str], veri
     if max(values) > 4:
         ax.set_yscale("log")
         ax.set_ylim(min(0.8, 0.8 * min(values)), max(values) * 1.6)
-        _plain_ticks(ax.yaxis)
+        _plain_ticks(ax.yaxis, min(values), max(values))
     else:
         span = max(max(values) - 1.0, 0.01)
         ax.set_ylim(min(1.0, *values) - 0.16 * span, 1.0 + 1.18 * span)
@@ -180,9 +180,10 @@ def _time_ticks(axis: Any) -> None:
     axis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _plain_ticks(axis: Any) -> None:
+def _plain_ticks(axis: Any, lowest: float, highest: float) -> None:
     ticker: Any = importlib.import_module("matplotlib.ticker")
-    axis.set_major_locator(ticker.LogLocator(10.0, subs=(1.0, 2.0, 5.0), numticks=12))
+    subs = (1.0, 2.0, 5.0) if highest < 300 * lowest else (1.0,)
+    axis.set_major_locator(ticker.LogLocator(10.0, subs=subs, numticks=9))
     axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(ticker.NullFormatter())
 
