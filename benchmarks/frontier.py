@@ -79,9 +79,8 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
         for figure in ("accuracy", "bound", "tightness", "train_seconds"):
             values = [float(row[figure]) for row in rows]
-            print(
-                f"{setting:24s} {figure:14s} median {statistics.median(values):.4f}  {min(values):.4f} .. {max(values):.4f}"
-            )
+            spread = f"median {statistics.median(values):.4f}, from {min(values):.4f} to {max(values):.4f}"
+            print(f"{setting:24s} {figure:14s} {spread}", flush=True)
 
 
 if __name__ == "__main__":

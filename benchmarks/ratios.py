@@ -30,7 +30,8 @@ class Ratio:
     def __str__(self) -> str:
         return (
             f"{self.name}: ratio {self.ratio:.3f} (quartiles {self.low:.3f} to {self.high:.3f}), "
-            f"ours {self.ours * 1e3:.3f} ms, theirs {self.theirs * 1e3:.3f} ms, {self.runs} pairs, load {self.load[0]:.2f} -> {self.load[1]:.2f}"
+            f"ours {self.ours * 1e3:.3f} ms, theirs {self.theirs * 1e3:.3f} ms, "
+            f"{self.runs} pairs, load {self.load[0]:.2f} -> {self.load[1]:.2f}"
         )
 
 

@@ -1,8 +1,9 @@
 """The training penalty: the trivial bound of a module as a differentiable scalar."""
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import singledispatch
 from itertools import count
 from typing import Any, Literal, cast, get_args
@@ -14,7 +15,7 @@ from lipbridge.capture import capture
 from lipbridge.errors import InvalidArgument, UnknownName, UnsupportedOperation
 from lipbridge.graph import Add, Concat, Dense, Elementwise, Input, Node, Reshape
 from lipbridge.linalg import vector_norm
-from lipbridge.norms.estimate import dual_matrix, estimate_by_dual, estimate_by_power
+from lipbridge.norms.estimate import dual_matrix, estimate_by_dual
 from lipbridge.norms.power import initial_vector, power_step
 from lipbridge.vocabulary import Norm, as_norm
 
@@ -39,18 +40,22 @@ class TrivialBoundPenalty(nn.Module):
         module: what :func:`lipbridge.capture` can read; dense weights must be tensors of the module.
         norm: 1, 2 or "inf".
         form: ``linear`` for the bound itself, ``log`` for its logarithm.
-        method: for l_2. ``gram`` penalises the Schatten norm of order 130 by Gram iteration, refreshed every
-            ``every`` calls: within some per cent above the spectral norm, and it flattens the whole top of the
-            spectrum, which makes the bound tight. ``power`` penalises the largest singular value alone, by one warm
-            power step in every call. (In l_1 and l_inf the penalty is on the l_32 norm of column or row sums.)
-        every: calls between two refreshes of ``gram``; in between the last gradient of the norm is used.
+        method: for l_2. ``gram`` penalises the Schatten norm of order 130 by Gram iteration: within some per cent above
+            the spectral norm, and it flattens the whole top of the spectrum, which makes the bound tight. ``power``
+            penalises the largest singular value alone, by warm power steps. (In l_1 and l_inf the penalty is on the
+            l_32 norm of column or row sums.)
+        every: calls between two refreshes of the penalty's gradient with respect to the weights; in between it is
+            held. By default 20 for ``gram``, whose refresh costs some matrix products, and 1 for the others.
         input_shape: as for :func:`lipbridge.capture`.
 
     Raises:
         UnsupportedOperation: for a layer outside the Graph's nodes, or a weight that is no tensor of the module.
 
-    Source: Kuang et al., arXiv 2603.28113 (the trivial bound in the loss); dual states are ours.
-    Law: the gradient is that of the product of the layers' (Schatten) norms.
+    Between refreshes the value is the linear function ``offset + sum <G_l, W_l>`` that touches the (smoothed) trivial
+    bound at the last refresh, so a call costs one inner product a layer.
+
+    Source: Kuang et al., arXiv 2603.28113 (the trivial bound in the loss); the held gradients are ours.
+    Law: at a refresh, value and gradient are those of the product of the layers' (smoothed) norms.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class TrivialBoundPenalty(nn.Module):
         form: Form = "linear",
         *,
         method: Method = "gram",
-        every: int = 10,
+        every: int | None = None,
         input_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
@@ -68,62 +73,116 @@ class TrivialBoundPenalty(nn.Module):
             raise UnknownName("penalty form", form, get_args(Form))
         if method not in get_args(Method):
             raise UnknownName("penalty method", method, get_args(Method))
-        if every < 1:
+        if every is not None and every < 1:
             raise InvalidArgument("every", "be at least 1", every)
         self.norm: Norm = as_norm(norm)
-        self.form, self.every = form, every
+        self.form = form
         self.method = method if self.norm == 2 else "extreme"
+        self.every = every or (20 if self.method == "gram" else 1)
         graph = capture(module, input_shape)
         # Held in a plain tuple: the module must not become a submodule, whose weights state_dict would save twice.
         readers = {
             index: _live_weight(module, node) for index, node in enumerate(graph.nodes) if isinstance(node, Dense)
         }
-        self._plan = (graph.nodes, readers)
-        self._dense = tuple(readers)
         if not readers:
             raise InvalidArgument("module", "have a layer with weights", type(module).__name__)
-        for index, node in enumerate(graph.nodes):
-            if isinstance(node, Dense):
-                self.register_buffer(f"state_{index}", self._initial_state(node))
+        self._plan = (graph.nodes, readers)
+        for index in readers:
+            weight = cast(Dense, graph.nodes[index]).weight
+            self.register_buffer(f"gradient_{index}", torch.zeros(weight.shape, device=weight.device))
+            if self.method == "power":
+                self.register_buffer(f"vector_{index}", initial_vector(weight.shape[1], weight.device))
+        self.register_buffer("offset", torch.zeros((), device=next(self.buffers()).device))
         self.calls = 0
         self._handle = next(_HANDLES)
         _ALIVE[self._handle] = self
 
-    def _initial_state(self, node: Dense) -> Tensor:
-        device = node.weight.device
-        if self.method == "power":
-            return initial_vector(node.weight.shape[1], device)
-        return torch.zeros(node.weight.shape, device=device)
-
     def forward(self) -> Tensor:
         """The penalty as a float32 tensor without axes, on the device of the weights."""
-        nodes, readers = self._plan
-        states = [cast(Tensor, getattr(self, f"state_{index}")) for index in self._dense]
-        with _full_precision(states[0].device.type):
-            weights = [readers[index]().to(state.dtype) for index, state in zip(self._dense, states, strict=True)]
-            if torch.compiler.is_compiling():
-                torch.ops.lipbridge.refresh([weight.detach() for weight in weights], states, self._handle)
-            else:
-                self.refresh(weights, states)
-            estimate = estimate_by_power if self.method == "power" else estimate_by_dual
-            norms = dict(zip(self._dense, map(estimate, weights, states), strict=True))
-            found: list[Tensor] = []
-            for index, node in enumerate(nodes):
-                found.append(_propagate(node, [found[i] for i in node.inputs], norms.get(index), self))
-        bound = found[-1]
-        return bound if self.form == "linear" else bound.clamp_min(torch.finfo(bound.dtype).tiny).log()
+        weights = self._weights()
+        if torch.compiler.is_compiling():
+            states = list(cast(Iterable[Tensor], self.buffers()))
+            torch.ops.lipbridge.refresh([weight.detach() for weight in weights], states, self._handle)
+        elif self._due():
+            self.refresh(weights)
+        value = cast(Tensor, self.offset)
+        for index, weight in zip(self._plan[1], weights, strict=True):
+            gradient = cast(Tensor, getattr(self, f"gradient_{index}"))
+            value = value + torch.dot(gradient.view(-1), weight.reshape(-1).to(gradient.dtype))
+        return value
 
     @torch.no_grad()
-    def refresh(self, weights: Sequence[Tensor], states: Sequence[Tensor]) -> None:
-        """Count a call and bring the states up to date with the weights, if it is their turn."""
-        due = self.method != "gram" or self.calls % self.every == 0
+    def add_gradient(self, weight: float) -> None:
+        """Add ``weight`` times the penalty's gradient to the parameters' ``grad``, after ``loss.backward()``.
+
+        The same step as ``(loss + weight * penalty()).backward()`` at a fraction of its cost, since autograd need not
+        carry the held gradients. Every process of a distributed run adds the same numbers.
+
+        Raises:
+            InvalidArgument: if a dense weight is computed from other tensors (parametrised) or has no ``grad`` yet.
+        """
+        if self._due():
+            self.refresh(self._weights())
+        for index, live in self._plan[1].items():
+            gradient, grad = cast(Tensor, getattr(self, f"gradient_{index}")), live.tensor.grad
+            if not live.direct or grad is None:
+                name = self._plan[0][index].name
+                raise InvalidArgument("module", "have a parameter with a gradient as the weight of each layer", name)
+            grad.add_(gradient.T if live.transposed else gradient, alpha=weight)
+
+    @property
+    def direct(self) -> bool:
+        """Whether :meth:`add_gradient` can be used: each dense weight is a parameter or a parameter's transpose."""
+        return all(live.direct for live in self._plan[1].values())
+
+    def _weights(self) -> list[Tensor]:
+        return [live.read() for live in self._plan[1].values()]
+
+    def _due(self) -> bool:
         self.calls += 1
-        if due:
-            for weight, state in zip(weights, states, strict=True):
-                if self.method == "power":
-                    state.copy_(power_step(weight, state)[1])
-                else:
-                    state.copy_(dual_matrix(weight, self.norm))
+        return (self.calls - 1) % self.every == 0
+
+    def refresh(self, weights: Sequence[Tensor]) -> None:
+        """Bring the linear function up to date with the weights, one ``(m, n)`` tensor a dense layer."""
+        with torch.no_grad(), _full_precision(weights[0].device.type):
+            current = [weight.to(torch.float32) for weight in weights]
+            duals = [self._dual(index, weight) for index, weight in zip(self._plan[1], current, strict=True)]
+            norms = [estimate_by_dual(weight, dual) for weight, dual in zip(current, duals, strict=True)]
+            bound, factors = self._product(norms)
+            offset = bound
+            for index, dual, norm, factor in zip(self._plan[1], duals, norms, factors, strict=True):
+                getattr(self, f"gradient_{index}").copy_(dual * factor)
+                offset = offset - factor * norm
+            cast(Tensor, self.offset).copy_(offset)
+
+    def _dual(self, index: int, weight: Tensor) -> Tensor:
+        if self.method != "power":
+            return dual_matrix(weight, self.norm)
+        vector = cast(Tensor, getattr(self, f"vector_{index}"))
+        u, v = power_step(weight, vector)
+        vector.copy_(v)
+        return torch.outer(u, v)
+
+    def _product(self, norms: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        """The (log of the) trivial bound from the layers' norms, and its derivative in each."""
+        order = {index: position for position, index in enumerate(self._plan[1], start=1)}
+        found: list[Tensor] = []
+        for index, node in enumerate(self._plan[0]):
+            if isinstance(node, Input):
+                found.append(torch.eye(1, 1 + len(norms), device=norms[0].device)[0])
+                continue
+            inputs = [found[i] for i in node.inputs]
+            if isinstance(node, Dense):
+                jet = inputs[0] * norms[order[index] - 1]
+                jet[order[index]] += inputs[0][0]
+                found.append(jet)
+            else:
+                found.append(_propagate(node, inputs, self.norm))
+        bound, slopes = found[-1][0], found[-1][1:]
+        if self.form == "log":
+            bound = bound.clamp_min(torch.finfo(bound.dtype).tiny)
+            return bound.log(), list((slopes / bound).unbind())
+        return bound, list(slopes.unbind())
 
     def get_extra_state(self) -> Tensor:
         """The number of calls so far, so that a resumed run refreshes at the same steps."""
@@ -149,7 +208,13 @@ _ALIVE: weakref.WeakValueDictionary[int, TrivialBoundPenalty] = weakref.WeakValu
 # would be compiled anew.
 @torch.library.custom_op("lipbridge::refresh", mutates_args=("states",))
 def _refresh(weights: list[Tensor], states: list[Tensor], handle: int) -> None:
-    _ALIVE[handle].refresh(weights, states)
+    penalty = _ALIVE[handle]
+    if penalty._due():  # pyright: ignore[reportPrivateUsage]
+        penalty.refresh(weights)
+        # The states may be copies of the buffers: the compiler writes back what is in them.
+        for state, buffer in zip(states, cast(Iterable[Tensor], penalty.buffers()), strict=True):
+            if state is not buffer:
+                state.copy_(buffer)
 
 
 @cast(Any, _refresh).register_fake
@@ -157,56 +222,67 @@ def _(weights: list[Tensor], states: list[Tensor], handle: int) -> None:
     return None
 
 
-def _live_weight(module: nn.Module, node: Dense) -> Callable[[], Tensor]:
+@dataclass(frozen=True)
+class _LiveWeight:
+    """Where a dense layer's weight stands in the module, so that it is read anew in every call."""
+
+    owner: nn.Module
+    name: str
+    transposed: bool
+
+    @property
+    def tensor(self) -> Tensor:
+        return cast(Tensor, getattr(self.owner, self.name))
+
+    @property
+    def direct(self) -> bool:
+        return isinstance(self.tensor, nn.Parameter) and self.tensor.requires_grad
+
+    def read(self) -> Tensor:
+        return self.tensor.T if self.transposed else self.tensor
+
+
+def _live_weight(module: nn.Module, node: Dense) -> _LiveWeight:
     if node.parameter is None:
         raise UnsupportedOperation(node.name, "dense", "Its weight is computed on the way; penalise the parameters.")
     path, _, name = node.parameter.rpartition(".")
-    owner = module.get_submodule(path)
-    transposed = node.transposed
-
-    def weight() -> Tensor:
-        value = cast(Tensor, getattr(owner, name))
-        return value.T if transposed else value
-
-    return weight
+    return _LiveWeight(module.get_submodule(path), name, node.transposed)
 
 
-# --- the trivial bound with live norms, one function a node type ----------------------------------------------------
+# --- the trivial bound and its derivatives, one function a node type --------------------------------------------------
+# A jet is a tensor (1 + L,): a constant and its derivative in each of the L dense norms. (No autograd: it does not
+# work inside the one operation that torch.compile sees.)
 
 
 @singledispatch
-def _propagate(node: Node, inputs: list[Tensor], norm: Tensor | None, penalty: TrivialBoundPenalty) -> Tensor:
+def _propagate(node: Node, jets: list[Tensor], norm: Norm) -> Tensor:
     raise UnsupportedOperation(node.name, type(node).__name__, "Its Lipschitz constant is not known yet.")
 
 
 @_propagate.register
-def _(node: Input, inputs: list[Tensor], norm: Tensor | None, penalty: TrivialBoundPenalty) -> Tensor:
-    state = next(penalty.buffers())
-    return torch.ones((), dtype=state.dtype, device=state.device)
+def _(node: Elementwise, jets: list[Tensor], norm: Norm) -> Tensor:
+    return jets[0] * node.activation.lipschitz[norm]
 
 
 @_propagate.register
-def _(node: Dense, inputs: list[Tensor], norm: Tensor | None, penalty: TrivialBoundPenalty) -> Tensor:
-    assert norm is not None
-    return inputs[0] * norm
+def _(node: Reshape, jets: list[Tensor], norm: Norm) -> Tensor:
+    return jets[0]
 
 
 @_propagate.register
-def _(node: Elementwise, inputs: list[Tensor], norm: Tensor | None, penalty: TrivialBoundPenalty) -> Tensor:
-    constant = node.activation.lipschitz[penalty.norm]
-    return inputs[0] if constant == 1.0 else inputs[0] * constant
+def _(node: Add, jets: list[Tensor], norm: Norm) -> Tensor:
+    return torch.stack(jets).sum(0)
 
 
 @_propagate.register
-def _(node: Reshape, inputs: list[Tensor], norm: Tensor | None, penalty: TrivialBoundPenalty) -> Tensor:
-    return inputs[0]
-
-
-@_propagate.register
-def _(node: Concat, inputs: list[Tensor], norm: Tensor | None, penalty: TrivialBoundPenalty) -> Tensor:
-    return vector_norm(torch.stack(inputs), penalty.norm)
-
-
-@_propagate.register
-def _(node: Add, inputs: list[Tensor], norm: Tensor | None, penalty: TrivialBoundPenalty) -> Tensor:
-    return torch.stack(inputs).sum()
+def _(node: Concat, jets: list[Tensor], norm: Norm) -> Tensor:
+    stacked = torch.stack(jets)
+    values = stacked[:, 0]
+    if norm == 1:
+        return stacked.sum(0)
+    if norm == "inf":
+        return stacked.index_select(0, values.argmax().view(1))[0]
+    length = vector_norm(values)
+    jet = (values @ stacked) / length.clamp_min(torch.finfo(length.dtype).tiny)
+    jet[0] = length
+    return jet

@@ -56,7 +56,7 @@ def recipe(dataset: Dataset, norm: Norm) -> Recipe:
 
 def _images(norm: Norm) -> Recipe:
     if norm == 2:
-        config = TrainingConfig(penalty=0.05, epochs=60, batch_size=512, learning_rate=4e-3, shift=1)
+        config = TrainingConfig(penalty=0.05, every=5, epochs=60, batch_size=512, learning_rate=4e-3, shift=1)
         return Recipe((256, 256), config=config)
     # Row and column sums of ordinary initial weights are hundreds: start small, and let the loss call for more.
     weight = 0.03 if norm == 1 else 0.001

@@ -37,7 +37,7 @@ class TrainingConfig:
         penalty: weight of the penalty; 0 trains an ordinary network.
         form: ``linear`` penalises the trivial bound, ``log`` its logarithm.
         method: how l_2 norms are estimated, see :class:`lipbridge.TrivialBoundPenalty`.
-        every: calls between two refreshes of the estimate.
+        every: calls between two refreshes of the penalty's gradient; None for the method's default.
         epochs: passes over the training data.
         batch_size: examples of a step, over all processes.
         optimizer: ``adam``, ``adamw`` or ``sgd`` (with momentum 0.9).
@@ -54,7 +54,7 @@ class TrainingConfig:
     penalty: float = 0.03
     form: Form = "linear"
     method: Method = "gram"
-    every: int = 10
+    every: int | None = None
     epochs: int = 15
     batch_size: int = 256
     optimizer: OptimizerName = "adam"
@@ -75,7 +75,7 @@ class TrainingConfig:
         ):
             if getattr(self, name) not in known:
                 raise UnknownName(name, getattr(self, name), known)
-        for name, least in (("epochs", 1), ("batch_size", 1), ("every", 1), ("shift", 0), ("seed", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("shift", 0), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InvalidArgument(name, f"be a whole number of at least {least}", value)
@@ -84,6 +84,8 @@ class TrainingConfig:
                 raise InvalidArgument(name, "be finite and not negative", getattr(self, name))
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InvalidArgument("learning_rate", "be finite and above 0", self.learning_rate)
+        if self.every is not None and self.every < 1:
+            raise InvalidArgument("every", "be at least 1", self.every)
         if not 0 < self.warmup < 1:
             raise InvalidArgument("warmup", "lie between 0 and 1", self.warmup)
 
@@ -175,7 +177,7 @@ def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Opt
 
 def training_step(
     model: Callable[[Tensor], Tensor],
-    penalty: nn.Module | None,
+    penalty: TrivialBoundPenalty | None,
     optimizer: torch.optim.Optimizer,
     inputs: Tensor,
     labels: Tensor,
@@ -185,21 +187,23 @@ def training_step(
 
     Args:
         model: ``(batch, d) -> (batch, classes)``.
-        penalty: a :class:`lipbridge.TrivialBoundPenalty`, or None.
+        penalty: the penalty, or None.
         inputs: ``(batch, d)`` on the model's device.
         labels: ``(batch,)`` int64 there.
 
     Returns:
-        The loss (with penalty) and the number of right answers, as tensors without axes, detached.
+        The cross entropy (without penalty) and the number of right answers, as tensors without axes, detached.
     """
     logits = model(inputs)
-    loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-    if penalty is not None and config.penalty > 0:
-        loss = loss + config.penalty * penalty()
+    entropy = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    direct = penalty is not None and penalty.direct
+    loss = entropy if penalty is None or direct else entropy + config.penalty * penalty()
     optimizer.zero_grad(set_to_none=True)
     cast(Any, loss).backward()
+    if penalty is not None and direct:
+        penalty.add_gradient(config.penalty)
     optimizer.step()
-    return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+    return entropy.detach(), (logits.detach().argmax(1) == labels).sum()
 
 
 def shifted(inputs: Tensor, shape: tuple[int, ...], pixels: int, generator: torch.Generator | None) -> Tensor:
@@ -318,7 +322,7 @@ class _Run:
             raise self._diverged(epoch + 1)
         return {
             "epoch": epoch + 1,
-            "loss": round(mean_loss, 6),
+            "loss": mean_loss,
             "train_accuracy": round(int(right) / (self.steps * self.batch), 6),
             "accuracy": self.accuracy(),
             "bound": self._estimate(),

@@ -78,17 +78,86 @@ def test_activation_constants_and_any_graph_count() -> None:
     assert float(TrivialBoundPenalty(module)()) / float(plain()) == pytest.approx(1.0998393, rel=1e-5)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_jets_of_joined_layers_are_derivatives(norm) -> None:
+    """Concat and Add of three dense layers: the penalty's slopes against finite differences."""
+    from lipbridge.graph import Add, Concat, Dense, Input
+
+    penalty = TrivialBoundPenalty(lipbridge.mlp([3, 3, 3, 3, 3]), norm)
+    shapes = ((), (3,)), ((0,), (3,)), ((0,), (3,)), ((1, 2), (6,)), ((3,), (3,)), ((0,), (3,)), ((4, 5), (3,))
+    kinds = (Input, Dense, Dense, Concat, Dense, Dense, Add)
+    weight = torch.ones(3, 3)
+    nodes = [
+        kind("n", inputs, shape, weight) if kind is Dense else kind("n", inputs, shape)
+        for kind, (inputs, shape) in zip(kinds, shapes, strict=True)
+    ]
+    penalty._plan = (nodes, dict.fromkeys((1, 2, 4, 5)))
+    norms = [torch.tensor(value, dtype=torch.float64) for value in (1.3, 0.7, 2.1, 0.4)]
+    value, slopes = penalty._product([x.float() for x in norms])
+    a, b, c, d = (float(x) for x in norms)
+    joined = {1: a + b, 2: math.hypot(a, b), "inf": max(a, b)}[norm]
+    assert float(value) == pytest.approx(c * joined + d, rel=1e-6)
+    along = {1: (1, 1), 2: (a / joined, b / joined), "inf": (1, 0)}[norm]
+    assert [float(s) for s in slopes] == pytest.approx([c * along[0], c * along[1], joined, 1.0], rel=1e-6)
+
+
+def test_adding_the_gradient_is_the_same_step() -> None:
+    torch.manual_seed(0)
+    module = lipbridge.mlp([6, 5, 3], "crelu")
+    penalties = [TrivialBoundPenalty(module, every=3) for _ in range(2)]
+    assert penalties[0].direct
+    x = torch.randn(4, 6)
+    for _ in range(5):
+        module.zero_grad()
+        (module(x).square().mean() + 0.3 * penalties[0]()).backward()
+        expected = [p.grad.clone() for p in module.parameters()]
+        module.zero_grad()
+        module(x).square().mean().backward()
+        penalties[1].add_gradient(0.3)
+        for gradient, p in zip(expected, module.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, gradient)
+        with torch.no_grad():
+            module[0].weight.mul_(1.1)
+
+
+def test_adding_the_gradient_to_a_transposed_weight() -> None:
+    class Transposed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(4, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.w
+
+    module = Transposed()
+    penalty, twin = (TrivialBoundPenalty(module, input_shape=(4,)) for _ in range(2))
+    penalty().backward()
+    expected = module.w.grad.clone()
+    assert penalty.direct
+    module.w.grad = torch.zeros(4, 3)
+    twin.add_gradient(1.0)
+    torch.testing.assert_close(module.w.grad, expected)
+    module.w.grad = None
+    with pytest.raises(InvalidArgument, match="with a gradient"):
+        twin.add_gradient(1.0)
+
+
+def test_a_parametrised_weight_has_no_direct_gradient() -> None:
+    normed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 2))
+    assert not TrivialBoundPenalty(normed).direct
+
+
 def test_stale_gradients_are_refreshed_every_few_calls() -> None:
     module = lipbridge.mlp([6, 5, 3], "abs")
     penalty = TrivialBoundPenalty(module, every=3)
     penalty()
-    before = penalty.state_1.clone()
+    before = penalty.gradient_1.clone()
     with torch.no_grad():
         module[0].weight.normal_()
     penalty(), penalty()
-    assert torch.equal(penalty.state_1, before)
+    assert torch.equal(penalty.gradient_1, before)
     penalty()
-    assert not torch.equal(penalty.state_1, before)
+    assert not torch.equal(penalty.gradient_1, before)
 
 
 def test_state_is_saved_and_the_module_is_not() -> None:

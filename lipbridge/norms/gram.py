@@ -38,12 +38,16 @@ def gram_dual(matrix: Tensor, squarings: int = 6) -> tuple[Tensor, Tensor]:
     gram = W @ W.T if wide else W.T @ W
     size = vector_norm(gram).clamp_min(tiny)
     power, log_scale = gram / size, size.log()
-    for _ in range(squarings):
-        power = power @ power
-        size = vector_norm(power).clamp_min(tiny)
-        power, log_scale = power / size, 2.0 * log_scale + size.log()
+    spare = torch.empty_like(power)  # the squarings alternate between two buffers: allocating costs as much again
+    for squaring in range(1, squarings + 1):
+        torch.mm(power, power, out=spare)
+        power, spare, log_scale = spare, power, 2.0 * log_scale
+        if squaring % 3 == 0 or squaring == squarings:
+            # The largest eigenvalue was at least rank^(-1/2): three squarings of it stay far from underflow.
+            size = vector_norm(power).clamp_min(tiny)
+            power, log_scale = power.div_(size), log_scale + size.log()
     order = 2.0 * (2.0**squarings + 1.0)
-    trace = (power * gram).sum().clamp_min(tiny)  # sum of sigma^order, but for the scales taken out
+    trace = torch.dot(power.view(-1), gram.view(-1)).clamp_min(tiny)  # sum of sigma^order, but for the scales taken out
     norm = torch.exp((trace.log() + log_scale) / order) * (gram.diagonal().sum() > 0)
-    dual = (power @ W if wide else W @ power) * (norm / trace)
+    dual = (power @ W if wide else W @ power).mul_(norm / trace)
     return dual, norm * scale
