@@ -25,7 +25,7 @@ demo: $(READY)
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
-lint: $(READY)
+lint: $(READY) docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -41,7 +41,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.spine
 
 docs: $(READY)
-	$(BIN)/mkdocs build --strict
+	$(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml
 
 clean:
 	rm -rf $(VENV) $(REPORT) site
