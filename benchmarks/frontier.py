@@ -16,8 +16,8 @@ from dataclasses import replace
 
 import lipbridge
 from lipbridge.data import load_dataset
+from lipbridge.machine import machine_facts
 from lipbridge.recipes import recipe
-from lipbridge.study.machine import machine_facts
 
 #: name -> (dataset, norm, changes to the recipe, changes to its settings)
 SETTINGS = {

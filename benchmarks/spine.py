@@ -16,7 +16,7 @@ import torch
 
 import lipbridge
 from benchmarks.ratios import compare, seconds_of
-from lipbridge.study.machine import machine_facts
+from lipbridge.machine import machine_facts
 from lipbridge.training import TrainingConfig, make_optimizer, training_step
 
 WIDTHS = [784, 256, 256, 10]

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from itertools import count
 from typing import Any, Literal, cast, get_args
@@ -11,9 +11,10 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from lipbridge.bounds import Bound, trivial_bound
 from lipbridge.capture import capture
 from lipbridge.errors import InvalidArgument, UnknownName, UnsupportedOperation
-from lipbridge.graph import Add, Concat, Dense, Elementwise, Input, Node, Reshape
+from lipbridge.graph import Add, Concat, Dense, Elementwise, Graph, Input, Node, Reshape
 from lipbridge.linalg import vector_norm
 from lipbridge.norms.estimate import dual_matrix, estimate_by_dual
 from lipbridge.norms.power import initial_vector, power_step
@@ -134,6 +135,13 @@ class TrivialBoundPenalty(nn.Module):
     def direct(self) -> bool:
         """Whether :meth:`add_gradient` can be used: each dense weight is a parameter or a parameter's transpose."""
         return all(live.direct for live in self._plan[1].values())
+
+    def bound(self) -> Bound:
+        """The proved trivial bound of the weights as they are now. It waits for the device: not for every step."""
+        nodes = list(self._plan[0])
+        for index, live in self._plan[1].items():
+            nodes[index] = replace(cast(Dense, nodes[index]), weight=live.read().detach().to(torch.float64))
+        return trivial_bound(Graph(tuple(nodes)), self.norm)
 
     def _weights(self) -> list[Tensor]:
         return [live.read() for live in self._plan[1].values()]

@@ -325,15 +325,10 @@ class _Run:
             "loss": mean_loss,
             "train_accuracy": round(int(right) / (self.steps * self.batch), 6),
             "accuracy": self.accuracy(),
-            "bound": self._estimate(),
+            "bound": self.penalty.bound().value,
             "penalty": self.config.penalty,
             "learning_rate": float(self.scheduler.get_last_lr()[0]),
         }
-
-    def _estimate(self) -> float:
-        """The trivial bound for the metrics: accurate, not proved (that is done once, at the end)."""
-        graph = capture(self.module, (self.dataset.features,))
-        return float(trivial_bound(graph, self.config.norm).value)
 
     @torch.no_grad()
     def accuracy(self) -> float:
@@ -392,7 +387,7 @@ class _Run:
         return result
 
     def _write(self, result: TrainingResult) -> None:
-        from lipbridge.study.machine import machine_facts
+        from lipbridge.machine import machine_facts
 
         assert self.folder is not None
         figures = {

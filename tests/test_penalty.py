@@ -181,6 +181,7 @@ def test_weights_are_read_live() -> None:
     with torch.no_grad():
         module[0].weight.mul_(2.0)
     assert float(penalty()) == pytest.approx(2 * before, rel=1e-5)
+    assert penalty.bound().value == lipbridge.trivial_bound(module).value
 
 
 def test_shared_transposed_and_parametrised_weights() -> None:

@@ -55,9 +55,9 @@ def compare(
     names = None if verifiers is None else parse.names(verifiers, "--verifiers")
     left_out: list[VerifierInfo] = []
     from lipbridge.cli.models import dataset_of, open_models
+    from lipbridge.machine import available_cores, machine_facts
     from lipbridge.study.comparison import Points
     from lipbridge.study.comparison import compare as compare_networks
-    from lipbridge.study.machine import available_cores, machine_facts
     from lipbridge.verifiers import Budget, get_verifier, list_verifiers
     from lipbridge.vocabulary import as_norm
 

@@ -79,7 +79,7 @@ def write_report(path: Path, rows: Sequence[Row], networks: Sequence[Network], m
         path: the HTML file.
         rows: JSON rows of :func:`lipbridge.study.comparison`.
         networks: those that the rows are about.
-        machine: :func:`lipbridge.study.machine_facts`.
+        machine: :func:`lipbridge.machine_facts`.
 
     Raises:
         MissingDependency: if jinja2 or matplotlib is not installed.

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from lipbridge.machine import machine_facts
 from lipbridge.study import text
 from lipbridge.study.headline import headline
-from lipbridge.study.machine import machine_facts
 from lipbridge.study.report import Network, render
 
 
