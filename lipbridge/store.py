@@ -82,6 +82,11 @@ _DAMAGED = "It is damaged, or lipbridge did not write it; save the network again
 _PICKLE = "lipbridge never unpickles: load it with torch yourself, then write it with lipbridge.save(module, path)"
 
 
+#: How deep the JSON of a file may be nested.
+MAX_NESTING = 500
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]')
+
+
 class _Fault(Exception):
     """A short fact about a file, and the way out; the public functions add the file's name."""
 
@@ -415,7 +420,7 @@ def _opened(file: Path, kind: str | None = None) -> Generator[_Opened]:
                 "it is a safetensors file without a header of lipbridge, so its architecture is unknown",
                 "Load it with torch and safetensors yourself, then write it with lipbridge.save(module, path)",
             )
-        header = json.loads(text, parse_constant=_no_constant)
+        header = parse_json(text)
         if not isinstance(header, dict):
             raise _Fault("its header is no JSON object")
         header = cast(dict[str, Any], header)
@@ -458,6 +463,23 @@ def _look(file: Path) -> None:
         raise _Fault("it is cut short, or no safetensors file")
     if length > MAX_HEADER:
         raise _Fault(f"its header has {length} bytes, at most {MAX_HEADER} are allowed")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON from a file that may be hostile: no NaN or infinity, and no deeper than :data:`MAX_NESTING`.
+
+    Python's own parser recurses in C, and where the recursion limit was raised a deep text ends the process.
+
+    Raises:
+        ValueError: for text that is no such JSON.
+    """
+    text = text.decode() if isinstance(text, bytes) else text
+    depth = 0
+    for token in _BRACKETS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token.group(), 0)
+        if depth > MAX_NESTING:
+            raise ValueError(f"it is nested more than {MAX_NESTING} deep")
+    return json.loads(text, parse_constant=_no_constant)
 
 
 def _no_constant(name: str) -> float:

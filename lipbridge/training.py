@@ -38,6 +38,7 @@ class TrainingConfig:
         form: ``linear`` penalises the trivial bound, ``log`` its logarithm.
         method: how l_2 norms are estimated, see :class:`lipbridge.TrivialBoundPenalty`.
         every: calls between two refreshes of the penalty's gradient; None for the method's default.
+        squarings: sharpness of that estimate, see :class:`lipbridge.TrivialBoundPenalty`.
         epochs: passes over the training data.
         batch_size: examples of a step, over all processes.
         optimizer: ``adam``, ``adamw`` or ``sgd`` (with momentum 0.9).
@@ -55,6 +56,7 @@ class TrainingConfig:
     form: Form = "linear"
     method: Method = "gram"
     every: int | None = None
+    squarings: int = 4
     epochs: int = 15
     batch_size: int = 256
     optimizer: OptimizerName = "adam"
@@ -242,7 +244,13 @@ class _Run:
         # The whole dataset lives on the device: a batch is an index there, not a copy from the host.
         self.inputs, self.labels = dataset.train_inputs.to(device), dataset.train_labels.to(device)
         self.penalty = TrivialBoundPenalty(
-            module, config.norm, config.form, method=config.method, every=config.every, input_shape=(dataset.features,)
+            module,
+            config.norm,
+            config.form,
+            method=config.method,
+            every=config.every,
+            squarings=config.squarings,
+            input_shape=(dataset.features,),
         ).to(device)
         self.model: Callable[[Tensor], Tensor] = module
         if team.size > 1:

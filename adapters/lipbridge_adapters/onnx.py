@@ -39,7 +39,7 @@ from lipbridge.errors import (
 )
 from lipbridge.graph import Add, Concat, Dense, Elementwise, Graph, Node, Reshape
 from lipbridge.lowering import Lowering, fold_scalings, relu_lowering
-from lipbridge.store import load_problem, save_problem, write_atomically
+from lipbridge.store import load_problem, parse_json, save_problem, write_atomically
 
 OPSET = 13
 IR_VERSION = 7
@@ -179,7 +179,7 @@ def problem_from_files(folder: str | os.PathLike[str]) -> Problem:
     """
     folder = Path(folder)
     try:
-        facts: Any = json.loads((folder / "problem.json").read_bytes())
+        facts: Any = parse_json((folder / "problem.json").read_bytes())
         written, found = facts["sha256"], _sha256(folder / "model.onnx")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as failure:
         raise ModelFileError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from lipbridge.capture import capture
 from lipbridge.data import Dataset, load_dataset
 from lipbridge.errors import InvalidArgument, ModelFileError
 from lipbridge.graph import Graph
-from lipbridge.store import load, load_graph, load_header
+from lipbridge.store import load, load_graph, load_header, parse_json
 
 #: The value of ``--data`` that says: no data, even if the run names some.
 NO_DATA = "none"
@@ -88,7 +87,7 @@ def _run(path: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        run = json.loads(file.read_bytes())
+        run = parse_json(file.read_bytes())
     except ValueError:
         raise ModelFileError(f"{file}: it is not JSON, as a run's file should be. Move it away to go on.") from None
     return cast(dict[str, Any], run) if isinstance(run, dict) else None

@@ -40,20 +40,20 @@ SHARPNESS = 32
 
 
 @torch.no_grad()
-def dual_matrix(matrix: Tensor, p: Norm = 2, q: Norm | None = None) -> Tensor:
+def dual_matrix(matrix: Tensor, p: Norm = 2, q: Norm | None = None, squarings: int = 6) -> Tensor:
     """A dual matrix D ``(m, n)`` of W for the norm p->q, smoothed.
 
-    For 2->2 of the Schatten norm of order 130 (see ``gram``); for the others, which are the largest of n lengths, of
-    the l_32 norm of those lengths.
+    For 2->2 of the Schatten norm of order ``2 (2^squarings + 1)`` (see ``gram``); for the others, which are the
+    largest of n lengths, of the l_32 norm of those lengths.
 
     Raises:
         UnsupportedProblem: for inf->1, inf->2 and 2->1.
 
-    Law: ``<D, W>`` is the smoothed norm: never below the norm, above it by at most rank^(1/130) or n^(1/32).
+    Law: ``<D, W>`` is the smoothed norm: never below the norm, above it by at most rank^(1/order) or n^(1/32).
     """
     q = p if q is None else q
     require_cheap(p, q, "operator norm of a matrix")
-    return gram_dual(matrix)[0] if (p, q) == (2, 2) else _extreme_dual(matrix, p, q)
+    return gram_dual(matrix, squarings)[0] if (p, q) == (2, 2) else _extreme_dual(matrix, p, q)
 
 
 def _extreme_dual(W: Tensor, p: Norm, q: Norm) -> Tensor:
