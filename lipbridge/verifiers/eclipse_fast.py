@@ -1,0 +1,44 @@
+"""A closed-form LipSDP bound as a verifier: no iterations, no solver."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from lipbridge.bounds import Bound, Problem
+from lipbridge.errors import UnsupportedProblem
+from lipbridge.verifiers.lmi import closed_form_bound, unsupported
+from lipbridge.verifiers.protocol import Budget
+
+
+class EclipseFastVerifier:
+    """The proved bound of one multiplier a layer, chosen in closed form from the output to the input.
+
+    Source: in the manner of ECLipsE-Fast (Xu and Sivaranjani 2024), for every activation. Law: never above the
+    product of the trivial bound.
+    """
+
+    name = "eclipse-fast"
+    summary = "global Lipschitz constant: one LipSDP multiplier a layer in closed form, layer by layer"
+    norms = "2"
+    proved = True
+    requires: tuple[str, ...] = ()
+    install = ""
+
+    def supports(self, problem: Problem) -> str | None:
+        """Dense chains, l2 to l2. The bound is global, so it holds on any region."""
+        return unsupported(problem)
+
+    def bound(self, problem: Problem, budget: Budget) -> Bound:
+        """The proved bound.
+
+        Raises:
+            UnsupportedProblem: if :meth:`supports` gives a reason.
+            NumericalFailure: for NaN weights, or a bound beyond float64.
+        """
+        start = time.perf_counter()
+        reason = self.supports(problem)
+        if reason is not None:
+            raise UnsupportedProblem(f"`{self.name}` cannot take this problem: {reason}.")
+        bound = closed_form_bound(problem.graph)
+        return replace(bound, region=problem.region_name, seconds=time.perf_counter() - start)

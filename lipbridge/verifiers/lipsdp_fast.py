@@ -1,0 +1,129 @@
+"""The least l_2 bound that diagonal multipliers give, without an SDP solver: Newton's method on the barrier, in torch.
+
+The quality of LipSDP (Fazlyab et al. 2019) for every dense chain and every activation: each iterate is feasible, the
+gap to the optimum is measured, and the best multipliers are proved in outward-rounded float64. Networks of slopes in
+[-1, 1] and of joint constraints fall apart into a chain of small inequalities, which is solved as such.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import torch
+
+from lipbridge.bounds import Bound, Problem, bound_for
+from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
+from lipbridge.verifiers.lipsdp_barrier import program_of
+from lipbridge.verifiers.lipsdp_newton import Solution, interior_point, minimise
+from lipbridge.verifiers.lmi import closed_form_bound, unsupported
+from lipbridge.verifiers.lmi_proof import prove
+from lipbridge.verifiers.lmi_system import LipSDP, lipsdp_of
+from lipbridge.verifiers.protocol import Budget
+from lipbridge.vocabulary import Side, Status
+
+METHOD = "LipSDP, Newton's method"
+
+
+class LipSDPFastVerifier:
+    """The least l_2 bound that diagonal multipliers give, by Newton's method; proved, with its gap to the optimum."""
+
+    name = "lipsdp-fast"
+    summary = "global Lipschitz constant: LipSDP-Neuron's optimum by Newton's method, without an SDP solver"
+    norms = "2"
+    proved = True
+    requires: tuple[str, ...] = ()
+    install = ""
+
+    def supports(self, problem: Problem) -> str | None:
+        """Dense chains, l2 to l2. The bound is global, so it holds on any region."""
+        return unsupported(problem)
+
+    def bound(self, problem: Problem, budget: Budget) -> Bound:
+        """A proved upper bound, never above the closed form's; ``extra["gap"]`` says how far above the optimum at most.
+
+        Options: ``gap`` (5e-4), the relative distance to the optimum at which to stop. The gap is measured in plain
+        floating point by a dual feasible point; the bound itself is proved. It runs on the device of the weights
+        where that knows float64; the proof runs on the CPU.
+
+        Raises:
+            UnsupportedProblem: if :meth:`supports` gives a reason.
+            InvalidArgument: for a gap outside (0, 1).
+            NumericalFailure: for NaN weights, or a bound beyond float64.
+        """
+        start = time.perf_counter()
+        reason = self.supports(problem)
+        if reason is not None:
+            raise UnsupportedProblem(f"`{self.name}` cannot take this problem: {reason}.")
+        gap = budget.options.get("gap", 5e-4)
+        if not isinstance(gap, int | float) or not 0 < gap < 1:
+            raise InvalidArgument("gap", "be between 0 and 1", gap)
+        system = lipsdp_of(problem.graph)
+        size = predicted_memory(system)
+        if size > budget.memory:
+            detail = f"It would take about {size / 2**30:.2g} GiB; the limit is {budget.memory / 2**30:.2g} GiB."
+            return bound_for(problem, float("nan"), Side.UPPER, proved=False, method=METHOD,
+                             seconds=time.perf_counter() - start, status=Status.MEMORY, detail=detail)  # fmt: skip
+        best = closed_form_bound(system)
+        status, extra = Status.OK, dict[str, object]()
+        if system.stages and not system.constant and all(stage.increments.variables for stage in system.stages):
+            for_the_proof = min(4.0 * best.seconds, 0.3 * budget.seconds)
+            solution = solve(system, float(gap), start + budget.seconds - for_the_proof, _device(problem))
+            if solution is not None:
+                best = _better(system, solution, best)
+                extra = {"gap": _gap(system, solution, best.value), "steps": solution.steps}
+                status = Status.TIMEOUT if solution.timed_out else Status.OK
+        detail = "The time limit was reached; the multipliers so far were proved." if status is Status.TIMEOUT else ""
+        seconds = time.perf_counter() - start
+        return replace(best, region=problem.region_name, seconds=seconds, status=status, detail=detail, extra=extra)
+
+
+def predicted_memory(system: LipSDP) -> int:
+    """Bytes of the dense matrices that a Newton step holds at once, generously, and of the process before it."""
+    multipliers = sum(stage.increments.constraints * stage.width for stage in system.stages)
+    rows = sum((1 + stage.increments.variables) * stage.width for stage in system.stages)
+    order = min(system.entry.shape) + rows - sum(stage.width for stage in system.stages)
+    widest = max((stage.width for stage in system.stages), default=0)
+    return 330 * 10**6 + 8 * (5 * order**2 + rows * order + 3 * multipliers**2 + 4 * rows * widest)
+
+
+def solve(system: LipSDP, gap: float, deadline: float, device: torch.device) -> Solution | None:
+    """Multipliers whose bound is within ``gap`` of the least; None if rounding leaves no room to begin."""
+    begin = interior_point(system)
+    if begin is None:
+        return None
+    program = program_of(system, device)
+    vectors, rho = begin
+    x = program.point(rho, [T.to(device) for T in vectors])
+    return minimise(program, x, 1.0 - 1.0 / (1.0 + gap) ** 2, deadline)
+
+
+def _better(system: LipSDP, solution: Solution, fallback: Bound) -> Bound:
+    """The proved bound of a solution, or the fallback where that is better or rounding left no room."""
+    try:
+        value, proved = prove(system, solution.vectors)
+    except NumericalFailure:
+        return fallback
+    if value > fallback.value:
+        return fallback
+    return Bound(value, Side.UPPER, True, "2", METHOD, multipliers=system.multipliers(proved))
+
+
+def _gap(system: LipSDP, solution: Solution, value: float) -> float:
+    """``value / optimum - 1`` at most, by the solution's dual bound; infinite if there was none."""
+    least = math.sqrt(max(solution.rho * (1.0 - solution.gap), 0.0))
+    try:
+        least = math.ldexp(least, system.exponent)
+    except OverflowError:
+        return math.inf
+    return max(value / least - 1.0, 0.0) if least > 0.0 else math.inf
+
+
+def _device(problem: Problem) -> torch.device:
+    """The weights' device, or the CPU where that device has no float64."""
+    for node in problem.graph:
+        weight = getattr(node, "weight", None)
+        if isinstance(weight, torch.Tensor):
+            return weight.device if weight.device.type in ("cuda", "xpu") else torch.device("cpu")
+    return torch.device("cpu")

@@ -1,0 +1,145 @@
+"""Newton's method on the barrier of LipSDP: feasible multipliers that get better, and how far they are from the best.
+
+``x0 / mu - log det M(x)`` is minimised by one damped Newton step after another, while mu falls. For M(x) = A(x) - C
+with the Newton step d at mu, the matrix ``X = mu P (M - A(d)) P`` obeys the dual's equations exactly, and is
+semidefinite if the Newton decrement is below one: then ``mu (order - tr(P A(d)))`` bounds what is left to gain in
+rho. The decrement is a quadratic function of 1/mu, so the least such mu is known in closed form.
+
+Source: dual scaling (Benson, Ye, Zhang 2000). Law: every iterate is strictly feasible; the stated gap is not
+negative.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipbridge.linalg import cholesky, eigenvalues, vector_norm
+from lipbridge.verifiers.lipsdp_barrier import Factors, Program
+from lipbridge.verifiers.lmi_elimination import eliminate_stage, largest_of
+from lipbridge.verifiers.lmi_system import LipSDP
+
+#: By how much mu falls below what the gap asks for, and the share of the way to the boundary that a step may take.
+FALL, SHARE = 2.0, 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The last iterate, feasible; ``gap`` bounds ``1 - optimum / rho`` (in plain floating point, not proved)."""
+
+    vectors: list[Tensor]
+    rho: float
+    gap: float
+    steps: int
+    timed_out: bool
+
+
+def interior_point(system: LipSDP, margin: float = 0.25) -> tuple[list[Tensor], float] | None:
+    """Multipliers well inside the feasible set, one value a layer, and their rho; None if rounding leaves no room."""
+    last = system.stages[-1].weight
+    H = torch.eye(last.shape[0], dtype=torch.float64)
+    vectors: list[Tensor] = []
+    for stage in reversed(system.stages):
+        E, rule = stage.increments.outputs, stage.increments
+        gram = stage.weight.T @ H @ stage.weight
+        g, tau = float(eigenvalues(0.5 * (gram + gram.T))[-1]), 0.0
+        if rule.variables:
+            m, R = E[:, 0], E[:, 1:]
+            tau = g * float(eigenvalues(R.T @ R)[-1] + vector_norm(R.T @ m) / math.sqrt(rule.constraints))
+        T = torch.full((rule.constraints, stage.width), tau * (1.0 + margin), dtype=torch.float64)
+        step = eliminate_stage(stage, T, H)
+        if step is None:
+            return None
+        H = step
+        vectors.append(T)
+    rho = float(largest_of(H, system.entry)) * (1.0 + margin)
+    return (vectors[::-1], rho) if 0.0 < rho < math.inf else None
+
+
+def minimise(program: Program, x: Tensor, tolerance: float, deadline: float, most: int = 200) -> Solution:
+    """Lower x_0 = rho from a strictly feasible x until the relative gap is below ``tolerance``, or time is over."""
+    factors = program.factors(x)
+    order, count = program.order, x.numel()
+    mu, gap, lower = float(x[0]) / order, 1.0, 0.0
+    cost = torch.zeros_like(x)
+    cost[0] = 1.0
+    steps, seconds, timed_out = 0, 0.0, False
+    while factors is not None and steps < most:
+        begin = time.perf_counter()
+        if begin + 1.3 * seconds > deadline:
+            timed_out = True
+            break
+        b, H = program.derivatives(factors, count)
+        solved = _solve(H, torch.stack([cost, b], 1))
+        if solved is None:
+            break
+        u, v = solved.unbind(1)
+        cu, cv, bv = float(u[0]), float(v[0]), float(b @ v)
+        rho = float(x[0])
+        found = _lower_bound(rho, order, cu, cv, bv)
+        if found > lower:  # mu stands still until a step brings news, or it would run ahead of the iterates
+            lower = found
+            mu = min(mu, (rho - lower) / (FALL * order))
+        gap = 1.0 - lower / rho
+        if gap < tolerance:
+            break
+        d = v - u / mu
+        moved = _step(program, x, d, factors, mu)
+        if moved is None:
+            break
+        x, factors = moved
+        steps += 1
+        seconds = time.perf_counter() - begin
+    return Solution(program.vectors(x), float(x[0]), max(gap, 0.0), steps, timed_out)
+
+
+def _lower_bound(rho: float, order: int, cu: float, cv: float, bv: float) -> float:
+    """The best lower bound of the optimal rho that a dual point of this step gives; 0 if there is none."""
+    # delta(t)^2 = bv - 2 t cv + t^2 cu for t = 1/mu: the largest t with delta <= 1.
+    root = cv * cv - cu * (bv - 0.98)
+    if root < 0.0 or cu <= 0.0:
+        return 0.0
+    t = (cv + math.sqrt(root)) / cu
+    if t <= 0.0:
+        return 0.0
+    return rho - (order - bv + t * cv) / t
+
+
+def _step(program: Program, x: Tensor, d: Tensor, factors: Factors, mu: float) -> tuple[Tensor, Factors] | None:
+    """Go along d as far as M stays definite and the barrier function falls."""
+    before = float(x[0]) / mu - factors.logdet
+    alpha, short = 1.0, False
+    for _ in range(40):
+        y = x + alpha * d
+        found = program.factors(y)
+        if found is None:
+            alpha, short = alpha * 0.7, True
+            continue
+        if short:
+            short = False
+            closer = program.factors(x + SHARE * alpha * d)
+            if closer is not None:
+                y, found = x + SHARE * alpha * d, closer
+        if float(y[0]) / mu - found.logdet < before + 1e-9 * abs(before):
+            return y, found
+        alpha *= 0.5
+    return None
+
+
+def _solve(H: Tensor, right: Tensor) -> Tensor | None:
+    """``H^-1 right`` for a positive definite H of any scaling, with a little ridge where rounding asks for it."""
+    diagonal = H.diagonal().clone()
+    if not bool((diagonal > 0).all() and torch.isfinite(diagonal).all()):
+        return None
+    scale = diagonal.rsqrt()
+    H.mul_(scale[:, None]).mul_(scale)
+    for ridge in (0.0, 1e-14, 1e-12, 1e-10):
+        H.diagonal().add_(ridge)
+        L = cholesky(H)
+        if L is not None:
+            return torch.cholesky_solve(scale[:, None] * right, L) * scale[:, None]
+    return None
