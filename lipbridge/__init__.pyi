@@ -15,6 +15,8 @@ from .layers import Sinusoidal as Sinusoidal
 from .layers import mlp as mlp
 from .norms import operator_norm as operator_norm
 from .penalty import TrivialBoundPenalty as TrivialBoundPenalty
+from .rescaling import RescaleResult as RescaleResult
+from .rescaling import rescale as rescale
 from .rigor import proved_operator_norm as proved_operator_norm
 from .robustness import certified_accuracy as certified_accuracy
 from .robustness import certified_radii as certified_radii

@@ -81,9 +81,12 @@ def minimise(program: Program, x: Tensor, tolerance: float, deadline: float, mos
         cu, cv, bv = float(u[0]), float(v[0]), float(b @ v)
         rho = float(x[0])
         found = _lower_bound(rho, order, cu, cv, bv)
+        decrement = bv - 2.0 * cv / mu + cu / (mu * mu)
         if found > lower:  # mu stands still until a step brings news, or it would run ahead of the iterates
             lower = found
             mu = min(mu, (rho - lower) / (FALL * order))
+        elif decrement < 0.5:
+            mu /= FALL
         gap = 1.0 - lower / rho
         if gap < tolerance:
             break
@@ -124,10 +127,25 @@ def _step(program: Program, x: Tensor, d: Tensor, factors: Factors, mu: float) -
             closer = program.factors(x + SHARE * alpha * d)
             if closer is not None:
                 y, found = x + SHARE * alpha * d, closer
-        if float(y[0]) / mu - found.logdet < before + 1e-9 * abs(before):
-            return y, found
+        after = float(y[0]) / mu - found.logdet
+        if after < before + 1e-9 * abs(before):
+            return _further(program, x, d, mu, y, found, after) if alpha == 1.0 else (y, found)
         alpha *= 0.5
     return None
+
+
+def _further(
+    program: Program, x: Tensor, d: Tensor, mu: float, y: Tensor, factors: Factors, value: float
+) -> tuple[Tensor, Factors]:
+    """Double a full step while that gains: multipliers that begin far too small grow by a constant a step otherwise."""
+    alpha = 2.0
+    while alpha < 1e6:
+        z = x + alpha * d
+        found = program.factors(z)
+        if found is None or not float(z[0]) / mu - found.logdet < value - 0.5:
+            break
+        y, factors, value, alpha = z, found, float(z[0]) / mu - found.logdet, 2.0 * alpha
+    return y, factors
 
 
 def _solve(H: Tensor, right: Tensor) -> Tensor | None:
