@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -314,3 +317,51 @@ def test_bad_arguments() -> None:
         TrivialBoundPenalty(module, 3)
     with pytest.raises(UnsupportedOperation, match="softmax"):
         TrivialBoundPenalty(nn.Sequential(nn.Linear(3, 3), nn.Softmax(-1)))
+
+
+DDP = """
+import json, os, sys, torch
+from torch import nn
+import lipbridge
+
+torch.set_num_threads(1)
+torch.distributed.init_process_group("gloo")
+rank = torch.distributed.get_rank()
+torch.manual_seed(0)
+module = lipbridge.mlp([6, 5, 3], "abs")
+model = nn.parallel.DistributedDataParallel(module)
+penalty = lipbridge.TrivialBoundPenalty(module, every=3)
+optimizer = torch.optim.SGD(module.parameters(), 0.05)
+x, y = torch.randn(8, 6), torch.randint(0, 3, (8,))
+for _ in range(10):
+    part = slice(4 * rank, 4 * rank + 4)
+    loss = nn.functional.cross_entropy(model(x[part]), y[part]) + 0.1 * penalty()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
+    json.dump([p.tolist() for p in module.parameters()], file)
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_in_a_plain_distributed_loop(tmp_path) -> None:
+    """Two gloo processes with the penalty in the loss end with equal weights: those of one process."""
+    script = tmp_path / "loop.py"
+    script.write_text(DDP)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--local-addr=127.0.0.1"]
+    done = subprocess.run([sys.executable, *launcher, str(script), str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    torch.manual_seed(0)
+    module = lipbridge.mlp([6, 5, 3], "abs")
+    penalty = TrivialBoundPenalty(module, every=3)
+    optimizer = torch.optim.SGD(module.parameters(), 0.05)
+    x, y = torch.randn(8, 6), torch.randint(0, 3, (8,))
+    for _ in range(10):
+        optimizer.zero_grad()
+        (nn.functional.cross_entropy(module(x), y) + 0.1 * penalty()).backward()
+        optimizer.step()
+    for found, parameter in zip(first, module.parameters(), strict=True):
+        torch.testing.assert_close(torch.tensor(found), parameter.detach(), rtol=1e-4, atol=1e-5)
