@@ -57,19 +57,19 @@ def recipe(dataset: Dataset, norm: Norm) -> Recipe:
 def _images(norm: Norm) -> Recipe:
     if norm == 2:
         config = TrainingConfig(
-            penalty=0.05, every=5, squarings=6, epochs=60, batch_size=512, learning_rate=4e-3, shift=1
+            penalty=0.05, every=5, squarings=6, stride=1, epochs=60, batch_size=512, learning_rate=4e-3, shift=1
         )
         return Recipe((256, 256), config=config)
     # Row and column sums of ordinary initial weights are hundreds: start small, and let the loss call for more.
     weight = 0.03 if norm == 1 else 0.001
-    config = TrainingConfig(norm=norm, penalty=weight, epochs=40, batch_size=512, learning_rate=1e-2)
+    config = TrainingConfig(norm=norm, penalty=weight, stride=1, epochs=40, batch_size=512, learning_rate=1e-2)
     return Recipe((256, 256), start="uniform", gain=0.1, config=config)
 
 
 def _digits(norm: Norm) -> Recipe:
     weight: dict[Norm, float] = {1: 0.05, 2: 0.05, "inf": 0.005}
     config = TrainingConfig(
-        norm=norm, penalty=weight[norm], every=2, squarings=6, epochs=300, batch_size=128,
+        norm=norm, penalty=weight[norm], every=2, squarings=6, stride=1, epochs=300, batch_size=128,
         learning_rate=3e-3 if norm == 2 else 1e-2,
     )  # fmt: skip
     start: Start = "orthogonal" if norm == 2 else "uniform"
@@ -78,7 +78,7 @@ def _digits(norm: Norm) -> Recipe:
 
 def _small(norm: Norm) -> Recipe:
     config = TrainingConfig(
-        norm=norm, penalty=0.02, every=1, squarings=6, epochs=300, batch_size=28, learning_rate=5e-3
+        norm=norm, penalty=0.02, every=1, squarings=6, stride=1, epochs=300, batch_size=28, learning_rate=5e-3
     )
     return Recipe((32, 32), bias=True, gain=1.0 if norm == 2 else 0.3, config=config)
 

@@ -39,6 +39,7 @@ class TrainingConfig:
         method: how l_2 norms are estimated, see :class:`lipbridge.TrivialBoundPenalty`.
         every: calls between two refreshes of the penalty's gradient; None for the method's default.
         squarings: sharpness of that estimate, see :class:`lipbridge.TrivialBoundPenalty`.
+        stride: the penalty acts in one of so many steps, with so many times the weight.
         epochs: passes over the training data.
         batch_size: examples of a step, over all processes.
         optimizer: ``adam``, ``adamw`` or ``sgd`` (with momentum 0.9).
@@ -57,6 +58,7 @@ class TrainingConfig:
     method: Method = "gram"
     every: int | None = None
     squarings: int = 4
+    stride: int = 2
     epochs: int = 15
     batch_size: int = 256
     optimizer: OptimizerName = "adam"
@@ -77,7 +79,7 @@ class TrainingConfig:
         ):
             if getattr(self, name) not in known:
                 raise UnknownName(name, getattr(self, name), known)
-        for name, least in (("epochs", 1), ("batch_size", 1), ("shift", 0), ("seed", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("stride", 1), ("shift", 0), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InvalidArgument(name, f"be a whole number of at least {least}", value)
@@ -203,7 +205,7 @@ def training_step(
     optimizer.zero_grad(set_to_none=True)
     cast(Any, loss).backward()
     if penalty is not None and direct:
-        penalty.add_gradient(config.penalty)
+        penalty.add_gradient(config.penalty, config.stride)
     optimizer.step()
     return entropy.detach(), (logits.detach().argmax(1) == labels).sum()
 

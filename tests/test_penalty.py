@@ -123,6 +123,37 @@ def test_adding_the_gradient_is_the_same_step() -> None:
             module[0].weight.mul_(1.1)
 
 
+def test_a_stride_acts_seldom_with_the_same_force_on_average() -> None:
+    module = lipbridge.mlp([6, 5, 3], "abs")
+    steady, strided = TrivialBoundPenalty(module, every=3), TrivialBoundPenalty(module, every=3)
+    total = {}
+    for name, penalty, stride in (("steady", steady, 1), ("strided", strided, 2)):
+        module.zero_grad()
+        for p in module.parameters():
+            p.grad = torch.zeros_like(p)
+        for _ in range(6):
+            penalty.add_gradient(0.5, stride)
+        total[name] = [p.grad.clone() for p in module.parameters()]
+    for a, b in zip(total["steady"], total["strided"], strict=True):
+        torch.testing.assert_close(a, b)  # the weights did not move, so every refresh gives the same gradient
+
+
+def test_a_refresh_that_waits_is_saved() -> None:
+    module = lipbridge.mlp([6, 5, 3], "abs")
+    penalty, other = TrivialBoundPenalty(module, every=3), TrivialBoundPenalty(module, every=3)
+    for p in module.parameters():
+        p.grad = torch.zeros_like(p)
+    for _ in range(4):  # the call with number 3 is due, but has no effect at stride 2
+        penalty.add_gradient(1.0, 2)
+    other.load_state_dict(penalty.state_dict())
+    with torch.no_grad():
+        module[0].weight.mul_(3.0)
+    for p in (penalty, other):
+        p.add_gradient(1.0, 2)
+    assert torch.equal(penalty.gradient_1, other.gradient_1)
+    assert penalty.bound().value == pytest.approx(float(other().detach()), rel=0.1)
+
+
 def test_adding_the_gradient_to_a_transposed_weight() -> None:
     class Transposed(nn.Module):
         def __init__(self) -> None:

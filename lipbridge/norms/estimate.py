@@ -40,11 +40,13 @@ SHARPNESS = 32
 
 
 @torch.no_grad()
-def dual_matrix(matrix: Tensor, p: Norm = 2, q: Norm | None = None, squarings: int = 6) -> Tensor:
-    """A dual matrix D ``(m, n)`` of W for the norm p->q, smoothed.
+def dual_matrix(
+    matrix: Tensor, p: Norm = 2, q: Norm | None = None, squarings: int = 6, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """A dual matrix D ``(m, n)`` of W for the norm p->q, smoothed, and that norm.
 
     For 2->2 of the Schatten norm of order ``2 (2^squarings + 1)`` (see ``gram``); for the others, which are the
-    largest of n lengths, of the l_32 norm of those lengths.
+    largest of n lengths, of the l_32 norm of those lengths. D is written to ``out`` if that is given.
 
     Raises:
         UnsupportedProblem: for inf->1, inf->2 and 2->1.
@@ -53,7 +55,11 @@ def dual_matrix(matrix: Tensor, p: Norm = 2, q: Norm | None = None, squarings: i
     """
     q = p if q is None else q
     require_cheap(p, q, "operator norm of a matrix")
-    return gram_dual(matrix, squarings)[0] if (p, q) == (2, 2) else _extreme_dual(matrix, p, q)
+    if (p, q) == (2, 2):
+        return gram_dual(matrix, squarings, out)
+    dual = _extreme_dual(matrix, p, q)
+    dual = dual if out is None else out.copy_(dual)
+    return dual, estimate_by_dual(matrix, dual)
 
 
 def _extreme_dual(W: Tensor, p: Norm, q: Norm) -> Tensor:

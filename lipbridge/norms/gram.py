@@ -18,11 +18,12 @@ from lipbridge.linalg import vector_norm
 
 
 @torch.no_grad()
-def gram_dual(matrix: Tensor, squarings: int = 6) -> tuple[Tensor, Tensor]:
+def gram_dual(matrix: Tensor, squarings: int = 6, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The gradient D of the Schatten norm of order ``2 (2^squarings + 1)`` at W, and the norm itself.
 
     Args:
         matrix: W, ``(m, n)`` floating, any device. Scaled inside, so huge and tiny entries do not overflow.
+        out: where to write D, if not to a new tensor.
         squarings: s; each doubles the order at the price of one product of the smaller side.
 
     Returns:
@@ -33,9 +34,10 @@ def gram_dual(matrix: Tensor, squarings: int = 6) -> tuple[Tensor, Tensor]:
     """
     tiny = torch.finfo(matrix.dtype).tiny
     scale = matrix.abs().amax().clamp_min(tiny)
-    W = matrix / scale
-    wide = W.shape[0] <= W.shape[1]
-    gram = W @ W.T if wide else W.T @ W
+    # Large temporaries cost as much as the products, so D's own memory holds the scaled matrix first.
+    dual = torch.div(matrix, scale, out=out)
+    wide = matrix.shape[0] <= matrix.shape[1]
+    gram = dual @ dual.T if wide else dual.T @ dual
     size = vector_norm(gram).clamp_min(tiny)
     power, log_scale = gram / size, size.log()
     spare = torch.empty_like(power)  # the squarings alternate between two buffers: allocating costs as much again
@@ -49,5 +51,8 @@ def gram_dual(matrix: Tensor, squarings: int = 6) -> tuple[Tensor, Tensor]:
     order = 2.0 * (2.0**squarings + 1.0)
     trace = torch.dot(power.view(-1), gram.view(-1)).clamp_min(tiny)  # sum of sigma^order, but for the scales taken out
     norm = torch.exp((trace.log() + log_scale) / order) * (gram.diagonal().sum() > 0)
-    dual = (power @ W if wide else W @ power).mul_(norm / trace)
-    return dual, norm * scale
+    if wide:
+        torch.mm(power, matrix, out=dual)
+    else:
+        torch.mm(matrix, power, out=dual)
+    return dual.mul_(norm / trace / scale), norm * scale
