@@ -136,10 +136,7 @@ class Graph:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Evaluate at ``x`` of shape ``(batch, *input_shape)``; float64 in, float64 out, on the weights' device."""
-        values: list[Tensor] = [x]
-        for node in self.nodes[1:]:
-            values.append(evaluate(node, [values[i] for i in node.inputs]))
-        return values[-1]
+        return self.values(x)[-1]
 
     def values(self, x: Tensor) -> list[Tensor]:
         """The values of all nodes at ``x``, by node index."""

@@ -86,10 +86,11 @@ def _scaled_to_one(W: Tensor) -> tuple[Tensor, int]:
     Exact but for entries that underflow: each then moves by at most 2 * TINY, which every caller's slack covers.
     """
     exponent = math.frexp(float(W.abs().max()))[1]
-    return _times_power_of_two(W, -exponent), exponent
+    return times_power_of_two(W, -exponent), exponent
 
 
-def _times_power_of_two(W: Tensor, exponent: int) -> Tensor:
+def times_power_of_two(W: Tensor, exponent: int) -> Tensor:
+    """``W 2**exponent``, exact but for entries that leave the range of float64."""
     first = exponent // 2  # in two steps, since 2**1074 is no double
     return W * 2.0**first * 2.0 ** (exponent - first)
 
@@ -149,7 +150,7 @@ def smallest_eigenvalue_down(matrix: Tensor, shift: float = 0.0) -> float | None
     if size == 0.0:
         return None
     exponent = math.frexp(size)[1]
-    floor = _scaled_eigenvalue_down(_times_power_of_two(A, -exponent), math.ldexp(shift, -exponent))
+    floor = _scaled_eigenvalue_down(times_power_of_two(A, -exponent), math.ldexp(shift, -exponent))
     if floor is None:
         return None
     value = math.ldexp(floor, exponent)

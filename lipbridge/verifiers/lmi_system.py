@@ -25,6 +25,7 @@ from torch import Tensor
 from lipbridge.activations import Activation
 from lipbridge.errors import InvalidArgument, NumericalFailure
 from lipbridge.graph import Graph, as_chain
+from lipbridge.rigor import times_power_of_two
 from lipbridge.verifiers.lmi_increments import Increments, increments_of
 
 #: Multipliers by activation layer ("T1", "T2", ...): float64 vectors, constraint by constraint, unit by unit.
@@ -124,7 +125,7 @@ def lipsdp_of(graph: Graph) -> LipSDP:
     weights, kept = _without_dead_units(weights, chain.activations)
     constant = any(not bool(W.any()) for W in weights)
     exponents = [_exponent(W) for W in weights]
-    weights = [_times_power_of_two(W, -e) for W, e in zip(weights, exponents, strict=True)]
+    weights = [times_power_of_two(W, -e) for W, e in zip(weights, exponents, strict=True)]
     stages = tuple(Stage(*parts) for parts in zip(rules, weights[1:], kept, units, strict=True))
     return LipSDP(weights[0], stages, sum(exponents), constant)
 
@@ -153,8 +154,3 @@ def _exponent(W: Tensor) -> int:
     if W.numel() == 0 or not bool(W.any()):
         return 0
     return math.frexp(float(W.abs().max()))[1] + (max(W.shape) - 1).bit_length() // 2
-
-
-def _times_power_of_two(W: Tensor, exponent: int) -> Tensor:
-    first = exponent // 2  # in two steps, since 2**1074 is no double
-    return W * 2.0**first * 2.0 ** (exponent - first)
