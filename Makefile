@@ -2,6 +2,7 @@
 #
 #   make demo     train, prove, compare on the embedded data; opens nothing, prints where the report is
 #   make test     lint, then all tests but the slow ones
+#   make test-slow  all tests, with property tests on new random examples
 #
 # TORCH is what pip installs as torch, e.g. make test TORCH="torch==2.13.0".
 
@@ -35,7 +36,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	LIPBRIDGE_EXPLORE=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.spine

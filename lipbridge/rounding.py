@@ -44,29 +44,24 @@ def add_up(*values: float) -> float:
 
 
 def mul_up(*factors: float) -> float:
-    """Upper bound of a product of non-negative factors; an exact zero factor gives exactly zero."""
-    if any(factor == 0.0 for factor in factors):
-        for factor in factors:
-            finite(factor)
-        return 0.0
-    product = 1.0
-    for factor in factors:
-        product = up(product * finite(factor)) if product != 1.0 else finite(factor)
-    return product
+    """Upper bound of a product of non-negative factors; an exact zero factor gives exactly zero.
 
-
-def div_up(numerator: float, denominator: float) -> float:
-    """Upper bound of ``numerator / denominator`` for a non-negative numerator and a positive denominator."""
-    if denominator <= 0.0:
-        raise NumericalFailure(f"Division by {denominator} in a bound.")
-    return 0.0 if numerator == 0.0 else up(finite(numerator) / finite(denominator))
-
-
-def div_down(numerator: float, denominator: float) -> float:
-    """Lower bound of ``numerator / denominator`` for a positive denominator."""
-    if denominator <= 0.0:
-        raise NumericalFailure(f"Division by {denominator} in a bound.")
-    return 0.0 if numerator == 0.0 else down(finite(numerator) / finite(denominator))
+    Fractions and exponents are multiplied apart, so that only the product itself can overflow, in whatever order the
+    factors come; factors that are powers of two are exact.
+    """
+    parts = [math.frexp(finite(factor)) for factor in factors]
+    fraction, exponent = 0.5, 1
+    for part, power in parts:
+        if part == 0.0:
+            return 0.0
+        product = fraction * part if 0.5 in (fraction, part) else up(fraction * part)
+        fraction, carry = math.frexp(product)
+        exponent += power + carry
+    try:
+        value = math.ldexp(fraction, exponent)
+    except OverflowError:
+        raise NumericalFailure("A product in a bound overflowed float64; rescale the network.") from None
+    return value if exponent > -1021 else up(value)  # a subnormal result was rounded by ldexp
 
 
 def sqrt_up(value: float) -> float:
