@@ -75,15 +75,10 @@ def rescale(module: nn.Module, norm: Norm | str = 2, *, exact: bool = False) -> 
     agree.
     """
     p = as_norm(norm)
-    graph = capture(module)
+    copied = copy.deepcopy(module)
+    graph, chain, linears = _read(copied)
     before = trivial_bound(graph, p)
     start = time.perf_counter()
-    try:
-        chain = as_chain(graph)
-    except UnsupportedProblem as error:
-        raise UnsupportedOperation("network", "rescaling", str(error)) from error
-    copied = copy.deepcopy(module)
-    linears = _linears(copied, chain)
     factors = [torch.ones(layer.weight.shape[0], dtype=torch.float64) for layer in chain.layers[:-1]]
     for first, last in _runs(chain):
         part = Chain(chain.layers[first : last + 1], chain.activations[first:last])
@@ -101,6 +96,20 @@ def rescale(module: nn.Module, norm: Norm | str = 2, *, exact: bool = False) -> 
         copied, after = copy.deepcopy(module), before
     after = replace(after, seconds=time.perf_counter() - start, method="trivial bound, rescaled")
     return RescaleResult(copied, before, after)
+
+
+def require_rescalable(module: nn.Module) -> None:
+    """Raise :class:`UnsupportedOperation` if :func:`rescale` could not take the module."""
+    _read(module)
+
+
+def _read(module: nn.Module) -> tuple[Graph, Chain, list[nn.Linear]]:
+    graph = capture(module)
+    try:
+        chain = as_chain(graph)
+    except UnsupportedProblem as error:
+        raise UnsupportedOperation("network", "rescaling", str(error)) from error
+    return graph, chain, _linears(module, chain)
 
 
 def _linears(module: nn.Module, chain: Chain) -> list[nn.Linear]:

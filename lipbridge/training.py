@@ -21,6 +21,8 @@ from lipbridge.data import Dataset
 from lipbridge.devices import Workers, pick_device, workers
 from lipbridge.errors import InvalidArgument, ModelFileError, TrainingError, UnknownName
 from lipbridge.penalty import Form, Method, TrivialBoundPenalty
+from lipbridge.rescaling import require_rescalable
+from lipbridge.rescaling import rescale as rescale_units
 from lipbridge.store import save
 from lipbridge.vocabulary import Norm, as_norm
 
@@ -107,6 +109,7 @@ class TrainingResult:
         epochs: epochs trained.
         history: one row per epoch.
         out: the run's folder, if there is one.
+        before: the proved trivial bound before rescaling, if that was asked for.
     """
 
     module: nn.Module
@@ -117,6 +120,7 @@ class TrainingResult:
     epochs: int
     history: list[Row] = field(repr=False)
     out: Path | None = None
+    before: Bound | None = None
 
 
 def fit(
@@ -127,6 +131,7 @@ def fit(
     out: Path | str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    rescale: bool = False,
     device: str = "auto",
     progress: bool = True,
 ) -> TrainingResult:
@@ -139,6 +144,9 @@ def fit(
         out: folder of the run; nothing is written if not given. See :mod:`lipbridge.run_folder`.
         resume: go on from the folder's checkpoint; on the CPU the weights end bit-identical to an unbroken run.
         overwrite: replace an earlier run in the folder.
+        rescale: give the trained network the least trivial bound that scaling its units can give
+            (:func:`lipbridge.rescale`); the checkpoint keeps the weights as they were trained, so a finished run can be
+            resumed for that alone.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: a progress bar on stderr, if that is a terminal.
 
@@ -146,10 +154,13 @@ def fit(
 
     Raises:
         InvalidArgument: for a folder that exists, widths that do not fit the data, ...; nothing is written then.
+        UnsupportedOperation: if ``rescale`` is asked for a network that cannot be rescaled; nothing is written then.
         TrainingError: if the loss is no longer finite; the folder keeps the last good checkpoint and its model.
     """
     config = config or TrainingConfig()
     _require_fit(module, dataset)
+    if rescale:
+        require_rescalable(module)
     place = pick_device(device)
     with workers(place) as team:
         folder = Path(out) if out is not None else None
@@ -159,7 +170,7 @@ def fit(
         run = _Run(module.to(place), dataset, config, place, team, folder)
         if resume and folder is not None:
             run.resume()
-        return run.train(progress)
+        return run.train(progress, rescale)
 
 
 def _require_fit(module: nn.Module, dataset: Dataset) -> None:
@@ -286,7 +297,7 @@ class _Run:
         self.history = list(metadata["history"])
         self.seconds = float(metadata["seconds"])
 
-    def train(self, progress: bool) -> TrainingResult:
+    def train(self, progress: bool, rescaled: bool = False) -> TrainingResult:
         first = len(self.history)
         start, before = time.perf_counter(), self.seconds
         with self._bar(progress, first) as bar:
@@ -297,7 +308,7 @@ class _Run:
                 self._keep()
                 bar.set_postfix({"loss": row["loss"], "accuracy": row["accuracy"], "TB": row["bound"]})
                 bar.update()
-        return self._finish()
+        return self._finish(rescaled)
 
     def _bar(self, progress: bool, first: int) -> Any:
         from tqdm import tqdm
@@ -377,10 +388,14 @@ class _Run:
         run_folder.save_checkpoint(self.folder, self.parts, self.optimizer, self.scheduler, metadata)
         run_folder.write_history(self.folder, self.history)
 
-    def _finish(self) -> TrainingResult:
+    def _finish(self, rescaled: bool) -> TrainingResult:
         self.module.eval()
         config = self.config
         bound = trivial_bound(capture(self.module, (self.dataset.features,)), config.norm)
+        before: Bound | None = None
+        if rescaled:
+            found = rescale_units(self.module, config.norm)
+            self.module, before, bound = found.module, found.before, found.after
         result = TrainingResult(
             self.module,
             self.accuracy(),
@@ -390,6 +405,7 @@ class _Run:
             len(self.history),
             self.history,
             self.folder,
+            before,
         )
         if self.folder is not None and self.team.first:
             self._write(result)
@@ -408,6 +424,8 @@ class _Run:
             "seconds": round(result.seconds, 3),
             "epochs": result.epochs,
         }
+        if result.before is not None:
+            figures["bound_before_rescaling"] = result.before.value
         save(self.module, self.folder / run_folder.MODEL, {"dataset": self.dataset.name, **figures})
         record = {
             "dataset": self.dataset.name,

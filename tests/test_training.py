@@ -21,7 +21,7 @@ import lipbridge
 from lipbridge import TrainingConfig, TrivialBoundPenalty, fit
 from lipbridge.data import Dataset, load_dataset
 from lipbridge.devices import pick_device
-from lipbridge.errors import InvalidArgument, ModelFileError, TrainingError, UnknownName
+from lipbridge.errors import InvalidArgument, ModelFileError, TrainingError, UnknownName, UnsupportedOperation
 from lipbridge.store import load_tensors
 from lipbridge.training import make_optimizer, shifted, training_step
 from lipbridge.vocabulary import NORMS
@@ -315,6 +315,31 @@ def test_shifting_moves_images_and_fills_with_zeros() -> None:
 def test_bad_settings(change, error: str) -> None:
     with pytest.raises((InvalidArgument, UnknownName), match=error):
         dataclasses.replace(CONFIG, **change)
+
+
+def test_rescaling_at_the_end_or_later(digits: Dataset, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, penalty=0.0)
+    plain = fit(network(), digits, config, out=tmp_path / "run")
+    later = fit(network(), digits, config, out=tmp_path / "run", resume=True, rescale=True)
+    at_once = fit(network(), digits, config, out=tmp_path / "other", rescale=True)
+    assert later.before is not None
+    assert later.before.value == plain.bound.value
+    assert later.bound.value == at_once.bound.value < 0.99 * plain.bound.value
+    assert equal(lipbridge.load(tmp_path / "run"), later.module)
+    torch.testing.assert_close(later.module(digits.test_inputs), plain.module(digits.test_inputs), rtol=1e-4, atol=1e-4)
+    assert (
+        json.loads((tmp_path / "run" / "run.json").read_text())["result"]["bound_before_rescaling"] == plain.bound.value
+    )
+    again = fit(network(), digits, config, out=tmp_path / "run", resume=True)  # the checkpoint kept the trained weights
+    assert equal(again.module, plain.module)
+
+
+def test_a_network_that_cannot_be_rescaled_is_refused_before_training(digits: Dataset, tmp_path: Path) -> None:
+    shared = nn.Linear(64, 64)
+    module = nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(64, 10))
+    with pytest.raises(UnsupportedOperation, match="rescaling"):
+        fit(module, digits, CONFIG, out=tmp_path / "run", rescale=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_network_that_does_not_fit_the_data(digits: Dataset, tmp_path: Path) -> None:

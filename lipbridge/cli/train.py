@@ -34,6 +34,9 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")] = False,
+    rescale: Annotated[
+        bool, typer.Option("--rescale", help="At the end, scale the units for the least bound; the function stays.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a network with its bound in the loss, and prove it.
@@ -56,7 +59,15 @@ def train(
     from lipbridge.study.runs import train_run
 
     run = train_run(
-        data, norm, out, _given(changes), _given(settings), device=device, resume=resume, overwrite=overwrite
+        data,
+        norm,
+        out,
+        _given(changes),
+        _given(settings),
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        rescale=rescale,
     )
     if as_json:
         print_json([run])
@@ -66,7 +77,7 @@ def train(
         {
             "activation": lambda row: row["activation"],
             "accuracy": lambda row: percent(row["accuracy"]),
-            f"proved bound, l{run['norm']}": lambda row: f"<= {number(row['bound'], 6)}",
+            f"proved bound, l{run['norm']}": _bound,
             "penalty": lambda row: number(row["penalty"]),
             "epochs": lambda row: str(row["epochs"]),
             "time": lambda row: seconds(row["seconds"]),
@@ -74,6 +85,11 @@ def train(
         },
         [run],
     )
+
+
+def _bound(row: Mapping[str, Any]) -> str:
+    before = row["bound_before_rescaling"]
+    return f"<= {number(row['bound'], 6)}" + ("" if before is None else f" (before rescaling {number(before, 6)})")
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

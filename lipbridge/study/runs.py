@@ -25,6 +25,7 @@ def train_run(
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
+    rescale: bool = False,
 ) -> dict[str, Any]:
     """Train by the recipe of the dataset and the norm, and give the row.
 
@@ -34,9 +35,10 @@ def train_run(
         out: folder of the run.
         changes: to the Recipe, by field.
         settings: changes to its TrainingConfig, by field.
-        device: as in :func:`lipbridge.training.fit`, also the two that follow.
+        device: as in :func:`lipbridge.training.fit`, also the three that follow.
         resume: go on from the checkpoint.
         overwrite: replace an earlier run.
+        rescale: end with the least trivial bound that scaling units can give.
 
     Raises:
         LipbridgeError: for a value outside its domain, before anything is written.
@@ -48,7 +50,16 @@ def train_run(
     default = recipe(dataset, p)
     config = replace(default.config, **settings)
     plan = replace(default, **changes, config=config)
-    result = fit(plan.build(dataset), dataset, config, out=out, resume=resume, overwrite=overwrite, device=device)
+    result = fit(
+        plan.build(dataset),
+        dataset,
+        config,
+        out=out,
+        resume=resume,
+        overwrite=overwrite,
+        rescale=rescale,
+        device=device,
+    )
     row = {
         "network": out.resolve().name,
         "data": dataset.name,
@@ -61,6 +72,7 @@ def train_run(
         "accuracy": result.accuracy,
         "bound": result.bound.value,
         "proved": result.bound.proved,
+        "bound_before_rescaling": None if result.before is None else result.before.value,
         "penalty": result.penalty,
         "seconds": result.seconds,
         "epochs": result.epochs,
