@@ -6,12 +6,13 @@ exact float64 matrices a little above the computed ones, and each stage is prove
     [H_l - diag(T) - G_zz   -G_zq        ]
     [-G_qz                   D - G_qq    ]  >= 0,     G = [A B]' H_(l+1) [A B],
 
-which says that V_l(z) <= z' H_l z. The products that form the matrix are bounded entry by entry, |fl(XY) - XY| <=
-gamma |X||Y|; the matrix and the bound of its error are scaled by powers of two to a unit diagonal, so that layers and
-neurons of very different size do not spoil each other; and the smallest eigenvalue is shown to exceed the norm of the
-error. One inequality of all variables would prove the same and cost more: the stages are as small as the layers, the
-input's width enters only through one certified norm, and where the inequality falls apart (abs, sin, joint
-constraints) only the D - G_qq blocks remain.
+which says that V_l(z) <= z' H_l z. H_l is made from a computed Cholesky factor in such a way that the matrix is a
+square plus a remainder, whose parts are bounded (:func:`_attempt`): one factorisation and four products a layer, no
+eigenvalues and no search. The rounding of a product is bounded by |fl(XY) - XY| <= gamma |X||Y|, of which only row
+sums are needed; everything is scaled by powers of two to a unit diagonal, so that layers and neurons of very different
+size do not spoil each other. One inequality of all variables would prove the same and cost more: the stages are as
+small as the layers, the input's width enters only through one certified norm, and where the inequality falls apart
+(abs, sin, joint constraints) only the D - G_qq blocks remain.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ import torch
 from torch import Tensor
 
 from lipbridge.errors import NumericalFailure
-from lipbridge.linalg import cholesky
-from lipbridge.rigor import magnitude_norm_up, proved_operator_norm, smallest_eigenvalue_down
-from lipbridge.rounding import TINY, UNIT, add_up, gamma, mul_up, sqrt_up, up
-from lipbridge.verifiers.lmi_elimination import contract, diagonals, eliminate_stage
+from lipbridge.linalg import cholesky, solve_triangular
+from lipbridge.rigor import largest_eigenvalue_up, magnitude_norm_up, proved_operator_norm
+from lipbridge.rounding import TINY, UNIT, add_up, down, gamma, mul_up, sqrt_up, up
+from lipbridge.verifiers.lmi_elimination import contract, diagonals
 from lipbridge.verifiers.lmi_system import LipSDP, Stage
 
 #: Error bounds are themselves computed in float64, by sums of non-negative terms: this covers their rounding.
@@ -35,6 +36,8 @@ COVER = 1.0 + 2.0**-20
 #: Largest factor of a scaling by powers of two, and what an entry can lose in it by underflow: TINY times the factor.
 LARGEST_SCALE = 2.0**500
 LOST = TINY * LARGEST_SCALE * 2.0
+#: Multipliers are raised by at most this share for a proof: it makes room for rounding, it does not repair.
+LARGEST_LIFT = 1e-2
 
 
 def prove(system: LipSDP, vectors: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
@@ -59,39 +62,56 @@ def prove(system: LipSDP, vectors: Sequence[Tensor]) -> tuple[float, list[Tensor
 
 def _prove_stage(stage: Stage, T: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
     """A storage matrix of the stage that is proved to dominate V, and the multipliers that do it."""
-    G, error = _gram(stage, H)
+    G, spread = _gram(stage, H)
     T = _at_least_diagonal(stage, T, G)
-    lift = 0.0
-    for _ in range(14):
+    raised, lift = T, 0.0
+    while lift < LARGEST_LIFT:
+        storage, shift = _attempt(stage, raised, G, spread)
+        if storage is not None:
+            return storage, raised
+        lift = max(4.0 * shift, 8.0 * lift)
         raised = T * (1.0 + lift)
-        proved = (
-            _prove_cut(stage, raised, G, error) if stage.increments.cuts else _prove_full(stage, raised, G, error, H)
-        )
-        if proved is not None:
-            return proved, raised
-        lift = max(1e-13, 8.0 * lift)
     raise NumericalFailure("The LipSDP multipliers are too far from feasible for a proof.")
 
 
-def _gram(stage: Stage, H: Tensor) -> tuple[Tensor, Tensor]:
+class _Spread:
+    """An entrywise bound of the error of G, ``((1 + J) u)`` square, that is never formed: only its row sums are.
+
+    A block of non-negative entries has a norm of at most ``sqrt(largest row sum * largest column sum)`` (Schur), also
+    after a scaling of its rows and columns, and those sums are products of non-negative matrices with one vector:
+    nothing beside the matrix products whose error they bound.
+    """
+
+    def __init__(self, stage: Stage, H: Tensor, inner: Tensor) -> None:
+        self._stage, self._weight, self._storage, self._inner = stage, stage.weight.abs(), H.abs(), inner.abs()
+        m = stage.weight.shape[0]
+        #: |fl(W' fl(H W)) - W' H W| <= (2 gamma_m + gamma_m^2) |W|' |H| |W|.
+        self._relative = 2.1 * gamma(m)
+        # Underflow, also in the scaling of the weights: TINY an operation, times what it is multiplied by.
+        largest = (1.0 + float(self._storage.max())) * (1.0 + float(self._weight.max()))
+        self._tiny = 16.0 * m * m * largest * TINY
+
+    def times(self, v: Tensor) -> Tensor:
+        """The bound, or a little more, times a non-negative vector ``((1 + J) u,)``."""
+        rule, u = self._stage.increments, self._stage.width
+        E, radius, K = rule.outputs.abs(), rule.radius, rule.components
+        size, blocks = E + radius, v.reshape(-1, u)
+        outer = (size @ blocks).flatten()
+        error = self._weight.T @ (self._storage @ (self._weight @ outer)) * self._relative + self._tiny * outer.sum()
+        total = size.T @ error.reshape(K, u)
+        known = (self._inner @ (E @ blocks).flatten()).reshape(K, u)
+        total = total + (E.T @ known) * gamma(K * K + 4)
+        if bool(radius.any()):
+            total = total + radius.T @ (self._inner @ outer).reshape(K, u)
+            total = total + E.T @ (self._inner @ (radius @ blocks).flatten()).reshape(K, u)
+        return total.flatten() * COVER + 8.0 * K * K * (1.0 + float(size.max())) * TINY * v.sum()
+
+
+def _gram(stage: Stage, H: Tensor) -> tuple[Tensor, _Spread]:
     """``G = [A B]' H [A B]``, exactly symmetric, and an entrywise bound of its error."""
-    W, rule = stage.weight, stage.increments
-    m, K = W.shape[0], rule.components
-    inner = _mirror(W.T @ (H @ W))
-    magnitude = W.abs().T @ (H.abs() @ W.abs())
-    # Underflow, also in the scaling of the weights: TINY an operation, times what it is multiplied by.
-    tiny = 16.0 * m * m * (1.0 + float(H.abs().max())) * (1.0 + float(W.abs().max())) * TINY
-    spread = _mirror(magnitude) * (2.1 * gamma(m)) + tiny
-    E, radius = rule.outputs, rule.radius
-    size = E.abs() + radius
-    error = contract(stage, spread, size, size)
-    error = error + contract(stage, inner.abs(), E.abs(), E.abs()) * gamma(K * K + 4)
-    if bool(radius.any()):
-        error = error + contract(stage, inner.abs(), radius, size) + contract(stage, inner.abs(), E.abs(), radius)
-    error = (error + error.T) * COVER + 8.0 * K * K * (
-        1.0 + float(size.max())
-    ) * TINY  # the sum also covers a mirrored entry's error
-    return _mirror(contract(stage, inner, E, E)), error
+    inner = _mirror(stage.weight.T @ (H @ stage.weight))
+    E = stage.increments.outputs
+    return _mirror(contract(stage, inner, E, E)), _Spread(stage, H, inner)
 
 
 def _mirror(matrix: Tensor) -> Tensor:
@@ -109,57 +129,99 @@ def _at_least_diagonal(stage: Stage, T: Tensor, G: Tensor) -> Tensor:
     return torch.maximum(T, torch.maximum(floor, 1e-40 * floor.max()))
 
 
-def _prove_cut(stage: Stage, T: Tensor, G: Tensor, error: Tensor) -> Tensor | None:
-    """No output sees z but through q: V(z) = z' diag(T) z, if D - G_qq is positive semidefinite."""
-    u = stage.width
+def _attempt(stage: Stage, T: Tensor, G: Tensor, spread: _Spread) -> tuple[Tensor | None, float]:
+    """A storage matrix, or None if ``T`` was not proved feasible, and the shift of the test.
+
+    With ``A = D - G_qq``, ``B = G_qz``, ``C = H - diag(T) - G_zz`` the stage's inequality is ``[A -B; -B' C] >= 0``. In
+    coordinates scaled by powers of two, let L be a computed Cholesky factor of A - s I and X a computed L^-1 B. Then
+
+        [A -B; -B' C] = [L; -X'] [L; -X']' + [R1 -R2; -R2' R3],  R1 = A - L L',  R2 = B - L X,  R3 = C - X'X,
+
+    whatever L and X are, and the last matrix is semidefinite if ``R1 >= r I``, ``|R2| <= e2``, ``R3 >= (e2^2 / r) I``.
+    So H = diag(T) + G_zz + X'X, raised by ``e3 + e2^2 / r`` in the scaled coordinates, where e3 bounds its rounding.
+    Where the outputs see z through q alone, V(z) = z' diag(T) z and ``A >= 0`` is all that is needed.
+    """
+    u, cuts = stage.width, stage.increments.cuts
     on_z, on_q = diagonals(stage, T)
-    if not _is_positive(*_minus(torch.diag(on_q), G[u:, u:], error[u:, u:])):
-        return None
-    exact = T.shape[0] == 1
-    return torch.diag(on_z if exact else on_z * (1.0 + 4.0 * T.shape[0] * UNIT))
+    uncertain = 4.0 * T.shape[0] * UNIT  # relative, of the sum of a unit's multipliers
+    A = -G[u:, u:]
+    A.diagonal().add_(on_q)
+    if not bool(torch.isfinite(G).all() and (A.diagonal() > 0).all()):
+        return None, 1e-13
+    rows = _power_of_two(A.diagonal().rsqrt())
+    A = A * rows[:, None] * rows
+    sums = spread.times(torch.cat([torch.zeros_like(on_z), rows]))
+    margin = add_up(_largest(sums[u:] * rows), 4.0 * UNIT, mul_up(8.0, A.shape[0], LOST))
+    factor, shift = _factor(A, margin)
+    if factor is None:
+        return None, shift
+    if cuts:
+        return torch.diag(on_z if T.shape[0] == 1 else on_z * (1.0 + uncertain)), shift
+    L, room = factor
+    top = torch.diag(on_z) + G[:u, :u]
+    X = solve_triangular(L, G[u:, :u] * rows[:, None])
+    diagonal = top.diagonal() + X.square().sum(0)
+    columns = _power_of_two(torch.where(diagonal > 0, diagonal, torch.ones_like(diagonal)).rsqrt())
+    X = X * columns
+    H = _mirror(top + X.T @ X / columns[:, None] / columns)
+    # R2: its computed value, the rounding of the product L X, and the error of B.
+    lost = mul_up(8.0, A.shape[0] + u, LOST)
+    product = gamma(L.shape[0] + 1)
+    onto_rows, onto_columns = L.abs() @ X.abs().sum(1), X.abs().T @ L.abs().sum(0)
+    error = spread.times(torch.cat([columns, torch.zeros_like(rows)]))
+    second = add_up(
+        magnitude_norm_up(G[u:, :u] * rows[:, None] * columns - L @ X),
+        _schur(onto_rows * product, onto_columns * product),
+        _schur(error[u:] * rows, sums[:u] * columns),
+        lost,
+    )
+    # R3: the rounding of X'X and of the sums that make H, and the error of G_zz.
+    third = add_up(
+        _largest(X.abs().T @ X.abs().sum(1)) * product,
+        _largest((H.abs() @ columns) * columns) * (8.0 * UNIT + uncertain),
+        _largest(error[:u] * columns),
+        _largest(columns.square().sum()[None] * (8.0 * TINY)),  # entries of H that underflow
+        lost,
+    )
+    lift = mul_up(add_up(third, second * (second / room)), COVER)
+    H.diagonal().add_(lift / columns.square())
+    return (H if bool(torch.isfinite(H).all()) else None), shift
 
 
-def _prove_full(stage: Stage, T: Tensor, G: Tensor, error: Tensor, H: Tensor) -> Tensor | None:
-    u, storage = stage.width, eliminate_stage(stage, T, H)
-    if storage is None:
-        return None
-    on_z, on_q = diagonals(stage, T)
-    weight = storage.diagonal().abs()
-    weight = torch.diag(torch.maximum(weight, 1e-40 * weight.max()))
-    error = error + torch.diag(torch.cat([on_z * (4.0 * T.shape[0] * UNIT), torch.zeros_like(on_q)]))
-    slack = 1e-13
-    while slack < 1e-3:
-        raised = _mirror(storage + slack * weight)
-        block = torch.diag(torch.cat([-on_z, on_q]))
-        block[:u, :u] += raised
-        rounding = torch.zeros_like(error)
-        rounding[:u, :u] = UNIT * (raised.abs() + torch.diag(on_z))
-        if _is_positive(*_minus(block, G, error + rounding)):
-            return raised
-        slack *= 4.0
-    return None
+def _factor(A: Tensor, margin: float) -> tuple[tuple[Tensor, float] | None, float]:
+    """``(L, r)`` with ``A >= L L' + (r + margin) I`` proved and r > 0, or None; and the shift that was tried last.
 
-
-def _minus(matrix: Tensor, G: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """``matrix - G`` and an entrywise bound of the error, its own rounding included."""
-    return matrix - G, (error + UNIT * (matrix.abs() + G.abs())) * COVER
-
-
-def _is_positive(matrix: Tensor, error: Tensor) -> bool:
-    """Whether every symmetric matrix within ``error`` of ``matrix``, entry by entry, is proved to be semidefinite."""
-    diagonal = matrix.diagonal()
-    if not bool(torch.isfinite(matrix).all() and torch.isfinite(error).all() and (diagonal > 0).all()):
-        return False
-    scale = _power_of_two(diagonal.rsqrt())
-    scaled = _mirror(matrix * scale[:, None] * scale)
-    margin = add_up(magnitude_norm_up(error * scale[:, None] * scale), mul_up(8.0, matrix.shape[0], LOST))
-    shift = add_up(margin, gamma(64) * matrix.shape[0])
+    Args:
+        A: symmetric, with a diagonal of about one.
+        margin: of A's own error.
+    """
+    n = A.shape[0]
+    shift = add_up(mul_up(4.0, margin), mul_up(gamma(64), n))
     for _ in range(3):
-        floor = smallest_eigenvalue_down(scaled, shift)
-        if floor is None or floor >= margin:
-            return floor is not None
-        shift = add_up(shift, 1.5 * (margin - floor))
-    return False
+        S = A.clone()
+        S.diagonal().sub_(shift)  # one rounding an entry, which `margin` and the last term below cover
+        L = cholesky(S)
+        if L is None:
+            return None, shift
+        size = L.abs()
+        # |fl(S - fl(L L')) - (S - L L')| <= u |fl(S - fl(L L'))| + gamma_n |L| |L|', and underflow.
+        residual = mul_up(magnitude_norm_up(S - L @ L.T), COVER)
+        rounding = _largest(size @ size.sum(0)) * gamma(n + 1)
+        error = add_up(residual, rounding, mul_up(4.0 * UNIT, 1.0 + shift), mul_up(8.0 * n, n, TINY), margin)
+        if error < 0.75 * shift:
+            return (L, down(shift - error)), shift
+        shift = mul_up(2.0, error)
+    return None, shift
+
+
+def _largest(sums: Tensor) -> float:
+    """The largest of computed sums of non-negative terms, with their rounding."""
+    return mul_up(float(sums.max()), COVER) if sums.numel() else 0.0
+
+
+def _schur(row_sums: Tensor, column_sums: Tensor) -> float:
+    """Upper bound of the norm of a non-negative matrix of these sums."""
+    return sqrt_up(mul_up(_largest(row_sums), _largest(column_sums)))
 
 
 def _power_of_two(values: Tensor) -> Tensor:
@@ -170,7 +232,18 @@ def _power_of_two(values: Tensor) -> Tensor:
 
 
 def _entry_norm_up(H: Tensor, W: Tensor) -> float:
-    """Upper bound of sqrt(lambda_max(W' H W)): H <= L L' + eta I by Cholesky, so W' H W <= (L'W)'(L'W) + eta W'W."""
+    """Upper bound of sqrt(lambda_max(W' H W))."""
+    m, n = W.shape
+    if n <= m:
+        product, size = _mirror(W.T @ (H @ W)), W.abs()
+        error = _largest(size.T @ (H.abs() @ size.sum(1))) * 2.1 * gamma(m)
+        tiny = mul_up(16.0 * m * m, n, 1.0 + float(H.abs().max()), 1.0 + float(size.max()), TINY)
+        return sqrt_up(max(add_up(largest_eigenvalue_up(product), error * COVER, tiny), 0.0))
+    return _wide_entry_norm_up(H, W)
+
+
+def _wide_entry_norm_up(H: Tensor, W: Tensor) -> float:
+    """The same where W has more columns: H <= L L' + eta I by Cholesky, so W' H W <= (L'W)'(L'W) + eta W'W."""
     diagonal = H.diagonal()
     scale = _power_of_two(torch.where(diagonal > 0, diagonal, torch.ones_like(diagonal)).rsqrt())
     H, W = H * scale[:, None] * scale, W / scale[:, None]
@@ -181,14 +254,18 @@ def _entry_norm_up(H: Tensor, W: Tensor) -> float:
             raise NumericalFailure("A storage matrix is not positive semidefinite; no bound could be proved.")
         L = cholesky(H + jitter * torch.eye(n, dtype=torch.float64))
         jitter *= 16.0
-    product = L @ L.T
-    error = L.abs() @ L.abs().T * gamma(n) + UNIT * (H.abs() + product.abs())
-    eta = add_up(magnitude_norm_up(H - product), magnitude_norm_up(error * COVER), mul_up(16.0, n, n, LOST))
+    size = L.abs()
+    eta = add_up(
+        mul_up(magnitude_norm_up(H - L @ L.T), COVER),
+        _largest(size @ size.sum(0)) * gamma(n + 1),
+        mul_up(16.0, n, n, LOST),
+    )
     Y = L.T @ W
-    spread = (L.abs().T @ W.abs()) * (gamma(n) * COVER)
+    spread = _schur(size.T @ W.abs().sum(1), W.abs().T @ size.sum(1)) * gamma(n)
     tiny = mul_up(16.0 * n, W.numel(), 1.0 + float(L.abs().max()), 1.0 + float(W.abs().max()), LOST)
-    root = add_up(proved_operator_norm(Y), magnitude_norm_up(spread), tiny)
-    rest = mul_up(eta, proved_operator_norm(W), proved_operator_norm(W))
+    root = add_up(proved_operator_norm(Y), mul_up(spread, COVER), tiny)
+    size_of_entry = magnitude_norm_up(W)
+    rest = mul_up(eta, size_of_entry, size_of_entry)
     return sqrt_up(add_up(mul_up(root, root), rest))
 
 
