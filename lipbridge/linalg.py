@@ -33,6 +33,11 @@ def eigenvalues(matrix: Tensor) -> Tensor:
     return cast(Tensor, _linalg.eigvalsh(matrix))
 
 
+def eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues of a symmetric matrix, ascending, and orthonormal eigenvectors in columns."""
+    return cast(tuple[Tensor, Tensor], _linalg.eigh(matrix))
+
+
 def solve_triangular(lower: Tensor, right: Tensor) -> Tensor:
     """``lower^-1 right`` for a lower triangular matrix."""
     return cast(Tensor, _linalg.solve_triangular(lower, right, upper=False))
