@@ -235,8 +235,12 @@ class Activation:
 
     def __call__(self, z: Tensor) -> Tensor:
         """Apply to ``z`` of shape ``(..., d)``; returns ``(..., d K)`` in blocks ``[g_1(z), ..., g_K(z)]``."""
-        parts = [_total([term.value(z) for term in component]) for component in self.components]
+        parts = self.parts(z)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def parts(self, z: Tensor) -> list[Tensor]:
+        """The value of each component at ``z``, in its shape."""
+        return [_total([term.value(z) for term in component]) for component in self.components]
 
     def derivatives(self, z: Tensor, width: float = 0.0) -> list[Tensor]:
         """The derivative of each component at ``z``, smoothed over about ``width`` where it jumps."""

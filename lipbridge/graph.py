@@ -1,106 +1,35 @@
 """Graph: the one picture of a network that every verifier reads.
 
-Nodes stand in topological order and come from a small closed set. Weights are float64 copies of what the module
-stores (exact for float32, float16 and bfloat16), so a Graph is the real-number function that bounds are about.
+Nodes (:mod:`lipbridge.nodes`) stand in topological order and come from a small closed set. Weights are float64 copies
+of what the module stores (exact for float32, float16 and bfloat16), so a Graph is the real-number function that bounds
+are about.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import singledispatch
 
 import torch
 from torch import Tensor
 
 from lipbridge.activations import Activation
-from lipbridge.errors import UnsupportedOperation, UnsupportedProblem
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """A node: ``name`` (the layer's, for errors), ``inputs`` (indices of earlier nodes), ``shape`` without batch."""
-
-    name: str
-    inputs: tuple[int, ...]
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Input(Node):
-    """The network's input, always node 0."""
-
-
-@dataclass(frozen=True, eq=False)
-class Dense(Node):
-    """``W x + b`` on the last axis. ``weight`` is ``(m, n)`` float64, ``bias`` ``(m,)`` float64 or None.
-
-    ``parameter`` is the dotted name of the module's tensor that the weight was read from, if it is one (so that a
-    training penalty finds it), and ``transposed`` says that W is that tensor's transpose.
-    """
-
-    weight: Tensor
-    bias: Tensor | None = None
-    parameter: str | None = None
-    transposed: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Conv(Node):
-    """A convolution on ``(channels, *space)``: kernel ``(out, in / groups, *kernel)``, per-axis geometry."""
-
-    weight: Tensor
-    bias: Tensor | None = None
-    stride: tuple[int, ...] = (1,)
-    padding: tuple[tuple[int, int], ...] = ((0, 0),)
-    dilation: tuple[int, ...] = (1,)
-    groups: int = 1
-    padding_mode: str = "zeros"
-    parameter: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Elementwise(Node):
-    """One polyactivation on one source; K outputs per coordinate, in blocks along the last axis."""
-
-    activation: Activation
-
-
-@dataclass(frozen=True, eq=False)
-class Concat(Node):
-    """Concatenation along ``axis`` of the shape (batch not counted)."""
-
-    axis: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Add(Node):
-    """Sum of nodes of equal shape."""
-
-
-@dataclass(frozen=True, eq=False)
-class MaxPool(Node):
-    """Maximum over windows of ``(channels, *space)``."""
-
-    kernel: tuple[int, ...] = (1,)
-    stride: tuple[int, ...] = (1,)
-    padding: tuple[int, ...] = (0,)
-    dilation: tuple[int, ...] = (1,)
-    ceil_mode: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class GroupSort(Node):
-    """Sorts groups of ``group`` neighbours along axis 0 in ascending order (MaxMin for 2)."""
-
-    group: int = 2
-
-
-@dataclass(frozen=True, eq=False)
-class Reshape(Node):
-    """A permutation of coordinates: transpose by ``axes`` (if given), then reshape to ``shape``."""
-
-    axes: tuple[int, ...] | None = None
+from lipbridge.errors import UnsupportedProblem
+from lipbridge.evaluation import evaluate, push
+from lipbridge.nodes import (
+    Add,
+    Concat,
+    Conv,
+    Dense,
+    Elementwise,
+    GroupSort,
+    Input,
+    MaxPool,
+    Node,
+    Normalize,
+    Reshape,
+    block_axis,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +95,12 @@ class Graph:
             return replace(self, nodes=(*self.nodes[:-1], merged))
         return replace(self, nodes=(*self.nodes, Dense("output", (len(self.nodes) - 1,), (matrix.shape[0],), matrix)))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; the CPU for a Graph without any."""
+        weights = (node.weight for node in self.nodes if isinstance(node, Dense | Conv))
+        return next((weight.device for weight in weights), torch.device("cpu"))
+
     def to(self, device: torch.device | str) -> Graph:
         """The same graph with its weights on ``device``."""
         return replace(self, nodes=tuple(_moved(node, device) for node in self.nodes))
@@ -183,70 +118,6 @@ def _moved(node: Node, device: torch.device | str) -> Node:
         bias = None if node.bias is None else node.bias.to(device)
         return replace(node, weight=node.weight.to(device), bias=bias)
     return node
-
-
-# --- evaluation, one function a node type --------------------------------------------------------------------------
-
-
-@singledispatch
-def evaluate(node: Node, inputs: list[Tensor]) -> Tensor:
-    """The value of a node given its inputs' values (batched)."""
-    raise UnsupportedOperation(node.name, type(node).__name__)
-
-
-@evaluate.register
-def _(node: Dense, inputs: list[Tensor]) -> Tensor:
-    y = inputs[0] @ node.weight.T
-    return y if node.bias is None else y + node.bias
-
-
-@evaluate.register
-def _(node: Elementwise, inputs: list[Tensor]) -> Tensor:
-    return node.activation(inputs[0])
-
-
-@evaluate.register
-def _(node: Reshape, inputs: list[Tensor]) -> Tensor:
-    x = inputs[0]
-    if node.axes is not None:
-        x = x.permute(0, *(axis + 1 for axis in node.axes))
-    return x.reshape(x.shape[0], *node.shape)
-
-
-@evaluate.register
-def _(node: Concat, inputs: list[Tensor]) -> Tensor:
-    return torch.cat(inputs, dim=node.axis + 1)
-
-
-@evaluate.register
-def _(node: Add, inputs: list[Tensor]) -> Tensor:
-    return torch.stack(inputs).sum(0)
-
-
-@singledispatch
-def push(node: Node, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
-    """Value and tangent of a node given its inputs' values and tangents."""
-    raise UnsupportedOperation(node.name, type(node).__name__)
-
-
-@push.register
-def _(node: Dense, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
-    x, v = pairs[0]
-    return evaluate(node, [x]), v @ node.weight.T
-
-
-@push.register
-def _(node: Elementwise, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
-    z, v = pairs[0]
-    return node.activation(z), torch.cat([d * v for d in node.activation.derivatives(z, width)], dim=-1)
-
-
-def _push_linear(node: Node, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
-    return evaluate(node, [x for x, _ in pairs]), evaluate(node, [v for _, v in pairs])
-
-
-for _kind in (Reshape, Concat, Add):
-    push.register(_kind, _push_linear)
 
 
 # --- chains ----------------------------------------------------------------------------------------------------------
@@ -270,7 +141,7 @@ def as_chain(graph: Graph) -> Chain:
     activations: list[Activation] = []
     for index, node in enumerate(graph.nodes[1:], start=1):
         in_line = node.inputs == (index - 1,)
-        if in_line and isinstance(node, Dense) and len(layers) == len(activations):
+        if in_line and isinstance(node, Dense) and len(node.shape) == 1 and len(layers) == len(activations):
             layers.append(node)
         elif in_line and isinstance(node, Elementwise) and len(layers) == len(activations) + 1:
             activations.append(node.activation)
@@ -282,3 +153,41 @@ def as_chain(graph: Graph) -> Chain:
     if not layers or len(layers) != len(activations) + 1:
         raise UnsupportedProblem("A dense chain starts and ends with a dense layer; this network does not.")
     return Chain(tuple(layers), tuple(activations))
+
+
+def without_dead_nodes(graph: Graph, output: int | None = None) -> Graph:
+    """Only the nodes that node ``output`` (the last if None) reads on the way, and the Input; the output comes last."""
+    last = len(graph.nodes) - 1 if output is None else output
+    alive, waiting = {0}, [last]
+    while waiting:
+        index = waiting.pop()
+        if index not in alive:
+            alive.add(index)
+            waiting.extend(graph.nodes[index].inputs)
+    order = sorted(alive)  # the output comes last: all others are read on the way to it
+    place = {index: position for position, index in enumerate(order)}
+    nodes = [graph.nodes[i] for i in order]
+    kept = tuple(replace(node, inputs=tuple(place[i] for i in node.inputs)) for node in nodes)
+    return replace(graph, nodes=kept)
+
+
+__all__ = [
+    "Add",
+    "Chain",
+    "Concat",
+    "Conv",
+    "Dense",
+    "Elementwise",
+    "Graph",
+    "GroupSort",
+    "Input",
+    "MaxPool",
+    "Node",
+    "Normalize",
+    "Reshape",
+    "as_chain",
+    "block_axis",
+    "evaluate",
+    "push",
+    "without_dead_nodes",
+]

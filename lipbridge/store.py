@@ -55,6 +55,7 @@ from lipbridge.graph import (
     Input,
     MaxPool,
     Node,
+    Normalize,
     Reshape,
     evaluate,
 )
@@ -639,7 +640,8 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 # --- graphs --------------------------------------------------------------------------------------------------------
 
 _NODES: Mapping[str, type[Node]] = {
-    kind.__name__: kind for kind in (Input, Dense, Conv, Elementwise, Concat, Add, MaxPool, GroupSort, Reshape)
+    kind.__name__: kind
+    for kind in (Input, Dense, Conv, Elementwise, Concat, Add, MaxPool, GroupSort, Normalize, Reshape)
 }
 
 
@@ -725,7 +727,13 @@ def _decode_field(value: Any, hint: Any) -> Any:
         if inner[-1] is not Ellipsis and len(items) != len(inner):
             raise _Fault(f"its header lacks a list of {len(inner)} items")
         return tuple(_decode_field(item, inner[0]) for item in items)
-    decoders: Mapping[Any, _Check] = {bool: _flag, int: _integer, str: _text, Activation: _decode_activation}
+    decoders: Mapping[Any, _Check] = {
+        bool: _flag,
+        int: _integer,
+        float: _positive,
+        str: _text,
+        Activation: _decode_activation,
+    }
     return decoders[hint](value)
 
 
@@ -769,12 +777,12 @@ def _check_node(node: Node, index: int, before: list[Node]) -> None:
         return
     sources = [torch.empty((1, *before[i].shape), dtype=torch.float64, device="meta") for i in node.inputs]
     try:
-        found = evaluate(node, sources).shape[1:]
+        found = evaluate(node, sources).shape
     except UnsupportedOperation:  # a node type that cannot be evaluated yet has no shape to compare with
         return
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise _Fault(f"its node {node.name!r} does not fit its inputs ({_line(error)})") from error
-    if found != node.shape:
+    if found != (1, *node.shape):
         raise _Fault(f"its node {node.name!r} has a shape that its inputs do not give")
 
 

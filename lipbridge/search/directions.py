@@ -7,7 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lipbridge.graph import Elementwise, Graph, push
+from lipbridge.evaluation import evaluate, joined, push
+from lipbridge.graph import Elementwise, Graph
 from lipbridge.linalg import vector_norm
 from lipbridge.vocabulary import Norm, dual
 
@@ -53,7 +54,7 @@ def smoothed_tangent(graph: Graph, x: Tensor, v: Tensor, width: float) -> tuple[
             z, t = inputs[0]
             scale = _root_mean_square(z.detach()).clamp_min(_TINY)
             slopes = node.activation.derivatives(z / scale, width)  # of degree zero, so only the width is rescaled
-            pairs.append((node.activation(z), torch.cat([d * t for d in slopes], dim=1)))
+            pairs.append((evaluate(node, [z]), joined(node, [d * t for d in slopes])))
         else:
             pairs.append(push(node, inputs, width))
     return pairs[-1]

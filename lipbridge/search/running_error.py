@@ -8,6 +8,7 @@ The error terms are sums of non-negative numbers, computed in float64 and enlarg
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -16,7 +17,20 @@ from torch import Tensor
 
 from lipbridge.activations import SCALAR_FUNCTIONS, Activation, Component, Term
 from lipbridge.errors import UnsupportedOperation
-from lipbridge.graph import Add, Concat, Dense, Elementwise, Graph, Node, Reshape, evaluate
+from lipbridge.evaluation import convolve, evaluate, grouped, joined, runs
+from lipbridge.graph import (
+    Add,
+    Concat,
+    Conv,
+    Dense,
+    Elementwise,
+    Graph,
+    GroupSort,
+    MaxPool,
+    Node,
+    Normalize,
+    Reshape,
+)
 from lipbridge.rounding import gamma
 from lipbridge.search.accuracy import ACCURACY, ULPS, Accuracy
 
@@ -92,13 +106,38 @@ def _(node: Dense, inputs: list[Enclosure]) -> Enclosure:
 
 
 @enclosed.register
+def _(node: Conv, inputs: list[Enclosure]) -> Enclosure:
+    return Enclosure(evaluate(node, [inputs[0].value]), _conv_error(node, node.bias, inputs[0]))
+
+
+@enclosed.register
+def _(node: MaxPool, inputs: list[Enclosure]) -> Enclosure:
+    # A maximum moves by at most the largest move of its arguments.
+    return Enclosure(evaluate(node, [inputs[0].value]), evaluate(node, [inputs[0].error]))
+
+
+@enclosed.register
+def _(node: GroupSort, inputs: list[Enclosure]) -> Enclosure:
+    # So does every order statistic.
+    x = inputs[0]
+    worst = grouped(node, x.error).amax(dim=2, keepdim=True)
+    return Enclosure(evaluate(node, [x.value]), worst.expand_as(grouped(node, x.error)).reshape(x.error.shape))
+
+
+@enclosed.register
+def _(node: Normalize, inputs: list[Enclosure]) -> Enclosure:
+    y = _normalized(node, inputs[0]).normal
+    return Enclosure(y.value.reshape(inputs[0].value.shape), y.error.reshape(inputs[0].value.shape))
+
+
+@enclosed.register
 def _(node: Elementwise, inputs: list[Enclosure]) -> Enclosure:
     z, g = inputs[0], node.activation
     errors = [
         _component_error(node, component, z.value) + max(abs(low), abs(high)) * z.error
         for component, (low, high) in zip(g.components, g.slopes, strict=True)
     ]
-    return Enclosure(evaluate(node, [z.value]), torch.cat(errors, dim=1) * (1.0 + ULPS) + FLOOR)
+    return Enclosure(evaluate(node, [z.value]), joined(node, errors) * (1.0 + ULPS) + FLOOR)
 
 
 @enclosed.register
@@ -126,6 +165,61 @@ def _dense_error(W: Tensor, b: Tensor | None, x: Enclosure) -> Tensor:
     if b is not None:
         error = error + rounding * b.abs()
     return error * (1.0 + 4.0 * gamma(n + 16)) + (n + 2) * FLOOR
+
+
+def _conv_error(node: Conv, b: Tensor | None, x: Enclosure) -> Tensor:
+    """Error of a convolution, as :func:`_dense_error`: each output is a dot product with a part of the kernel."""
+    n = node.weight[0].numel()
+    rounding = gamma(n + 2)
+    shift = None if b is None else rounding * b.abs()
+    error = convolve(node, x.error + rounding * x.value.abs(), node.weight.abs(), shift)
+    return error * (1.0 + 4.0 * gamma(n + 16)) + (n + 2) * FLOOR
+
+
+@dataclass(frozen=True, eq=False)
+class _Normalized:
+    """Runs ``(batch, groups, n)`` less their mean, divided by ``deviation`` ``(batch, groups, 1)``; all enclosed."""
+
+    normal: Enclosure
+    deviation: Enclosure
+
+
+def _centred(x: Enclosure) -> Enclosure:
+    """``x`` less its mean over the last axis."""
+    n = x.value.shape[-1]
+    value = x.value - x.value.mean(dim=-1, keepdim=True)
+    mean_error = x.error.mean(dim=-1, keepdim=True) + gamma(n + 2) * x.value.abs().mean(dim=-1, keepdim=True)
+    return Enclosure(value, (x.error + mean_error + ULPS * value.abs()) * (1.0 + 4.0 * gamma(n + 16)) + FLOOR)
+
+
+def _mean_product(a: Enclosure, b: Enclosure) -> Enclosure:
+    """Mean of the entrywise product over the last axis."""
+    n = a.value.shape[-1]
+    value = (a.value * b.value).mean(dim=-1, keepdim=True)
+    error = a.value.abs() * b.error + a.error * b.value.abs() + a.error * b.error
+    error = error + gamma(n + 4) * (a.value * b.value).abs()
+    return Enclosure(value, error.mean(dim=-1, keepdim=True) * (1.0 + 4.0 * gamma(n + 16)) + n * FLOOR)
+
+
+def _divided(a: Enclosure, b: Enclosure, floor: float) -> Enclosure:
+    """``a / b`` for b that is nowhere below ``floor`` > 0: |a/b - a'/b'| <= (|a - a'| + |a/b| |b - b'|) / b'."""
+    value = a.value / b.value
+    least = ((b.value - b.error) * (1.0 - ULPS)).clamp_min(floor)
+    error = (a.error + value.abs() * b.error) / least
+    return Enclosure(value, (error + ULPS * value.abs()) * (1.0 + ULPS) + FLOOR)
+
+
+def _normalized(node: Normalize, x: Enclosure) -> _Normalized:
+    centred = _centred(Enclosure(runs(node, x.value), runs(node, x.error)))
+    variance = _mean_product(centred, centred)
+    deviation = (variance.value + node.epsilon).sqrt()
+    # |sqrt a - sqrt b| <= |a - b| / sqrt a
+    divisor = Enclosure(deviation, (variance.error / deviation + ULPS * deviation) * (1.0 + ULPS))
+    return _Normalized(_divided(centred, divisor, _least_deviation(node)), divisor)
+
+
+def _least_deviation(node: Normalize) -> float:
+    return node.epsilon**0.5 * (1.0 - ULPS)
 
 
 def _add_error(values: list[Tensor], errors: list[Tensor]) -> Tensor:
@@ -185,6 +279,102 @@ def _(node: Dense, inputs: list[Tangent]) -> Tangent:
 
 
 @enclosed_tangent.register
+def _(node: Conv, inputs: list[Tangent]) -> Tangent:
+    x = inputs[0]
+    live = (convolve(node, x.live, (node.weight != 0).to(x.live.dtype), None) > 0).to(x.live.dtype)
+    product = convolve(node, x.tangent.value, node.weight, None)
+    error = _conv_error(node, None, x.tangent)
+    return Tangent(enclosed(node, [x.primal]), Enclosure(product * live, error * live), live, x.sound)
+
+
+@enclosed_tangent.register
+def _(node: MaxPool, inputs: list[Tangent]) -> Tangent:
+    """The largest entry of a window passes its tangent on, if none that may vary comes near it."""
+    x = inputs[0]
+    windows = _windows(node, x.primal.value.shape[2:], x.live.device)
+    value = _in_windows(x.primal.value, windows, -torch.inf)
+    error = _in_windows(x.primal.error, windows, 0.0)
+    live = _in_windows(x.live, windows, 0.0)
+    top = value.argmax(dim=-1, keepdim=True)
+    apart = value.gather(-1, top) - value > 2.0 * (error.gather(-1, top) + error)
+    constant = (live.gather(-1, top) == 0) & (live == 0)
+    itself = torch.arange(windows.shape[1], device=top.device) == top
+    sound = x.sound & (apart | constant | itself).flatten(1).all(dim=1)
+
+    def taken(y: Tensor) -> Tensor:
+        return _in_windows(y, windows, 0.0).gather(-1, top).reshape(len(y), *node.shape)
+
+    tangent = Enclosure(taken(x.tangent.value), taken(x.tangent.error))
+    return Tangent(enclosed(node, [x.primal]), tangent, taken(x.live), sound)
+
+
+def _windows(node: MaxPool, space: Sequence[int], device: torch.device) -> Tensor:
+    """``(windows, entries)``: the place of each entry of each window in the flattened space, -1 for padding."""
+    place = torch.zeros((), dtype=torch.long, device=device)
+    inside = torch.ones((), dtype=torch.bool, device=device)
+    rank = len(space)
+    for axis, length in enumerate(space):
+        starts = torch.arange(node.shape[1 + axis], device=device) * node.stride[axis] - node.padding[axis]
+        offsets = torch.arange(node.kernel[axis], device=device) * node.dilation[axis]
+        at = _spread(starts[:, None] + offsets, axis, rank)
+        place = place * length + at
+        inside = inside & (at >= 0) & (at < length)
+    return torch.where(inside, place, -1).flatten(rank).flatten(0, rank - 1)
+
+
+def _spread(table: Tensor, axis: int, rank: int) -> Tensor:
+    """``(positions, offsets)`` of one axis, seen as ``(*positions, *offsets)`` of all axes."""
+    shape = [1] * (2 * rank)
+    shape[axis], shape[rank + axis] = table.shape
+    return table.reshape(shape)
+
+
+def _in_windows(x: Tensor, windows: Tensor, outside: float) -> Tensor:
+    """``(batch, channels, windows, entries)``."""
+    flat = torch.nn.functional.pad(x.flatten(2), (0, 1), value=outside)
+    return flat[:, :, windows]  # -1 is the last entry
+
+
+@enclosed_tangent.register
+def _(node: GroupSort, inputs: list[Tangent]) -> Tangent:
+    """The order of a group is known if no two entries come near each other, unless neither varies."""
+    x = inputs[0]
+    value, order = grouped(node, x.primal.value).sort(dim=2)
+
+    def taken(y: Tensor) -> Tensor:
+        return grouped(node, y).gather(2, order)
+
+    error, live = taken(x.primal.error), taken(x.live)
+    sound = x.sound
+    for shift in range(1, node.group):
+        low, high = slice(None, -shift), slice(shift, None)
+        apart = value[:, :, high] - value[:, :, low] > 2.0 * (error[:, :, high] + error[:, :, low])
+        constant = (live[:, :, high] == 0) & (live[:, :, low] == 0)
+        sound = sound & (apart | constant).flatten(1).all(dim=1)
+    shape = x.live.shape
+    tangent = Enclosure(taken(x.tangent.value).reshape(shape), taken(x.tangent.error).reshape(shape))
+    return Tangent(enclosed(node, [x.primal]), tangent, live.reshape(shape), sound)
+
+
+@enclosed_tangent.register
+def _(node: Normalize, inputs: list[Tangent]) -> Tangent:
+    """(d - y mean(y d)) / deviation, for d the tangent less its mean and y the normalised value."""
+    x, shape = inputs[0], inputs[0].live.shape
+    found = _normalized(node, x.primal)
+    step = _centred(Enclosure(runs(node, x.tangent.value), runs(node, x.tangent.error)))
+    y, along = found.normal, _mean_product(found.normal, step)
+    away = y.value * along.value
+    error = y.error * along.value.abs() + (y.value.abs() + y.error) * along.error + ULPS * away.abs()
+    rest = step.value - away
+    error = (step.error + error + ULPS * rest.abs()) * (1.0 + ULPS) + FLOOR
+    tangent = _divided(Enclosure(rest, error), found.deviation, _least_deviation(node))
+    live = runs(node, x.live).amax(dim=2, keepdim=True).expand_as(tangent.value).reshape(shape)
+    primal = Enclosure(y.value.reshape(shape), y.error.reshape(shape))
+    enclosure = Enclosure(tangent.value.reshape(shape) * live, tangent.error.reshape(shape) * live)
+    return Tangent(primal, enclosure, live, x.sound)
+
+
+@enclosed_tangent.register
 def _(node: Elementwise, inputs: list[Tangent]) -> Tangent:
     x, g = inputs[0], node.activation
     z, t = x.primal, x.tangent
@@ -201,9 +391,9 @@ def _(node: Elementwise, inputs: list[Tangent]) -> Tangent:
         # A linear piece of slope zero stops whatever comes through it (a sum of terms may only round to zero).
         stops = g.homogeneous and len(component) == 1
         live.append(x.live * (d != 0).to(x.live.dtype) if stops else x.live)
-    alive = torch.cat(live, dim=1)
-    error = torch.cat(errors, dim=1) * (1.0 + ULPS) + FLOOR
-    enclosure = Enclosure(torch.cat(products, dim=1) * alive, error * alive)
+    alive = joined(node, live)
+    error = joined(node, errors) * (1.0 + ULPS) + FLOOR
+    enclosure = Enclosure(joined(node, products) * alive, error * alive)
     return Tangent(enclosed(node, [z]), enclosure, alive, sound)
 
 
