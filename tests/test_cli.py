@@ -348,6 +348,17 @@ def test_export_writes_once(cli: Cli, model: Path, tmp_path: Path) -> None:
     assert out.read_bytes() != before
 
 
+def test_export_for_the_matlab_lipsdp(cli: Cli, model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    out = tmp_path / "small.mat"
+    (row,) = cli("export", model, "--to", "mat", "--out", out, "--json").rows
+    assert (row["network"], row["format"], row["file"], row["bytes"]) == ("small", "mat", str(out), out.stat().st_size)
+    assert f"--alpha={row['alpha']!r} --beta={row['beta']!r} --weight-path {out}" in row["command"]
+    again = cli("export", model, "--to", "mat", "--out", out, "--overwrite")
+    assert again.code == 0
+    assert row["command"] in again.out
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

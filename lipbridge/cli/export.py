@@ -10,16 +10,19 @@ import typer
 from lipbridge.cli.output import JsonOption, print_json, stdout_for_rows
 from lipbridge.errors import InvalidArgument, UnknownName
 
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "mat")
 DIALECTS = ("relu", "native")
 
 
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder or file that train wrote.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
-    to: Annotated[str, typer.Option("--to", help=f"Format: {', '.join(FORMATS)}.")] = "onnx",
+    to: Annotated[str, typer.Option("--to", help="onnx; mat: the weights for the MATLAB LipSDP.")] = "onnx",
     dialect: Annotated[
-        str, typer.Option(help="relu: dense layers and relu alone, for tools that know no more; native: all as it is.")
+        str,
+        typer.Option(
+            help="Of onnx. relu: dense layers and relu alone, for tools that know no more; native: all as it is."
+        ),
     ] = "relu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     as_json: JsonOption = False,
@@ -36,17 +39,22 @@ def export(
     from lipbridge.cli.models import open_model
 
     opened = open_model(model)
-    adapter: Any = import_module("lipbridge_adapters.onnx")
+    adapter: Any = import_module(f"lipbridge_adapters.{'onnx' if to == 'onnx' else 'lipsdp_mat'}")
+    row: dict[str, object] = {"network": opened.name, "format": to}
     with stdout_for_rows():
-        adapter.export_onnx(opened.graph, out, dialect)
-    row = {
-        "network": opened.name,
-        "format": to,
-        "dialect": dialect,
-        "file": str(out),
-        "bytes": out.stat().st_size,
-    }
+        if to == "onnx":
+            adapter.export_onnx(opened.graph, out, dialect)
+            row["dialect"] = dialect
+        else:
+            report = adapter.export_mat(opened.graph, out)
+            row |= {"alpha": report.alpha, "beta": report.beta, "command": report.command}
+    row |= {"file": str(out), "bytes": out.stat().st_size}
     if as_json:
         print_json([row])
-    else:
-        typer.echo(f"{opened.name}: {out} ({to}, {dialect}, {row['bytes']} bytes)")
+        return
+    typer.echo(
+        f"{opened.name}: {out} ({', '.join(str(row[key]) for key in ('format', 'dialect') if key in row)}, "
+        f"{row['bytes']} bytes)"
+    )
+    if "command" in row:
+        typer.echo(f"In the folder LipSDP of its repository: {row['command']}")
