@@ -182,15 +182,6 @@ def test_sinusoidal_layer() -> None:
     )
 
 
-class Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.block = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.block(x)
-
-
 class Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -213,17 +204,15 @@ class DataDependent(nn.Module):
     ("module", "words"),
     [
         (nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1)), "`1`: operation softmax"),
-        (nn.Sequential(OrderedDict(a=nn.Linear(4, 4), norm=nn.LayerNorm(4))), "`norm`: operation layer_norm"),
+        (nn.Sequential(OrderedDict(a=nn.Linear(4, 4), norm=nn.CELU())), "`norm`: operation celu"),
         (nn.Sequential(nn.Linear(4, 4), nn.Hardswish()), "`1`: operation hardswish"),
         (nn.Sequential(nn.Linear(4, 4), nn.GELU(approximate="tanh")), "exact GELU"),
-        (Residual(), "residual"),
         (Two(), "one tensor as output"),
         (DataDependent(), "torch.export"),
         (Function(lambda z: z * z), "Lipschitz"),
         (Function(lambda z: z**3), "Lipschitz"),
         (Function(lambda z: z * z.sin()), "Lipschitz"),
         (Function(lambda z: z - z.mean(0)), "operation mean"),
-        (Function(lambda z: z + torch.arange(5.0)), "scalar constants"),
         (Function(lambda z: z.T.reshape(2, 5)), "operation"),
         (nn.Linear(4, 4).train(), ""),
     ],
@@ -237,9 +226,7 @@ def test_what_is_not_supported_is_named(module: nn.Module, words: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_convolution_is_named_not_dropped() -> None:
-    with pytest.raises(UnsupportedOperation, match="`0`: operation conv2d"):
-        lipbridge.capture(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)), (1, 4, 4))
+def test_the_shape_of_an_image_must_be_given() -> None:
     with pytest.raises(InvalidArgument, match="input_shape"):
         lipbridge.capture(nn.Sequential(nn.Conv2d(1, 2, 3)))
 

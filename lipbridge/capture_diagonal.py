@@ -1,0 +1,112 @@
+"""Capture of maps that scale and shift each coordinate or channel by a constant of its own: a diagonal ``Conv``.
+
+A factor that is not a stored number but computed from stored ones (a quotient, gamma / sqrt(variance + epsilon) of a
+normalisation layer, 1 / 9 of an average) is rounded *away from zero*, by a few units in the last place. The layer of
+the module is then the Graph's layer times factors of at most one, entry by entry, so the trivial bound that is proved
+for the Graph holds for the module's own real-number function too.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipbridge.capture_reader import LINE, Curve, Reader
+from lipbridge.graph import Conv, Reshape
+
+#: More than the relative error of the few operations that a factor is computed by.
+OUTWARD = 1.0 + 2.0**-50
+
+
+def diagonal(
+    reader: Reader,
+    value: Any,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    shape: tuple[int, ...],
+    parameter: str | None = None,
+) -> Curve:
+    """``scale * value + shift`` for constants that broadcast to ``shape``.
+
+    Constants that differ along channels alone act on ``(channels, *space)``; others on the flattened value.
+    """
+    source = reader.materialise(value)
+    if reader.nodes[source].shape != shape:
+        raise reader.unsupported("A constant of another shape would repeat the layer's values.")
+    factors = [None if t is None else _aligned(reader, t, shape) for t in (scale, shift)]
+    channelwise = all(t is None or t.numel() == t.shape[0] for t in factors)
+    size = (shape[0], *(1 for _ in shape[1:])) if channelwise else (math.prod(shape),)
+    s, b = (None if t is None else (t.expand(size) if channelwise else t.expand(shape)).flatten() for t in factors)
+    if not channelwise:
+        source = _reshaped(reader, source, size)
+    rank = len(shape) - 1 if channelwise else 0
+    if s is None:
+        assert b is not None
+        s = torch.ones_like(b)
+    node = Conv(
+        reader.layer,
+        (source,),
+        shape if channelwise else size,
+        s.contiguous().reshape(-1, 1, *(1,) * rank),
+        None if b is None else b.contiguous(),
+        (1,) * rank,
+        ((0, 0),) * rank,
+        (1,) * rank,
+        len(s),
+        parameter=parameter,
+    )
+    made = reader.append(node).source
+    return Curve(_reshaped(reader, made, shape), (LINE,))
+
+
+def _reshaped(reader: Reader, source: int, shape: tuple[int, ...]) -> int:
+    if reader.nodes[source].shape == shape:
+        return source
+    return reader.append(Reshape(reader.layer, (source,), shape)).source
+
+
+def _aligned(reader: Reader, constant: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The constant in float64 with one axis for each of ``shape``, the batch's axis of length one gone."""
+    constant = constant.detach().to(torch.float64)
+    if constant.ndim == len(shape) + 1 and constant.shape[0] == 1:
+        constant = constant[0]
+    if constant.ndim > len(shape):
+        raise reader.unsupported("A constant that differs between the inputs of a batch is no layer.")
+    return constant.reshape(*(1,) * (len(shape) - constant.ndim), *constant.shape)
+
+
+def outward(factors: Tensor) -> Tensor:
+    """Factors enlarged by more than their own error, away from zero; zero stays."""
+    larger = factors * OUTWARD
+    return torch.where(factors == 0, factors, torch.nextafter(larger, larger.sign() * torch.inf))
+
+
+def reciprocal(reader: Reader, divisors: Tensor) -> Tensor:
+    """``1 / divisors``, rounded away from zero where it is not exact.
+
+    Raises:
+        UnsupportedOperation: if a divisor is zero.
+    """
+    divisors = divisors.detach().to(torch.float64)
+    if bool((divisors == 0).any()):
+        raise reader.unsupported("It divides by zero.")
+    found = 1.0 / divisors
+    exact = torch.frexp(divisors).mantissa.abs() == 0.5
+    return torch.where(exact, found, outward(found))
+
+
+def share(count: int) -> float:
+    """``1 / count``, rounded up."""
+    value = 1.0 / count
+    return value if Fraction(value) >= Fraction(1, count) else math.nextafter(value, 1.0)
+
+
+def scale_of_statistics(variance: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
+    """gamma / sqrt(variance + epsilon) in float64, rounded away from zero."""
+    deviation = (variance.detach().to(torch.float64) + epsilon).sqrt()
+    gamma = torch.ones_like(deviation) if weight is None else weight.detach().to(torch.float64)
+    return outward(gamma / deviation)

@@ -1,0 +1,179 @@
+"""Capture of dense layers and convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from lipbridge.capture_reader import Arguments, Curve, Deferred, Reader, handles
+from lipbridge.graph import Conv, Dense
+
+
+@handles("linear")
+def _linear(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+    if not isinstance(a["weight"], Tensor):
+        raise reader.unsupported("The weight of a dense layer must not depend on the input.")
+    return _dense(reader, a["input"], a["weight"], a.get("bias"), shape, reader.origin(a["weight"]))
+
+
+@handles("addmm")
+def _addmm(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+    if not isinstance(a["mat2"], Tensor) or not isinstance(a["self"], Tensor) or (a["beta"], a["alpha"]) != (1, 1):
+        raise reader.unsupported()
+    name, transposed = reader.origin(a["mat2"])
+    return _dense(reader, a["mat1"], a["mat2"].T, a["self"], shape, (name, not transposed))
+
+
+@handles("matmul", "mm")
+def _matmul(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+    matrix = a["other"] if "other" in a else a["mat2"]
+    if not isinstance(matrix, Tensor) or matrix.ndim != 2:
+        raise reader.unsupported("Only products with a constant matrix are dense layers.")
+    name, transposed = reader.origin(matrix)
+    return _dense(reader, a["self"], matrix.T, None, shape, (name, not transposed))
+
+
+def _dense(
+    reader: Reader,
+    x: Any,
+    weight: Tensor,
+    bias: Tensor | None,
+    shape: tuple[int, ...],
+    origin: tuple[str | None, bool],
+) -> Curve:
+    source = reader.materialise(x)
+    bias = None if bias is None else bias.detach().to(torch.float64)
+    return reader.append(Dense(reader.layer, (source,), shape, weight.detach().to(torch.float64), bias, *origin))
+
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Padded(Deferred):
+    """``value`` with padding around its space, which the convolution or pooling that reads it takes over."""
+
+    value: Curve
+    padding: Pairs
+    mode: str
+    fill: float
+
+    def materialise(self, reader: Reader) -> Curve:
+        """Padding alone is a convolution of each channel with the kernel 1."""
+        if self.fill != 0.0:
+            raise reader.unsupported("Padding with a number other than zero is not supported.")
+        channels, *space = reader.shape_of(self.value)
+        rank = len(space)
+        weight = torch.ones(channels, 1, *(1,) * rank, dtype=torch.float64)
+        shape = (channels, *(n + before + after for n, (before, after) in zip(space, self.padding, strict=True)))
+        source = reader.materialise(self.value)
+        geometry = ((1,) * rank, self.padding, (1,) * rank, channels, self.mode)
+        return reader.append(Conv(reader.layer, (source,), shape, weight, None, *geometry))
+
+
+@handles("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d")
+def _pad(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
+    name = reader.operation.split(".")[0]
+    known = {"constant": "zeros", "circular": "circular", "reflect": "reflect", "replicate": "replicate"}
+    renamed = {"reflection": "reflect", "replication": "replicate"}
+    spelt = str(renamed.get(name.split("_")[0], a.get("mode", "constant")))
+    if spelt not in known:
+        raise reader.unsupported(f"Padding mode {spelt!r} is not known.")
+    mode = known[spelt]
+    widths = a["padding"] if "padding" in a else a["pad"]
+    pairs = [(int(widths[i]), int(widths[i + 1])) for i in range(0, len(widths), 2)][::-1]
+    if any(width < 0 for pair in pairs for width in pair):
+        raise reader.unsupported("Negative padding crops; slice instead.")
+    rank = len(shape) - 1
+    if len(pairs) > rank and any(any(pair) for pair in pairs[: len(pairs) - rank]):
+        return _pad_channels(reader, a["self"], pairs, mode, shape)
+    pairs = [(0, 0)] * (rank - len(pairs)) + pairs[max(0, len(pairs) - rank) :]
+    return Padded(reader.curve(a["self"]), tuple(pairs), mode, float(a.get("value") or 0.0))
+
+
+def _pad_channels(reader: Reader, value: Any, pairs: list[tuple[int, int]], mode: str, shape: tuple[int, ...]) -> Curve:
+    """New channels of zeros beside the old ones."""
+    rank = len(shape) - 1
+    if len(pairs) != rank + 1 or mode != "zeros":
+        raise reader.unsupported("Only zeros can be added as channels.")
+    before = pairs[0][0]
+    rows = [i - before if before <= i < before + reader.shape_of(value)[0] else None for i in range(shape[0])]
+    chosen = select_channels(reader, value, rows)
+    if not any(any(pair) for pair in pairs[1:]):
+        return chosen
+    return reader.curve(Padded(chosen, tuple(pairs[1:]), mode, 0.0))
+
+
+def select_channels(reader: Reader, value: Any, rows: Sequence[int | None]) -> Curve:
+    """The channels (or coordinates of a vector) ``rows``; None stands for zeros."""
+    channels, *space = reader.shape_of(value)
+    choice = torch.zeros(len(rows), channels, dtype=torch.float64)
+    for row, channel in enumerate(rows):
+        if channel is not None:
+            choice[row, channel] = 1.0
+    source = reader.materialise(value)
+    if not space:
+        return reader.append(Dense(reader.layer, (source,), (len(rows),), choice))
+    ones = (1,) * len(space)
+    kernel, geometry = choice.reshape(*choice.shape, *ones), (ones, ((0, 0),) * len(space), ones)
+    return reader.append(Conv(reader.layer, (source,), (len(rows), *space), kernel, None, *geometry))
+
+
+def select_positions(reader: Reader, value: Any, axis: int, start: int, step: int, count: int) -> Curve:
+    """``count`` positions along an axis of space, from ``start`` in steps: a convolution with a kernel of one tap."""
+    shape = list(reader.shape_of(value))
+    rank = len(shape) - 1
+    reach = shape[axis] - (count - 1) * step
+    kernel = torch.zeros(shape[0], 1, *[reach if i == axis - 1 else 1 for i in range(rank)], dtype=torch.float64)
+    kernel.select(axis + 1, start).fill_(1.0)
+    stride = tuple(step if i == axis - 1 else 1 for i in range(rank))
+    channels, shape[axis] = shape[0], count
+    source = reader.materialise(value)
+    geometry = (stride, ((0, 0),) * rank, (1,) * rank, channels)
+    return reader.append(Conv(reader.layer, (source,), tuple(shape), kernel, None, *geometry))
+
+
+@handles("conv1d", "conv2d", "conv3d", "convolution")
+def _convolution(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+    weight, bias, x = a["weight"], a.get("bias"), a["input"]
+    if not isinstance(weight, Tensor) or not isinstance(bias, Tensor | None):
+        raise reader.unsupported("The weight of a convolution must not depend on the input.")
+    if a.get("transposed"):
+        raise reader.unsupported("Transposed convolutions are not supported.")
+    rank = weight.ndim - 2
+    stride, dilation = each(a["stride"], rank), each(a["dilation"], rank)
+    padding = _own_padding(a["padding"], tuple(weight.shape[2:]), dilation)
+    mode = "zeros"
+    if isinstance(x, Padded) and x.fill == 0.0 and len(x.padding) == rank:
+        if not any(any(pair) for pair in padding):
+            x, padding, mode = x.value, x.padding, x.mode
+        elif x.mode == "zeros":
+            pairs = zip(padding, x.padding, strict=True)
+            x, padding = x.value, tuple((p[0] + q[0], p[1] + q[1]) for p, q in pairs)
+    if not any(any(pair) for pair in padding):
+        mode = "zeros"
+    source = reader.materialise(x)
+    name, _ = reader.origin(weight)
+    kernel = weight.detach().to(torch.float64)
+    shift = None if bias is None else bias.detach().to(torch.float64)
+    geometry = (stride, padding, dilation, int(a["groups"]), mode, name)
+    return reader.append(Conv(reader.layer, (source,), shape, kernel, shift, *geometry))
+
+
+def each(value: Any, rank: int) -> tuple[int, ...]:
+    """An option that is one number for all axes, or one for each."""
+    items = [int(item) for item in cast(Sequence[int], value if isinstance(value, list | tuple) else [value])]
+    return tuple(items * rank if len(items) == 1 else items)
+
+
+def _own_padding(value: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> Pairs:
+    if value == "valid":
+        return ((0, 0),) * len(kernel)
+    if value == "same":
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return tuple((n, n) for n in each(value, len(kernel)))
