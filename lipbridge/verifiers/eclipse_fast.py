@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from lipbridge.bounds import Bound, Problem
 from lipbridge.errors import UnsupportedProblem
-from lipbridge.verifiers.lmi import closed_form_bound, unsupported
+from lipbridge.verifiers.lmi import unsupported
+from lipbridge.verifiers.lmi_local import bound_on_region
 from lipbridge.verifiers.protocol import Budget
 
 
@@ -19,18 +20,18 @@ class EclipseFastVerifier:
     """
 
     name = "eclipse-fast"
-    summary = "global Lipschitz constant: one LipSDP multiplier a layer in closed form, layer by layer"
+    summary = "Lipschitz constant, global or in balls: one LipSDP multiplier a layer in closed form, layer by layer"
     norms = "2"
     proved = True
     requires: tuple[str, ...] = ()
     install = ""
 
     def supports(self, problem: Problem) -> str | None:
-        """Dense chains, l2 to l2. The bound is global, so it holds on any region."""
+        """Dense chains, l2 to l2, everywhere or on balls of any norm."""
         return unsupported(problem)
 
     def bound(self, problem: Problem, budget: Budget) -> Bound:
-        """The proved bound.
+        """The proved bound, on balls with the slopes that the units have there; never above that everywhere.
 
         Raises:
             UnsupportedProblem: if :meth:`supports` gives a reason.
@@ -40,5 +41,5 @@ class EclipseFastVerifier:
         reason = self.supports(problem)
         if reason is not None:
             raise UnsupportedProblem(f"`{self.name}` cannot take this problem: {reason}.")
-        bound = closed_form_bound(problem.graph)
-        return replace(bound, region=problem.region_name, seconds=time.perf_counter() - start)
+        bound = bound_on_region(problem, start + budget.seconds)
+        return replace(bound, seconds=time.perf_counter() - start)

@@ -14,14 +14,15 @@ from dataclasses import replace
 
 import torch
 
-from lipbridge.bounds import Bound, Problem, bound_for
+from lipbridge.bounds import Bound, Problem
 from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
 from lipbridge.verifiers.lipsdp_barrier import program_of
 from lipbridge.verifiers.lipsdp_descent import descend
 from lipbridge.verifiers.lipsdp_newton import Solution, interior_point, minimise
 from lipbridge.verifiers.lmi import closed_form_bound, unsupported
+from lipbridge.verifiers.lmi_local import bound_on_region
 from lipbridge.verifiers.lmi_proof import prove
-from lipbridge.verifiers.lmi_system import LipSDP, lipsdp_of
+from lipbridge.verifiers.lmi_system import LipSDP
 from lipbridge.verifiers.protocol import Budget
 from lipbridge.vocabulary import Side, Status
 
@@ -32,14 +33,14 @@ class LipSDPFastVerifier:
     """The least l_2 bound that diagonal multipliers give, by Newton's method; proved, with its gap to the optimum."""
 
     name = "lipsdp-fast"
-    summary = "global Lipschitz constant: LipSDP-Neuron's optimum by Newton's method, without an SDP solver"
+    summary = "Lipschitz constant, global or in balls: LipSDP-Neuron's optimum by Newton's method, no SDP solver"
     norms = "2"
     proved = True
     requires: tuple[str, ...] = ()
     install = ""
 
     def supports(self, problem: Problem) -> str | None:
-        """Dense chains, l2 to l2. The bound is global, so it holds on any region."""
+        """Dense chains, l2 to l2, everywhere or on balls of any norm."""
         return unsupported(problem)
 
     def bound(self, problem: Problem, budget: Budget) -> Bound:
@@ -61,29 +62,36 @@ class LipSDPFastVerifier:
         gap = budget.options.get("gap", 5e-4)
         if not isinstance(gap, int | float) or not 0 < gap < 1:
             raise InvalidArgument("gap", "be between 0 and 1", gap)
-        system = lipsdp_of(problem.graph)
-        size = min(predicted_memory(system), predicted_memory_of_descent(system))
-        if size > budget.memory:
-            detail = f"It would take about {size / 2**30:.2g} GiB; the limit is {budget.memory / 2**30:.2g} GiB."
-            return bound_for(problem, float("nan"), Side.UPPER, proved=False, method=METHOD,
-                             seconds=time.perf_counter() - start, status=Status.MEMORY, detail=detail)  # fmt: skip
-        best = closed_form_bound(system)
-        status, extra = Status.OK, dict[str, object]()
-        if system.stages and not system.constant and all(stage.increments.variables for stage in system.stages):
-            for_the_proof = min(4.0 * best.seconds, 0.3 * budget.seconds)
-            solution = solve(
-                system, float(gap), start + budget.seconds - for_the_proof, _device(problem), budget.memory
-            )
-            if solution is not None:
-                best = _better(system, solution, best)
-                distance = _gap(system, solution, best.value)
-                extra = {"steps": solution.steps} | ({"gap": distance} if math.isfinite(distance) else {})
-                status = Status.TIMEOUT if solution.timed_out else Status.OK
-            elif time.perf_counter() - start + for_the_proof > budget.seconds:
-                status = Status.TIMEOUT  # the closed form alone took the time
-        detail = "The time limit was reached; the multipliers so far were proved." if status is Status.TIMEOUT else ""
-        seconds = time.perf_counter() - start
-        return replace(best, region=problem.region_name, seconds=seconds, status=status, detail=detail, extra=extra)
+        device = _device(problem)
+
+        def solved(system: LipSDP, deadline: float) -> Bound:
+            return bound_system(system, float(gap), deadline, device, budget.memory)
+
+        bound = bound_on_region(problem, start + budget.seconds, solved)
+        return replace(bound, region=problem.region_name, seconds=time.perf_counter() - start)
+
+
+def bound_system(system: LipSDP, gap: float, deadline: float, device: torch.device, memory: float = math.inf) -> Bound:
+    """The proved bound of one matrix inequality by a time of ``time.perf_counter``; NaN if it would not fit."""
+    size = min(predicted_memory(system), predicted_memory_of_descent(system))
+    if size > memory:
+        detail = f"It would take about {size / 2**30:.2g} GiB; the limit is {memory / 2**30:.2g} GiB."
+        return Bound(math.nan, Side.UPPER, False, "2", METHOD, status=Status.MEMORY, detail=detail)
+    start = time.perf_counter()
+    best = closed_form_bound(system)
+    status, extra = Status.OK, dict[str, object]()
+    if system.stages and not system.constant and any(stage.increments.variables for stage in system.stages):
+        for_the_proof = min(4.0 * best.seconds, 0.3 * (deadline - start))
+        solution = solve(system, gap, deadline - for_the_proof, device, memory)
+        if solution is not None:
+            best = _better(system, solution, best)
+            distance = _gap(system, solution, best.value)
+            extra = {"steps": solution.steps} | ({"gap": distance} if math.isfinite(distance) else {})
+            status = Status.TIMEOUT if solution.timed_out else Status.OK
+        elif time.perf_counter() + for_the_proof > deadline:
+            status = Status.TIMEOUT  # the closed form alone took the time
+    detail = "The time limit was reached; the multipliers so far were proved." if status is Status.TIMEOUT else ""
+    return replace(best, status=status, detail=detail, extra=extra)
 
 
 def predicted_seconds(system: LipSDP) -> float:
@@ -98,8 +106,8 @@ def predicted_seconds(system: LipSDP) -> float:
 
 def _sizes(system: LipSDP) -> tuple[int, int, int]:
     """Rows of the matrix inequality, multipliers, and rows of V."""
-    multipliers = sum(stage.increments.constraints * stage.width for stage in system.stages)
-    variables = sum(stage.increments.variables * stage.width for stage in system.stages)
+    multipliers = sum(stage.increments.constraints * stage.free_width for stage in system.stages)
+    variables = sum(stage.increments.variables * stage.free_width for stage in system.stages)
     units = sum(stage.width for stage in system.stages)
     return min(system.entry.shape) + variables, multipliers, variables + units
 

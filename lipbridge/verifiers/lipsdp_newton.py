@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipbridge.linalg import cholesky, eigenvalues, vector_norm
+from lipbridge.linalg import cholesky
 from lipbridge.verifiers.lipsdp_barrier import Factors, Program
-from lipbridge.verifiers.lmi_elimination import eliminate_stage, largest_of
+from lipbridge.verifiers.lmi_elimination import eliminate_stage, largest_of, starting_multipliers
 from lipbridge.verifiers.lmi_system import LipSDP
 
 #: By how much mu falls below what the gap asks for, and the share of the way to the boundary that a step may take.
@@ -44,13 +44,7 @@ def interior_point(system: LipSDP, margin: float = 0.25) -> tuple[list[Tensor], 
     H = torch.eye(last.shape[0], dtype=torch.float64)
     vectors: list[Tensor] = []
     for stage in reversed(system.stages):
-        E, rule = stage.increments.outputs, stage.increments
-        gram = stage.weight.T @ H @ stage.weight
-        g, tau = float(eigenvalues(0.5 * (gram + gram.T))[-1]), 0.0
-        if rule.variables:
-            m, R = E[:, 0], E[:, 1:]
-            tau = g * float(eigenvalues(R.T @ R)[-1] + vector_norm(R.T @ m) / math.sqrt(rule.constraints))
-        T = torch.full((rule.constraints, stage.width), tau * (1.0 + margin), dtype=torch.float64)
+        T = starting_multipliers(stage, H) * (1.0 + margin)
         step = eliminate_stage(stage, T, H)
         if step is None:
             return None

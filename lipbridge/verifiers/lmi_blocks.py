@@ -99,7 +99,7 @@ def predicted_size(system: LipSDP) -> tuple[int, int]:
 
 def blocks_of(system: LipSDP, feasible: Sequence[Tensor]) -> Blocks:
     """The blocks of a network with at least one activation, scaled by a feasible point with one value a stage."""
-    scales = tuple(float(T.max()) for T in feasible)
+    scales = tuple(float(T.max()) if T.numel() else 1.0 for T in feasible)
     found = eliminate(system, feasible)
     rho = 1.0 if found is None else float(found)
     W: Floats = _array(system.entry)

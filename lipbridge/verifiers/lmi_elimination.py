@@ -26,16 +26,26 @@ _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 def contract(stage: Stage, gram: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """``E' gram E`` unit by unit: from the outputs ``(K u, K u)`` to (z, q), ``((1 + J) u, (1 + J) u)``."""
+    """``E' gram E`` unit by unit: from the outputs, K u rows, to (z, q), u + J f rows for f free units."""
     K, u = stage.increments.components, stage.width
     blocks = gram.reshape(K, u, K, u)
     size = left.shape[1] * u
-    return torch.einsum("ka,kilj,lb->aibj", left, blocks, right).reshape(size, size)
+    whole = torch.einsum("ka,kilj,lb->aibj", left, blocks, right).reshape(size, size)
+    if stage.free is None:
+        return whole
+    kept = torch.cat([torch.arange(u), *(stage.free + j * u for j in range(1, left.shape[1]))])
+    return whole[kept[:, None], kept]
 
 
 def diagonals(stage: Stage, T: Tensor) -> tuple[Tensor, Tensor]:
-    """The multipliers as diagonals on z ``(u,)`` and on q ``(J u,)``; ``T`` is ``(constraints, u)``."""
-    return T.sum(0), T[list(stage.increments.group)].flatten()
+    """The multipliers as diagonals on z ``(u,)`` and on q ``(J f,)``; ``T`` is ``(constraints, u)``.
+
+    Multipliers of units without a q mean nothing and count as zero.
+    """
+    if stage.free is None:
+        return T.sum(0), T[list(stage.increments.group)].flatten()
+    on_z = stage.on_all_units(stage.on_free_units(T.sum(0, keepdim=True)).flatten())[0]
+    return on_z, stage.on_free_units(T[list(stage.increments.group)]).flatten()
 
 
 def eliminate(system: LipSDP, vectors: Sequence[Tensor]) -> Tensor | None:
@@ -105,23 +115,36 @@ def closed_form(system: LipSDP) -> list[Tensor]:
     H = torch.eye(_outputs(system), dtype=torch.float64)
     vectors: list[Tensor] = []
     for stage in reversed(system.stages):
-        E, rule = stage.increments.outputs, stage.increments
-        gram = stage.weight.T @ H @ stage.weight
-        g = float(eigenvalues(0.5 * (gram + gram.T))[-1])
-        tau = 0.0
-        if rule.variables:
-            m, R = E[:, 0], E[:, 1:]
-            tau = g * float(eigenvalues(R.T @ R)[-1] + vector_norm(R.T @ m) / math.sqrt(rule.constraints))
-        T = torch.full(
-            (rule.constraints, stage.width), tau * (1.0 + (1e-12 if rule.cuts else 1e-9)), dtype=torch.float64
-        )
+        T = starting_multipliers(stage, H) * (1.0 + (1e-12 if stage.increments.cuts else 1e-9))
         step = eliminate_stage(stage, T, H)
         if step is None:  # g was rounded down beyond the margin: a wider one is feasible for certain
             T = T * 1.01
             step = eliminate_stage(stage, T, H)
-        H = step if step is not None else torch.full_like(gram[: stage.width, : stage.width], math.nan)
+        H = step if step is not None else torch.full((stage.width, stage.width), math.nan, dtype=torch.float64)
         vectors.append(T)
     return vectors[::-1]
+
+
+def starting_multipliers(stage: Stage, H: Tensor) -> Tensor:
+    """The multipliers ``(constraints, u)`` of :func:`closed_form` without its margin, where V(y) = y' H y afterwards.
+
+    Where the units differ (a local system), the layer is first scaled so that each unit's constant is one: its outputs
+    obey ``y = m z + R q`` with ``|y|^2 <= s^2 (...)``, and its multiplier is its own share of the scaled g.
+    """
+    rule = stage.increments
+    W = stage.weight if stage.apart is None else stage.apart.weight
+    gram = W.T @ H @ W
+    g, tau = float(eigenvalues(0.5 * (gram + gram.T))[-1]), 0.0
+    if stage.apart is not None:
+        return g * stage.apart.share
+    if rule.variables:
+        tau = g * share(rule.outputs[:, 0], rule.outputs[:, 1:], rule.constraints)
+    return torch.full((rule.constraints, stage.width), tau, dtype=torch.float64)
+
+
+def share(m: Tensor, R: Tensor, constraints: int) -> float:
+    """Of outputs ``y = m z + R q``: the multiplier for g = 1."""
+    return float(eigenvalues(R.T @ R)[-1] + vector_norm(R.T @ m) / math.sqrt(constraints))
 
 
 def mix(system: LipSDP, vectors: Sequence[Tensor], feasible: Sequence[Tensor], steps: int = 24) -> list[Tensor]:

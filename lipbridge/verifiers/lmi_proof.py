@@ -85,15 +85,16 @@ class _Spread:
     def __init__(self, stage: Stage, H: Tensor, inner: Tensor) -> None:
         self._stage, self._weight, self._storage, self._inner = stage, stage.weight.abs(), H.abs(), inner.abs()
         m = stage.weight.shape[0]
-        #: |fl(W' fl(H W)) - W' H W| <= (2 gamma_m + gamma_m^2) |W|' |H| |W|.
-        self._relative = 2.1 * gamma(m)
+        #: |fl(W' fl(H W)) - W' H W| <= (2 gamma_m + gamma_m^2) |W|' |H| |W|; slopes in local weights: a few more ulp.
+        self._relative = 2.1 * gamma(m + 8)
         # Underflow, also in the scaling of the weights: TINY an operation, times what it is multiplied by.
         largest = (1.0 + float(self._storage.max())) * (1.0 + float(self._weight.max()))
-        self._tiny = 16.0 * m * m * largest * TINY
+        self._tiny = 32.0 * m * m * largest * TINY
 
     def times(self, v: Tensor) -> Tensor:
-        """The bound, or a little more, times a non-negative vector ``((1 + J) u,)``."""
+        """The bound, or a little more, times a non-negative vector ``(u + J f,)``."""
         rule, u = self._stage.increments, self._stage.width
+        v = torch.cat([v[:u], self._stage.on_all_units(v[u:]).flatten()])
         E, radius, K = rule.outputs.abs(), rule.radius, rule.components
         size, blocks = E + radius, v.reshape(-1, u)
         outer = (size @ blocks).flatten()
@@ -104,7 +105,8 @@ class _Spread:
         if bool(radius.any()):
             total = total + radius.T @ (self._inner @ outer).reshape(K, u)
             total = total + E.T @ (self._inner @ (radius @ blocks).flatten()).reshape(K, u)
-        return total.flatten() * COVER + 8.0 * K * K * (1.0 + float(size.max())) * TINY * v.sum()
+        total = total.flatten() * COVER + 8.0 * K * K * (1.0 + float(size.max())) * TINY * v.sum()
+        return torch.cat([total[:u], self._stage.on_free_units(total[u:].reshape(-1, u)).flatten()])
 
 
 def _gram(stage: Stage, H: Tensor) -> tuple[Tensor, _Spread]:
@@ -121,7 +123,7 @@ def _mirror(matrix: Tensor) -> Tensor:
 def _at_least_diagonal(stage: Stage, T: Tensor, G: Tensor) -> Tensor:
     """Raise multipliers to the diagonal of G_qq, which every feasible one exceeds, and above zero."""
     u = stage.width
-    needed = G.diagonal()[u:].reshape(-1, u)
+    needed = stage.on_all_units(G.diagonal()[u:])
     rows = [needed[[j for j, g in enumerate(stage.increments.group) if g == c]].amax(0) for c in range(T.shape[0])]
     if not rows:
         return T

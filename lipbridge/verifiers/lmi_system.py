@@ -11,6 +11,9 @@ variant).
 
 The chain is held as a state-space system: the state before activation l is z_l, and one stage maps (z_l, q_l) to the
 next state. A residual network fits the same form with a state that carries more than pre-activations.
+
+On a region each unit has slopes of its own (:mod:`lipbridge.verifiers.lmi_apart`): they are multiplied into the
+weights, units of slope zero are dropped as dead, and units of one slope have no q.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from lipbridge.activations import Activation
 from lipbridge.errors import InvalidArgument, NumericalFailure
 from lipbridge.graph import Graph, as_chain
 from lipbridge.rigor import times_power_of_two
+from lipbridge.slopes import Slopes
+from lipbridge.verifiers.lmi_apart import Apart, UnitRule, unit_rule
 from lipbridge.verifiers.lmi_increments import Increments, increments_of
 
 #: Multipliers by activation layer ("T1", "T2", ...): float64 vectors, constraint by constraint, unit by unit.
@@ -41,17 +46,37 @@ class Stage:
         weight: ``(m, K u)`` float64: from the activation's outputs (K blocks of u units) to the next state.
         kept: indices ``(u,)`` of the units that are kept, among ``units`` of the network.
         units: the layer's units in the network.
+        free: indices ``(f,)``, among the kept, of the units that have variables q; None if all have.
+        apart: what the closed form reads where units have slopes of their own; None if all have the same.
     """
 
     increments: Increments
     weight: Tensor
     kept: Tensor
     units: int
+    free: Tensor | None = None
+    apart: Apart | None = None
 
     @property
     def width(self) -> int:
         """u, the units that are kept."""
         return self.kept.numel()
+
+    @property
+    def free_width(self) -> int:
+        """f, the units that have variables q."""
+        return self.width if self.free is None else self.free.numel()
+
+    def on_free_units(self, values: Tensor) -> Tensor:
+        """``(rows, u)`` restricted to the units that have variables, ``(rows, f)``."""
+        return values if self.free is None else values[:, self.free]
+
+    def on_all_units(self, values: Tensor) -> Tensor:
+        """``(rows * f,)`` as ``(rows, u)``, zero for units without variables."""
+        if self.free is None or not values.numel():
+            return values.reshape(-1, self.width) if values.numel() else values.new_zeros(0, self.width)
+        rows = values.reshape(-1, self.free.numel())
+        return values.new_zeros(len(rows), self.width).index_add(1, self.free, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +123,8 @@ class LipSDP:
         table: dict[str, Tensor] = {}
         for index, (stage, T) in enumerate(zip(self.stages, vectors, strict=True), start=1):
             full = torch.zeros(stage.increments.constraints, stage.units, dtype=torch.float64)
-            full[:, stage.kept] = T.detach().to(torch.float64)
+            own = T.detach().to(torch.float64)
+            full[:, stage.kept] = own if stage.free is None else _only(own, stage.free)
             table[name(index)] = full.flatten()
         return table
 
@@ -108,8 +134,21 @@ def name(layer: int) -> str:
     return f"T{layer}"
 
 
-def lipsdp_of(graph: Graph) -> LipSDP:
+def _only(T: Tensor, free: Tensor) -> Tensor:
+    kept = torch.zeros_like(T)
+    kept[:, free] = T[:, free]
+    return kept
+
+
+def lipsdp_of(graph: Graph, intervals: Sequence[Slopes] | None = None, *, joint: bool = True) -> LipSDP:
     """Read a Graph as a LipSDP matrix inequality.
+
+    Args:
+        graph: the network.
+        intervals: per activation layer enclosures ``(lower, upper)`` of its units' sources, ``(u,)`` each, for a bound
+            on the (convex) region where they hold. None for a bound everywhere.
+        joint: whether layers whose joint constant is below what their slopes imply (sin, cos) keep their one global
+            constraint on a region. Without, each function has its local slopes, which is better on small regions.
 
     Raises:
         UnsupportedProblem: if the Graph is no dense chain, naming the node.
@@ -120,33 +159,53 @@ def lipsdp_of(graph: Graph) -> LipSDP:
     for layer, W in zip(chain.layers, weights, strict=True):
         if not bool(torch.isfinite(W).all()):
             raise NumericalFailure(f"The weights of layer `{layer.name}` hold NaN or infinite entries.")
-    rules = [increments_of(activation) for activation in chain.activations]
+    local: list[UnitRule | None] = [None for _ in chain.activations]
+    if intervals is not None:
+        pairs = zip(chain.activations, intervals, strict=True)
+        local = [unit_rule(g, lower.cpu(), upper.cpu(), joint=joint) for g, (lower, upper) in pairs]
+    kept, constant = _kept(weights, chain.activations, local)
+    rows = [*kept, torch.arange(weights[-1].shape[0])]
     units = [W.shape[0] for W in weights[:-1]]
-    weights, kept = _without_dead_units(weights, chain.activations)
-    constant = any(not bool(W.any()) for W in weights)
+    for index, g in enumerate(chain.activations):
+        columns = weights[index + 1].reshape(-1, g.width, units[index])
+        weights[index + 1] = columns[rows[index + 1]][:, :, kept[index]].flatten(1)
+    weights[0] = weights[0][rows[0]]
     exponents = [_exponent(W) for W in weights]
     weights = [times_power_of_two(W, -e) for W, e in zip(weights, exponents, strict=True)]
-    stages = tuple(Stage(*parts) for parts in zip(rules, weights[1:], kept, units, strict=True))
-    return LipSDP(weights[0], stages, sum(exponents), constant)
+    stages: list[Stage] = []
+    for W, g, own, alive, count in zip(weights[1:], chain.activations, local, kept, units, strict=True):
+        if own is None:
+            stages.append(Stage(increments_of(g), W, alive, count))
+        else:
+            own = own.only(alive)
+            every = bool(own.free.all()) or not own.increments.variables
+            free = None if every else own.free.nonzero().flatten()
+            stages.append(Stage(own.increments, own.weight(W), alive, count, free, own.apart(W)))
+    return LipSDP(weights[0], tuple(stages), sum(exponents), constant)
 
 
-def _without_dead_units(weights: list[Tensor], activations: Sequence[Activation]) -> tuple[list[Tensor], list[Tensor]]:
-    """Drop units with a zero row before or zero columns after, until none is left."""
-    weights = list(weights)
-    kept = [torch.arange(W.shape[0]) for W in weights[:-1]]
+def _kept(
+    weights: Sequence[Tensor], activations: Sequence[Activation], local: Sequence[UnitRule | None]
+) -> tuple[list[Tensor], bool]:
+    """The units that can carry an increment, per layer, and whether none can, by the places of zeros alone.
+
+    Units with a zero row before or zero columns after are dropped until none is left; so are those of slope zero.
+    """
+    joins = [weights[0] != 0]  # from unit to unit, whatever the output
+    for W, g, own in zip(weights[1:], activations, local, strict=True):
+        outputs = (W != 0).reshape(W.shape[0], g.width, -1)
+        joins.append((outputs if own is None else outputs & own.alive).any(1))
+    masks = [torch.ones(W.shape[0], dtype=torch.bool) for W in weights]
     changed = True
     while changed:
         changed = False
-        for index, activation in enumerate(activations):
-            before, after = weights[index], weights[index + 1]
-            columns = after.reshape(after.shape[0], activation.width, before.shape[0])
-            alive = before.any(1) & columns.any(0).any(0)
-            if not bool(alive.all()):
-                changed = True
-                weights[index] = before[alive]
-                weights[index + 1] = columns[:, :, alive].flatten(1)
-                kept[index] = kept[index][alive]
-    return weights, kept
+        for index in range(len(activations)):
+            enters = joins[index][:, masks[index - 1]] if index else joins[index]
+            found = masks[index] & enters.any(1) & joins[index + 1][masks[index + 1]].any(0)
+            changed = changed or not torch.equal(found, masks[index])
+            masks[index] = found
+    constant = not bool(joins[0].any()) or any(not bool(mask.any()) for mask in masks[:-1])
+    return [mask.nonzero().flatten() for mask in masks[:-1]], constant
 
 
 def _exponent(W: Tensor) -> int:
