@@ -1,12 +1,16 @@
 """Newton's method on the barrier of LipSDP: feasible multipliers that get better, and how far they are from the best.
 
-``x0 / mu - log det M(x)`` is minimised by one damped Newton step after another, while mu falls. For M(x) = A(x) - C
-with the Newton step d at mu, the matrix ``X = mu P (M - A(d)) P`` obeys the dual's equations exactly, and is
-semidefinite if the Newton decrement is below one: then ``mu (order - tr(P A(d)))`` bounds what is left to gain in
-rho. The decrement is a quadratic function of 1/mu, so the least such mu is known in closed form.
+``x0 / mu`` plus the barrier of :mod:`lipbridge.verifiers.lipsdp_barrier` is minimised by damped Newton steps, while mu
+falls to what the gap asks for. With M(x) = A(x) - C, M^-1 = P + Q and the Newton step d at mu, the matrix
 
-Source: dual scaling (Benson, Ye, Zhang 2000). Law: every iterate is strictly feasible; the stated gap is not
-negative.
+    X = mu (P + LIGHT Q - P A(d) P - P A(d) Q - Q A(d) P - LIGHT Q A(d) Q)
+
+obeys the dual's equations exactly. Where it is semidefinite, ``mu (order - <P + LIGHT Q, A(d)>)`` bounds what is left
+to gain in rho. It is if the Newton decrement is below LIGHT, and that is a quadratic function of 1/mu, so the least
+such mu is known in closed form; above, a factorisation tells.
+
+Source: dual scaling (Benson, Ye, Zhang 2000), with the weights of our barrier. Law: every iterate is strictly feasible;
+the stated gap is not negative.
 """
 
 from __future__ import annotations
@@ -18,13 +22,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipbridge.linalg import cholesky
-from lipbridge.verifiers.lipsdp_barrier import Factors, Program
-from lipbridge.verifiers.lmi_elimination import eliminate_stage, largest_of, starting_multipliers
+from lipbridge.linalg import cholesky, eigenvalues, vector_norm
+from lipbridge.verifiers.lipsdp_barrier import LIGHT, Derivatives, Factors, Program
+from lipbridge.verifiers.lmi_elimination import eliminate_stage, largest_of
 from lipbridge.verifiers.lmi_system import LipSDP
 
-#: By how much mu falls below what the gap asks for, and the share of the way to the boundary that a step may take.
-FALL, SHARE = 2.0, 0.9
+#: By how much mu falls at a time, the decrement below which it does, and the share of its end that it never goes below.
+FALL, CENTRED, END = 3.0, 0.5, 0.4
+#: The share of the way to the boundary, were it straight, that the first trial of a step takes.
+SHARE = 0.75
+#: Newton decrements above which no dual point is looked for.
+HOPELESS = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +46,19 @@ class Solution:
     timed_out: bool
 
 
-def interior_point(system: LipSDP, margin: float = 0.25) -> tuple[list[Tensor], float] | None:
+def interior_point(system: LipSDP, margin: float = 0.05) -> tuple[list[Tensor], float] | None:
     """Multipliers well inside the feasible set, one value a layer, and their rho; None if rounding leaves no room."""
     last = system.stages[-1].weight
     H = torch.eye(last.shape[0], dtype=torch.float64)
     vectors: list[Tensor] = []
     for stage in reversed(system.stages):
-        T = starting_multipliers(stage, H) * (1.0 + margin)
+        E, rule = stage.increments.outputs, stage.increments
+        gram = stage.weight.T @ H @ stage.weight
+        g, tau = float(eigenvalues(0.5 * (gram + gram.T))[-1]), 0.0
+        if rule.variables:
+            m, R = E[:, 0], E[:, 1:]
+            tau = g * float(eigenvalues(R.T @ R)[-1] + vector_norm(R.T @ m) / math.sqrt(rule.constraints))
+        T = torch.full((rule.constraints, stage.width), tau * (1.0 + margin), dtype=torch.float64)
         step = eliminate_stage(stage, T, H)
         if step is None:
             return None
@@ -58,7 +72,7 @@ def minimise(program: Program, x: Tensor, tolerance: float, deadline: float, mos
     """Lower x_0 = rho from a strictly feasible x until the relative gap is below ``tolerance``, or time is over."""
     factors = program.factors(x)
     order, count = program.order, x.numel()
-    mu, gap, lower = float(x[0]) / order, 1.0, 0.0
+    mu, gap, lower = 0.0, 1.0, 0.0
     cost = torch.zeros_like(x)
     cost[0] = 1.0
     steps, seconds, timed_out = 0, 0.0, False
@@ -67,25 +81,28 @@ def minimise(program: Program, x: Tensor, tolerance: float, deadline: float, mos
         if begin + 1.3 * seconds > deadline:
             timed_out = True
             break
-        b, H = program.derivatives(factors, count)
-        solved = _solve(H, torch.stack([cost, b], 1))
+        found = program.derivatives(factors, count)
+        b = found.gradient
+        solved = _solve(found.hessian, torch.stack([cost, b], 1))
         if solved is None:
             break
         u, v = solved.unbind(1)
-        cu, cv, bv = float(u[0]), float(v[0]), float(b @ v)
-        rho = float(x[0])
-        found = _lower_bound(rho, order, cu, cv, bv)
+        rho, cu, cv, bv, largest = torch.stack([x[0], u[0], v[0], b @ v, b[0]]).tolist()
+        mu = mu or 1.0 / largest  # where rho's own derivative vanishes
         decrement = bv - 2.0 * cv / mu + cu / (mu * mu)
-        if found > lower:  # mu stands still until a step brings news, or it would run ahead of the iterates
-            lower = found
-            mu = min(mu, (rho - lower) / (FALL * order))
-        elif decrement < 0.5:
-            mu /= FALL
+        end = END * tolerance * rho / order
+        if decrement < CENTRED and mu > end:
+            mu = max(mu / FALL, end)
+            decrement = bv - 2.0 * cv / mu + cu / (mu * mu)
+        d = v - u / mu
+        lower = max(lower, _lower_bound(rho, order, cu, cv, bv))
+        hoped = rho - mu * (order - bv + cv / mu)
+        if lower < (1.0 - tolerance) * rho <= hoped and decrement < HOPELESS and program.is_dual_feasible(factors, d):
+            lower = hoped
         gap = 1.0 - lower / rho
         if gap < tolerance:
             break
-        d = v - u / mu
-        moved = _step(program, x, d, factors, mu)
+        moved = _step(program, x, d, factors, mu, decrement, found)
         if moved is None:
             break
         x, factors = moved
@@ -94,10 +111,10 @@ def minimise(program: Program, x: Tensor, tolerance: float, deadline: float, mos
     return Solution(program.vectors(x), float(x[0]), max(gap, 0.0), steps, timed_out)
 
 
-def _lower_bound(rho: float, order: int, cu: float, cv: float, bv: float) -> float:
+def _lower_bound(rho: float, order: float, cu: float, cv: float, bv: float) -> float:
     """The best lower bound of the optimal rho that a dual point of this step gives; 0 if there is none."""
-    # delta(t)^2 = bv - 2 t cv + t^2 cu for t = 1/mu: the largest t with delta <= 1.
-    root = cv * cv - cu * (bv - 0.98)
+    # delta(t)^2 = bv - 2 t cv + t^2 cu for t = 1/mu: the largest t with delta^2 <= LIGHT.
+    root = cv * cv - cu * (bv - 0.98 * LIGHT)
     if root < 0.0 or cu <= 0.0:
         return 0.0
     t = (cv + math.sqrt(root)) / cu
@@ -106,25 +123,20 @@ def _lower_bound(rho: float, order: int, cu: float, cv: float, bv: float) -> flo
     return rho - (order - bv + t * cv) / t
 
 
-def _step(program: Program, x: Tensor, d: Tensor, factors: Factors, mu: float) -> tuple[Tensor, Factors] | None:
+def _step(
+    program: Program, x: Tensor, d: Tensor, factors: Factors, mu: float, decrement: float, derivatives: Derivatives
+) -> tuple[Tensor, Factors] | None:
     """Go along d as far as M stays definite and the barrier function falls."""
     before = float(x[0]) / mu - factors.logdet
-    alpha, short = 1.0, False
+    alpha = min(1.0, SHARE * derivatives.largest_step(d))
     for _ in range(40):
         y = x + alpha * d
         found = program.factors(y)
-        if found is None:
-            alpha, short = alpha * 0.7, True
-            continue
-        if short:
-            short = False
-            closer = program.factors(x + SHARE * alpha * d)
-            if closer is not None:
-                y, found = x + SHARE * alpha * d, closer
-        after = float(y[0]) / mu - found.logdet
-        if after < before + 1e-9 * abs(before):
-            return _further(program, x, d, mu, y, found, after) if alpha == 1.0 else (y, found)
-        alpha *= 0.5
+        if found is not None:
+            after = float(y[0]) / mu - found.logdet
+            if after < before - 1e-3 * alpha * decrement + 1e-9 * abs(before):
+                return _further(program, x, d, mu, y, found, after) if alpha == 1.0 else (y, found)
+        alpha *= 0.6
     return None
 
 
