@@ -1,9 +1,10 @@
 """The rows and columns of a convolution's matrix, by kind, without the matrix.
 
 The norms 1->q are the largest column's and p->inf the largest row's, boundary included. Along one axis a row is a set
-of *merged taps*, one for each input that it reads: taps that read the same input through the padding, or around a torus,
-are added. Few rows differ in this (the interior ones are all alike, and with zero padding a row at the boundary is a
-part of them), and likewise few columns, so each kind is looked at once. In two axes a row merges taps by the product.
+of *merged taps*, one for each input that it reads: taps that read the same input through the padding, or around a
+torus, are added. Few rows differ in this (the interior ones are all alike, and with zero padding a row at the boundary
+is a part of them), and likewise few columns, so each kind is looked at once. In two axes a row merges taps by the
+product.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ from lipbridge.vocabulary import Norm
 def penalty_norm(weight: Tensor, geometry: Convolution, norm: Norm = 2, iterations: int = 6) -> Tensor:
     """The norm of a convolution from l_p to l_p for training: an upper bound but for rounding, with its gradient.
 
-    For l_2 the largest Schatten norm of order ``2 (2^iterations + 1)`` of a frequency block of the torus, times the norm
-    of the padding; for l_1 and l_inf exact. The gradient of a maximum is that of the largest alone;
+    For l_2 the largest Schatten norm of order ``2 (2^iterations + 1)`` of a frequency block of the torus, times the
+    norm of the padding; for l_1 and l_inf exact. The gradient of a maximum is that of the largest alone;
     :func:`conv_dual` spreads it. Runs on any device, ``meta`` included, without host synchronisation.
 
     Args:

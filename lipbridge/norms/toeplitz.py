@@ -1,13 +1,14 @@
 """The Toeplitz bound: a closed form above the spectral norm of a convolution, cheap enough for every training step.
 
-A zero-padded convolution is a multi-level block Toeplitz matrix, whose norm is at most the largest spectral norm of its
-symbol F(w), and so at most the largest Frobenius norm. ``|F(w)|^2`` is a trigonometric polynomial whose coefficients are
-the kernel's autocorrelation, summed over all pairs of channels: neither a matrix product nor an eigenvalue is needed.
-On the torus that holds the convolution the frequencies are finitely many, so that the largest is found exactly.
+A zero-padded convolution is a multi-level block Toeplitz matrix, whose norm is at most the largest spectral norm of
+its symbol F(w), and so at most the largest Frobenius norm. ``|F(w)|^2`` is a trigonometric polynomial whose
+coefficients are the kernel's autocorrelation, summed over all pairs of channels: neither a matrix product nor an
+eigenvalue is needed. On the torus that holds the convolution the frequencies are finitely many, so that the largest is
+found exactly.
 
-Source: Araujo, Negrevergne, Chevaleyre, Atif 2020 ("On Lipschitz regularization of convolutional layers using Toeplitz
-matrix theory"), whose bound adds the largest values of the output channels' polynomials; the largest value of their sum,
-taken here, is never above that. The frequencies of the torus in place of all, and strides, are ours.
+Source: Araujo, Negrevergne, Chevaleyre, Atif 2020 ("On Lipschitz regularization of convolutional layers using
+Toeplitz matrix theory"), whose bound adds the largest values of the output channels' polynomials; the largest value of
+their sum, taken here, is never above that. The frequencies of the torus in place of all, and strides, are ours.
 """
 
 from __future__ import annotations
