@@ -131,11 +131,11 @@ class Program:
 
     Attributes:
         segments: the matrix inequalities.
-        shapes: per stage the shape (constraints, units) of its multipliers in x, after rho.
+        stages: of the system; x holds rho and the multipliers ``(constraints, f)`` of their free units.
     """
 
     segments: tuple[Segment, ...]
-    shapes: tuple[tuple[int, int], ...]
+    stages: tuple[Stage, ...]
 
     @property
     def order(self) -> float:
@@ -144,15 +144,17 @@ class Program:
 
     def point(self, rho: float, vectors: Sequence[Tensor]) -> Tensor:
         """x from rho and the multipliers of each stage."""
-        return torch.cat([vectors[0].new_tensor([rho]), *(T.flatten() for T in vectors)])
+        own = [stage.on_free_units(T).flatten() for stage, T in zip(self.stages, vectors, strict=True)]
+        return torch.cat([vectors[0].new_tensor([rho]), *own])
 
     def vectors(self, x: Tensor) -> list[Tensor]:
-        """The multipliers of each stage in x, on the CPU."""
+        """The multipliers of each stage in x, on the CPU; zero for units without variables."""
         parts: list[Tensor] = []
         first = 1
-        for c, u in self.shapes:
-            parts.append(x[first : first + c * u].reshape(c, u).cpu())
-            first += c * u
+        for stage in self.stages:
+            count = stage.increments.constraints * stage.free_width
+            parts.append(stage.on_all_units(x[first : first + count].cpu()))
+            first += count
         return parts
 
     def factors(self, x: Tensor) -> Factors | None:
@@ -361,11 +363,12 @@ def program_of(system: LipSDP, device: torch.device | str = "cpu") -> Program:
     size = head = inputs = W.shape[1]
     state, start, first = W, 0, 1
     for stage in system.stages:
-        rule, u = stage.increments, stage.width
+        rule, u = stage.increments, stage.free_width
         J, C = rule.variables, rule.constraints
+        own = state if stage.free is None else state[stage.free.to(state.device)]
         kappa, alone = _shift(stage)
         if rule.cuts:
-            terms.append(Term(first, rule.group, C, u, state, start, None, ()))
+            terms.append(Term(first, rule.group, C, u, own, start, None, ()))
             segments.append(Segment(size, head, inputs, tuple(terms), None, 0))
             terms, size, inputs, place = [Term(first, rule.group, C, u, None, 0, 0, kappa)], J * u, 0, 0
             head = size
@@ -373,12 +376,11 @@ def program_of(system: LipSDP, device: torch.device | str = "cpu") -> Program:
             place = size
             size += J * u
             if J:
-                terms.append(Term(first, rule.group, C, u, state, start, place, kappa))
+                terms.append(Term(first, rule.group, C, u, own, start, place, kappa))
         first += C * u
         state, start = _next_state(stage, kappa, state, start, place, alone)
     segments.append(Segment(size, head, inputs, tuple(terms), state, start))
-    shapes = tuple((stage.increments.constraints, stage.width) for stage in system.stages)
-    return Program(tuple(segments), shapes)
+    return Program(tuple(segments), system.stages)
 
 
 def _shift(stage: Stage) -> tuple[tuple[float, ...], bool]:
@@ -402,7 +404,8 @@ def _next_state(
     E, u = stage.increments.outputs.to(state.device), stage.width
     R = E[:, 1:]
     W = stage.weight.to(state.device).reshape(-1, E.shape[0], u)
-    onto_p = torch.einsum("aku,kj->aju", W, R).reshape(W.shape[0], -1)
+    onto_p = torch.einsum("aku,kj->aju", W, R)
+    onto_p = (onto_p if stage.free is None else onto_p[..., stage.free.to(state.device)]).flatten(1)
     if alone or stage.increments.cuts:
         return onto_p, place
     m = E[:, 0] - R @ state.new_tensor(kappa) if kappa else E[:, 0]

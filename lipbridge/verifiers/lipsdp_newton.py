@@ -18,13 +18,14 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from lipbridge.linalg import cholesky, eigenvalues, vector_norm
+from lipbridge.linalg import cholesky
 from lipbridge.verifiers.lipsdp_barrier import LIGHT, Derivatives, Factors, Program
-from lipbridge.verifiers.lmi_elimination import eliminate_stage, largest_of
+from lipbridge.verifiers.lmi_elimination import eliminate_stage, largest_of, starting_multipliers
 from lipbridge.verifiers.lmi_system import LipSDP
 
 #: By how much mu falls at a time, the decrement below which it does, and the share of its end that it never goes below.
@@ -52,13 +53,7 @@ def interior_point(system: LipSDP, margin: float = 0.05) -> tuple[list[Tensor], 
     H = torch.eye(last.shape[0], dtype=torch.float64)
     vectors: list[Tensor] = []
     for stage in reversed(system.stages):
-        E, rule = stage.increments.outputs, stage.increments
-        gram = stage.weight.T @ H @ stage.weight
-        g, tau = float(eigenvalues(0.5 * (gram + gram.T))[-1]), 0.0
-        if rule.variables:
-            m, R = E[:, 0], E[:, 1:]
-            tau = g * float(eigenvalues(R.T @ R)[-1] + vector_norm(R.T @ m) / math.sqrt(rule.constraints))
-        T = torch.full((rule.constraints, stage.width), tau * (1.0 + margin), dtype=torch.float64)
+        T = starting_multipliers(stage, H) * (1.0 + margin)
         step = eliminate_stage(stage, T, H)
         if step is None:
             return None
@@ -87,7 +82,8 @@ def minimise(program: Program, x: Tensor, tolerance: float, deadline: float, mos
         if solved is None:
             break
         u, v = solved.unbind(1)
-        rho, cu, cv, bv, largest = torch.stack([x[0], u[0], v[0], b @ v, b[0]]).tolist()
+        scalars = cast(Any, torch.stack([x[0], u[0], v[0], b @ v, b[0]]))
+        rho, cu, cv, bv, largest = cast(list[float], scalars.tolist())
         mu = mu or 1.0 / largest  # where rho's own derivative vanishes
         decrement = bv - 2.0 * cv / mu + cu / (mu * mu)
         end = END * tolerance * rho / order
