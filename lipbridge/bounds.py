@@ -6,17 +6,13 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import singledispatch
-from itertools import pairwise
 
 from torch import Tensor, nn
 
-from lipbridge.errors import InvalidArgument, UnsupportedOperation
-from lipbridge.graph import Add, Concat, Dense, Elementwise, Graph, Input, Node, Reshape
-from lipbridge.norms.matrix import require_cheap
-from lipbridge.rigor import proved_operator_norm
-from lipbridge.rounding import add_up, mul_up, root_sum_of_powers_up
-from lipbridge.vocabulary import NORMS, Norm, Quantity, Side, Status, as_norm
+from lipbridge.errors import InvalidArgument
+from lipbridge.graph import Graph
+from lipbridge.layer_constants import notes, output_constants
+from lipbridge.vocabulary import Norm, Quantity, Side, Status, as_norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +152,11 @@ def bound_for(
 def trivial_bound(network: Graph | nn.Module, norm: Norm | str = 2, output_norm: Norm | str | None = None) -> Bound:
     """The product of the layers' operator norms: a proved upper bound of the Lipschitz constant, everywhere.
 
-    Each layer's norm is rounded outward (:func:`lipbridge.rigor.proved_operator_norm`) and so is the product. For an
-    input and an output norm that differ, hidden layers may pass from a norm to a larger exponent, and the smallest
-    product over those paths is taken.
+    Each layer's norm is rounded outward (:func:`lipbridge.rigor.proved_operator_norm`, for convolutions
+    :func:`lipbridge.rigor_convolution.proved_conv_norm`) and so is the product. A residual x + g(x) counts 1 + L(g), a
+    concatenation the p-norm of its parts; linear branches of one node are merged first
+    (:mod:`lipbridge.layer_constants`). For an input and an output norm that differ, hidden layers may pass from a norm
+    to a larger exponent, and the smallest product over those paths is taken.
 
     Args:
         network: a Graph, or a module that :func:`lipbridge.capture` can read.
@@ -179,67 +177,7 @@ def trivial_bound(network: Graph | nn.Module, norm: Norm | str = 2, output_norm:
     p = as_norm(norm)
     q = p if output_norm is None else as_norm(output_norm, "output_norm")
     start = time.perf_counter()
-    constants = lipschitz_constants(network, p, q)
+    value = output_constants(network, p, q)[q]
     problem = Problem(network, p, q)
-    bound = bound_for(problem, constants[-1][q], Side.UPPER, proved=True, method="trivial bound")
+    bound = bound_for(problem, value, Side.UPPER, proved=True, method="trivial bound", detail=notes(network))
     return replace(bound, seconds=time.perf_counter() - start)
-
-
-Constants = Mapping[Norm, float]
-
-
-def lipschitz_constants(graph: Graph, p: Norm, q: Norm) -> list[Constants]:
-    """Per node, proved upper bounds of the Lipschitz constant from the input in l_p to the node in l_r, p <= r <= q."""
-    require_cheap(p, q, "Lipschitz constant")
-    norms: list[Norm] = [norm for norm in NORMS if NORMS.index(p) <= NORMS.index(norm) <= NORMS.index(q)]
-    found: list[Constants] = []
-    for node in graph.nodes:
-        if isinstance(node, Input):
-            found.append(dict.fromkeys(norms, 1.0))
-            continue
-        constants = dict(propagate(node, [found[i] for i in node.inputs]))
-        for smaller, larger in pairwise(norms):
-            constants[larger] = min(constants[larger], constants[smaller])  # ||x||_r falls as r grows
-        found.append(constants)
-    return found
-
-
-@singledispatch
-def propagate(node: Node, inputs: list[Constants]) -> Constants:
-    """Constants of a node from those of its inputs, rounded outward."""
-    raise UnsupportedOperation(node.name, type(node).__name__, "Its Lipschitz constant is not known yet.")
-
-
-@propagate.register
-def _(node: Dense, inputs: list[Constants]) -> Constants:
-    (before,) = inputs
-    norms: list[Norm] = list(before)
-    table: dict[Norm, float] = {}
-    for q in norms:
-        paths: list[Norm] = [p for p in norms if NORMS.index(p) <= NORMS.index(q)]
-        table[q] = min(mul_up(before[p], proved_operator_norm(node.weight, p, q)) for p in paths)
-    return table
-
-
-@propagate.register
-def _(node: Elementwise, inputs: list[Constants]) -> Constants:
-    return {norm: mul_up(value, node.activation.lipschitz[norm]) for norm, value in inputs[0].items()}
-
-
-@propagate.register
-def _(node: Reshape, inputs: list[Constants]) -> Constants:
-    return inputs[0]
-
-
-@propagate.register
-def _(node: Concat, inputs: list[Constants]) -> Constants:
-    return {norm: _joined([values[norm] for values in inputs], norm) for norm in inputs[0]}
-
-
-@propagate.register
-def _(node: Add, inputs: list[Constants]) -> Constants:
-    return {norm: add_up(*(values[norm] for values in inputs)) for norm in inputs[0]}
-
-
-def _joined(values: list[float], norm: Norm) -> float:
-    return max(values) if norm == "inf" else root_sum_of_powers_up(values, norm)

@@ -21,7 +21,6 @@ from lipbridge.nodes import (
     Node,
     Normalize,
     Reshape,
-    block_axis,
 )
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -76,7 +75,7 @@ def _(node: Elementwise, inputs: list[Tensor]) -> Tensor:
 
 def joined(node: Elementwise, parts: list[Tensor]) -> Tensor:
     """The blocks of a polyactivation, joined along the node's axis."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=block_axis(node) + 1)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=node.axis + 1 if node.axis >= 0 else node.axis)
 
 
 @evaluate.register

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lipbridge.bounds import lipschitz_constants
 from lipbridge.errors import InvalidArgument, NumericalFailure
 from lipbridge.graph import Dense, Graph
+from lipbridge.layer_constants import output_constants
 from lipbridge.linalg import vector_norm
 from lipbridge.rounding import UNIT, gamma
 from lipbridge.search.domain import device_of
@@ -106,13 +106,13 @@ def pairwise_constants(graph: Graph, norm: Norm) -> Tensor:
     followed by the identity.
     """
     last = graph.nodes[-1]
-    if isinstance(last, Dense):
+    if isinstance(last, Dense) and len(last.shape) == 1:
         W, source = last.weight, last.inputs[0]
     else:
         (K,) = graph.output_shape
         W, source = torch.eye(K, dtype=torch.float64, device=device_of(graph)), len(graph.nodes) - 1
     body = replace(graph, nodes=graph.nodes[: source + 1])
-    hidden = lipschitz_constants(body, norm, "inf")[-1]
+    hidden = output_constants(body, norm, "inf")
     return difference_norms_up(W, dict(hidden))
 
 

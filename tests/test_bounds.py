@@ -12,9 +12,9 @@ from torch import nn
 
 import lipbridge
 from lipbridge import Ball, Problem
-from lipbridge.bounds import lipschitz_constants
 from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
 from lipbridge.graph import Add, Concat, Dense, Elementwise, Graph, Input
+from lipbridge.layer_constants import output_constants
 from lipbridge.norms import CHEAP_PAIRS
 from lipbridge.vocabulary import NORMS, Quantity, Side, Status, as_norm
 
@@ -103,26 +103,26 @@ def test_nan_weights_are_an_error() -> None:
 
 
 def test_joining_nodes() -> None:
-    """x -> concat(A x, B x) + C x on graphs made by hand, against the triangle inequality and p-norms."""
+    """x -> concat(A x, B x) + C relu(x), made by hand: the triangle inequality, and the join is one matrix."""
     A, B, C = (torch.randn(s, 3, dtype=torch.float64) for s in (2, 3, 5))
     nodes = (
         Input("x", (), (3,)),
         Dense("A", (0,), (2,), A),
         Dense("B", (0,), (3,), B),
         Concat("cat", (1, 2), (5,)),
-        Dense("C", (0,), (5,), C),
-        Add("add", (3, 4), (5,)),
-        Elementwise("abs", (5,), (5,), lipbridge.activation("abs")),
+        Elementwise("relu", (0,), (3,), lipbridge.activation("relu")),
+        Dense("C", (4,), (5,), C),
+        Add("add", (3, 5), (5,)),
+        Elementwise("abs", (6,), (5,), lipbridge.activation("abs")),
     )
     graph = Graph(nodes)
     x = torch.randn(4, 3, dtype=torch.float64)
-    torch.testing.assert_close(graph(x), (torch.cat([x @ A.T, x @ B.T], 1) + x @ C.T).abs())
-    for norm, power in ((1, 1.0), (2, 2.0), ("inf", math.inf)):
-        parts = torch.tensor([float(lipbridge.operator_norm(W, norm)) for W in (A, B)], dtype=torch.float64)
-        expected = float(torch.linalg.vector_norm(parts, power)) + float(lipbridge.operator_norm(C, norm))
-        constants = lipschitz_constants(graph, norm, norm)
-        assert constants[-1][norm] == pytest.approx(expected, rel=1e-11)
-        assert constants[-1][norm] >= expected * (1 - 1e-15)
+    torch.testing.assert_close(graph(x), (torch.cat([x @ A.T, x @ B.T], 1) + x.relu() @ C.T).abs())
+    for norm in NORMS:
+        expected = float(lipbridge.operator_norm(torch.cat([A, B]), norm)) + float(lipbridge.operator_norm(C, norm))
+        found = output_constants(graph, norm, norm)[norm]
+        assert found == pytest.approx(expected, rel=1e-11)
+        assert found >= expected * (1 - 1e-15)
 
 
 def test_a_graph_is_checked() -> None:

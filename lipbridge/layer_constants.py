@@ -1,0 +1,469 @@
+"""Lipschitz constants through a Graph: of every kind of node, proved, and combined along paths, sums and joins.
+
+Where the algebra gives more than the product and the sum of norms, it is used:
+
+* a convolution or dense layer with a diagonal map before or after it (BatchNorm, a normalised input) is one layer;
+* terms of a sum, or parts of a concatenation, that are linear functions of one and the same node are one linear map:
+  x + W x = (I + W) x. For convolutions of one geometry that is one kernel; otherwise the matrix, if it is small.
+
+Everything is rounded outward. Where several bounds are known the smallest is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import singledispatch
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from lipbridge.activations import derive
+from lipbridge.errors import UnsupportedOperation
+from lipbridge.graph import (
+    Add,
+    Concat,
+    Conv,
+    Dense,
+    Elementwise,
+    Graph,
+    GroupSort,
+    MaxPool,
+    Node,
+    Normalize,
+    Reshape,
+)
+from lipbridge.norms.conv_geometry import Convolution
+from lipbridge.norms.matrix import require_cheap
+from lipbridge.rigor import proved_operator_norm
+from lipbridge.rigor_convolution import proved_conv_norm
+from lipbridge.rounding import TINY, UNIT, add_up, down, mul_up, root_sum_of_powers_up, sqrt_up, up
+from lipbridge.vocabulary import NORMS, Norm
+
+#: Per norm r, an upper bound of the Lipschitz constant from the input in l_p to a node in l_r.
+Constants = Mapping[Norm, float]
+_NormUp = Callable[[Norm, Norm], float]  # (p, q) -> proved norm
+#: Sums of linear branches are written as a matrix of at most so many entries.
+LARGEST_MATRIX = 2**20
+
+
+def output_constants(graph: Graph, p: Norm, q: Norm) -> Constants:
+    """Proved upper bounds of the Lipschitz constant from the input in l_p to the output in l_r, p <= r <= q."""
+    require_cheap(p, q, "Lipschitz constant")
+    norms: list[Norm] = [norm for norm in NORMS if NORMS.index(p) <= NORMS.index(norm) <= NORMS.index(q)]
+    roots = _roots(graph)
+    reads = [_reads(graph, index, roots) for index in range(len(graph.nodes))]
+    found: dict[int, Constants] = {0: dict.fromkeys(norms, 1.0)}
+    for index in sorted(_needed(reads)):
+        if index:
+            constants = dict(_constants(graph, index, roots, found))
+            for smaller, larger in pairwise(norms):
+                constants[larger] = min(constants[larger], constants[smaller])  # ||x||_r falls as r grows
+            found[index] = constants
+    return found[len(graph.nodes) - 1]
+
+
+def _reads(graph: Graph, index: int, roots: list[int]) -> set[int]:
+    """The nodes whose constants give that of node ``index``."""
+    if index == 0:
+        return set()
+    block = _block(graph, index)
+    if block is not None:
+        return {block.source}
+    node = graph.nodes[index]
+    return set(node.inputs) | {roots[group[0]] for group in _groups(graph, node, roots)}
+
+
+def _needed(reads: list[set[int]]) -> set[int]:
+    alive, waiting = {0}, [len(reads) - 1]
+    while waiting:
+        index = waiting.pop()
+        if index not in alive:
+            alive.add(index)
+            waiting.extend(reads[index])
+    return alive
+
+
+def _constants(graph: Graph, index: int, roots: list[int], found: Mapping[int, Constants]) -> Constants:
+    node = graph.nodes[index]
+    block = _block(graph, index)
+    if block is not None:
+        shape = graph.nodes[block.source].shape
+        return _through(found[block.source], lambda p, q: block.norm_up(shape, p, q))
+    inputs = [found[i] for i in node.inputs]
+    constants = propagate(node, inputs, [graph.nodes[i].shape for i in node.inputs])
+    merged = [_merged(graph, node, roots, group, found) for group in _groups(graph, node, roots)]
+    if not any(merged):
+        return constants
+    if isinstance(node, Concat):
+        return _smaller(constants, *(each for each in merged if each))
+    taken = {i for group, each in zip(_groups(graph, node, roots), merged, strict=True) if each for i in group}
+    rest = [constants_of for i, constants_of in zip(node.inputs, inputs, strict=True) if i not in taken]
+    terms = [*rest, *(each for each in merged if each)]
+    return _smaller(constants, {norm: add_up(*(term[norm] for term in terms)) for norm in constants})
+
+
+def _smaller(first: Constants, *others: Constants) -> Constants:
+    return {norm: min(value, *(other[norm] for other in others)) for norm, value in first.items()}
+
+
+def _through(before: Constants, norm_up: _NormUp) -> Constants:
+    """Behind a linear map: the smallest product over the norms on its input's side."""
+    table: dict[Norm, float] = {}
+    for q in before:
+        paths: list[Norm] = [p for p in before if NORMS.index(p) <= NORMS.index(q)]
+        table[q] = min(mul_up(before[p], norm_up(p, q)) for p in paths)
+    return table
+
+
+# --- one function a node type ----------------------------------------------------------------------------------------
+
+
+@singledispatch
+def propagate(node: Node, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
+    """Constants of a node from those of its inputs, which have ``shapes``, rounded outward."""
+    raise UnsupportedOperation(node.name, type(node).__name__, "Its Lipschitz constant is not known yet.")
+
+
+@propagate.register
+def _(node: Dense, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
+    # On further axes the same matrix acts on each row: for p <= q the norm of its copies is its own.
+    return _through(inputs[0], lambda p, q: proved_operator_norm(node.weight, p, q))
+
+
+@propagate.register
+def _(node: Conv, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
+    return _through(inputs[0], lambda p, q: conv_norm_up(node, shapes[0], p, q))
+
+
+@propagate.register
+def _(node: Elementwise, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
+    return {norm: mul_up(value, node.activation.lipschitz[norm]) for norm, value in inputs[0].items()}
+
+
+@propagate.register
+def _(node: Reshape, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
+    return inputs[0]
+
+
+@propagate.register
+def _(node: Concat, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
+    return {norm: _joined([values[norm] for values in inputs], norm) for norm in inputs[0]}
+
+
+@propagate.register
+def _(node: Add, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
+    return {norm: add_up(*(values[norm] for values in inputs)) for norm in inputs[0]}
+
+
+@propagate.register
+def _(node: GroupSort, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
+    return inputs[0]  # almost everywhere a permutation
+
+
+@propagate.register
+def _(node: MaxPool, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
+    """A change of one input reaches the c windows that hold it, and no more: c in l_1, sqrt(c) in l_2, 1 in l_inf."""
+    count = most_windows(node, shapes[0])
+    factors: Constants = {1: float(count), 2: _root_up(count), "inf": 1.0}
+    return {norm: mul_up(value, factors[norm]) for norm, value in inputs[0].items()}
+
+
+def _root_up(count: int) -> float:
+    root = math.isqrt(count)
+    return float(root) if root * root == count else sqrt_up(float(count))
+
+
+def most_windows(node: MaxPool, shape: tuple[int, ...]) -> int:
+    """The largest number of windows that one input belongs to."""
+    product = 1
+    for axis, length in enumerate(shape[1:]):
+        held = [0] * length
+        for window in range(node.shape[1 + axis]):
+            start = window * node.stride[axis] - node.padding[axis]
+            for tap in range(node.kernel[axis]):
+                if 0 <= start + tap * node.dilation[axis] < length:
+                    held[start + tap * node.dilation[axis]] += 1
+        product *= max(held)
+    return product
+
+
+@propagate.register
+def _(node: Normalize, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
+    n = math.prod(shapes[0]) // node.groups
+    return {norm: mul_up(value, normalize_norm_up(n, node.epsilon, norm)) for norm, value in inputs[0].items()}
+
+
+def normalize_norm_up(n: int, epsilon: float, norm: Norm) -> float:
+    """Upper bound of the Lipschitz constant of x -> (x - mean) / sqrt(variance + epsilon) on R^n; exact in l_2.
+
+    With y the output, s the divisor and r = variance / (variance + epsilon) the Jacobian is
+    (I - (1 1' + y y') / n) / s, and |y|^2 = n r, s = sqrt(epsilon / (1 - r)). In l_2 its norm is 1 / s for n > 2, at
+    most 1 / sqrt(epsilon), which is reached where all entries are equal. A row sums to at most
+    2 (1 - 1/n) + |y_i| sqrt(r) with |y_i| <= sqrt(r (n - 1)), and the columns are the rows:
+    sqrt(1 - r) (a + b r) / sqrt(epsilon) for a = 2 (1 - 1/n), b = sqrt(n - 1) bounds l_1 and l_inf.
+    """
+    if n == 1:
+        return 0.0
+    least = down(math.sqrt(epsilon))
+    if norm == 2:
+        return up(1.0 / least)
+    a, b = 2.0 * (1.0 - 1.0 / n), math.sqrt(n - 1.0)
+    r = min(1.0, max(0.0, (2.0 * b - a) / (3.0 * b)))  # the maximiser; near it the function is flat
+    largest = max(a, math.sqrt(1.0 - r) * (a + b * r))
+    return mul_up(largest * (1.0 + 2.0**-40), up(1.0 / least))
+
+
+def _joined(values: list[float], norm: Norm) -> float:
+    return max(values) if norm == "inf" else root_sum_of_powers_up(values, norm)
+
+
+# --- norms of layers with diagonal maps around them ------------------------------------------------------------------
+
+
+def conv_norm_up(node: Conv, shape: tuple[int, ...], p: Norm, q: Norm) -> float:
+    """The proved norm of a convolution on inputs of ``shape``, without its bias."""
+    if node.diagonal:
+        return float(node.weight.abs().max())  # from l_p to l_q with p <= q
+    return proved_conv_norm(node.weight, geometry(node, shape), p, q)
+
+
+def geometry(node: Conv, shape: tuple[int, ...]) -> Convolution:
+    """A convolution's geometry on inputs of ``shape``."""
+    return Convolution(shape, node.stride, node.padding, node.dilation, node.groups, node.padding_mode)
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """A layer and the diagonal maps ``before`` and ``after`` it, reading node ``source``."""
+
+    core: Dense | Conv
+    before: Tensor | None
+    after: Tensor | None
+    source: int
+
+    def norm_up(self, shape: tuple[int, ...], p: Norm, q: Norm) -> float:
+        """The proved norm of the product."""
+        weight = self.core.weight
+        if self.before is not None:
+            weight = weight * self._of_inputs(self.before)
+        if self.after is not None:
+            weight = weight * self.after.reshape(-1, *(1,) * (weight.ndim - 1))
+        if not bool(torch.isfinite(weight).all()):
+            factors = [float(t.abs().max()) for t in (self.before, self.after) if t is not None]
+            return mul_up(*factors, self._norm(self.core.weight, shape, p, q))
+        # Each entry is off by at most 3 UNIT of itself, or by TINY if it underflowed.
+        size = _magnitude(lambda a, b: self._norm(weight, shape, a, b), p, q)
+        lost = mul_up(float(weight.numel()), float(math.prod(shape)), float(math.prod(self.core.shape)), 4.0, TINY)
+        return add_up(self._norm(weight, shape, p, q), mul_up(4.0 * UNIT, size), lost)
+
+    def _of_inputs(self, scale: Tensor) -> Tensor:
+        if isinstance(self.core, Dense):
+            return scale
+        out, per_group, *kernel = self.core.weight.shape
+        groups = self.core.groups
+        table = scale.reshape(groups, 1, per_group).expand(groups, out // groups, per_group)
+        return table.reshape(out, per_group, *(1,) * len(kernel))
+
+    def _norm(self, weight: Tensor, shape: tuple[int, ...], p: Norm, q: Norm) -> float:
+        if isinstance(self.core, Dense):
+            return proved_operator_norm(weight, p, q)
+        return conv_norm_up(replace(self.core, weight=weight), shape, p, q)
+
+
+def _magnitude(norm_up: _NormUp, p: Norm, q: Norm) -> float:
+    """Upper bound of the norm of |A|, whose norms in l_1 and l_inf are those of A (Schur's test for l_2)."""
+    if p == 1:
+        return norm_up(1, 1)
+    if q == "inf":
+        return norm_up("inf", "inf")
+    return mul_up(sqrt_up(norm_up(1, 1)), sqrt_up(norm_up("inf", "inf")))
+
+
+def _block(graph: Graph, index: int) -> _Block | None:
+    """The block that ends in node ``index``, if there is a diagonal map to merge."""
+    node = graph.nodes[index]
+    before = after = None
+    if isinstance(node, Conv) and node.diagonal:
+        after = node.weight.flatten()
+        node = graph.nodes[node.inputs[0]]
+    if not isinstance(node, Dense | Conv) or (isinstance(node, Conv) and node.diagonal):
+        return None
+    if isinstance(node, Dense) and len(node.shape) != 1:
+        return None
+    source = node.inputs[0]
+    first = graph.nodes[source]
+    if isinstance(first, Conv) and first.diagonal:
+        before, source = first.weight.flatten(), first.inputs[0]
+    return None if before is None and after is None else _Block(node, before, after, source)
+
+
+# --- sums and joins of linear branches -------------------------------------------------------------------------------
+
+
+def _linear(node: Node) -> bool:
+    """Whether a node is affine in its inputs."""
+    if isinstance(node, Elementwise):
+        return all(term.function == "identity" for component in node.activation.components for term in component)
+    return isinstance(node, Dense | Conv | Reshape | Add | Concat)
+
+
+def _roots(graph: Graph) -> list[int]:
+    """For each node the one node that it is an affine function of; itself if there is no earlier one."""
+    roots: list[int] = []
+    for index, node in enumerate(graph.nodes):
+        sources = {roots[i] for i in node.inputs}
+        roots.append(sources.pop() if _linear(node) and len(sources) == 1 else index)
+    return roots
+
+
+def _groups(graph: Graph, node: Node, roots: list[int]) -> list[list[int]]:
+    """The inputs of a sum (or of a join, if all of them) that are affine functions of one node: two or more each."""
+    if not isinstance(node, Add | Concat):
+        return []
+    groups: dict[int, list[int]] = {}
+    for i in node.inputs:
+        groups.setdefault(roots[i], []).append(i)
+    if isinstance(node, Concat) and len(groups) > 1:
+        return []
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _merged(
+    graph: Graph, node: Node, roots: list[int], group: list[int], found: Mapping[int, Constants]
+) -> Constants | None:
+    """Constants of the sum (or join) of a group as one linear map; None if it is too large to write down."""
+    root = roots[group[0]]
+    shape = graph.nodes[root].shape
+    if isinstance(node, Add):
+        conv = _summed_kernels([_branch(graph, i, root) for i in group], shape)
+        if conv is not None:
+            exact = geometry(conv.core, shape)
+            return _through(found[root], lambda p, q: _sum_norm_up(conv, exact, p, q))
+    if math.prod(shape) * math.prod(node.shape) > LARGEST_MATRIX:
+        return None
+    joined = replace(node, inputs=tuple(group))
+    matrix, error = _jacobian(graph, joined, root)
+    if not bool(torch.isfinite(matrix).all() & torch.isfinite(error).all()):
+        return None
+    return _through(
+        found[root], lambda p, q: add_up(proved_operator_norm(matrix, p, q), proved_operator_norm(error, p, q))
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Kernel:
+    """A kernel in the geometry of ``core``, each entry off by at most ``units`` UNIT of ``magnitude``'s."""
+
+    core: Conv
+    weight: Tensor
+    magnitude: Tensor
+    units: int
+
+
+def _branch(graph: Graph, index: int, root: int) -> Conv | int | None:
+    """A branch that is one convolution of the root, or the root itself; None if it is more."""
+    if index == root:
+        return root
+    node = graph.nodes[index]
+    return node if isinstance(node, Conv) and node.inputs == (root,) else None
+
+
+def _summed_kernels(branches: Iterable[Conv | int | None], shape: tuple[int, ...]) -> _Kernel | None:
+    found = list(branches)
+    convs = [branch for branch in found if isinstance(branch, Conv) and not branch.diagonal]
+    diagonals = [branch for branch in found if isinstance(branch, Conv) and branch.diagonal]
+    if not convs or None in found:
+        return None
+    core = convs[0]
+    same = all(
+        (c.weight.shape, c.stride, c.padding, c.dilation, c.groups, c.padding_mode)
+        == (core.weight.shape, core.stride, core.padding, core.dilation, core.groups, core.padding_mode)
+        for c in convs
+    )
+    if not same or len(core.kernel) not in (1, 2, 3):
+        return None
+    weight, magnitude = torch.zeros_like(core.weight), torch.zeros_like(core.weight)
+    for conv in convs:
+        weight, magnitude = weight + conv.weight, magnitude + conv.weight.abs()
+    scales = [torch.ones(shape[0], dtype=weight.dtype, device=weight.device) for b in found if isinstance(b, int)]
+    scales += [conv.weight.flatten() for conv in diagonals]
+    for scale in scales:
+        taps = _own_tap(core, shape)
+        if taps is None:
+            return None
+        out = torch.arange(shape[0], device=weight.device)
+        place = (out, out % weight.shape[1], *taps)
+        weight[place] += scale
+        magnitude[place] += scale.abs()
+    if not bool(torch.isfinite(magnitude).all()):
+        return None
+    return _Kernel(core, weight, magnitude, 2 * len(found))
+
+
+def _own_tap(core: Conv, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The tap by which an output reads the input at its own place, if the shapes are equal and there is one."""
+    if core.shape != shape or any(step != 1 for step in core.stride):
+        return None
+    taps: list[int] = []
+    for (before, _), dilation, length in zip(core.padding, core.dilation, core.kernel, strict=True):
+        if before % dilation or before // dilation >= length:
+            return None
+        taps.append(before // dilation)
+    return tuple(taps)
+
+
+def _sum_norm_up(kernel: _Kernel, exact: Convolution, p: Norm, q: Norm) -> float:
+    rounding = _magnitude(lambda a, b: proved_conv_norm(kernel.magnitude, exact, a, b), p, q)
+    return add_up(proved_conv_norm(kernel.weight, exact, p, q), mul_up(kernel.units + 1.0, UNIT, rounding))
+
+
+def _jacobian(graph: Graph, last: Node, root: int) -> tuple[Tensor, Tensor]:
+    """The matrix ``(outputs, inputs)`` of the linear part from node ``root`` to ``last``, and its entries' errors."""
+    # Imported here, since the search builds on bounds.
+    from lipbridge.search.running_error import Enclosure, enclosed
+
+    shape = graph.nodes[root].shape
+    n = math.prod(shape)
+    unit = torch.eye(n, dtype=torch.float64, device=graph.device).reshape(n, *shape)
+    values = {root: Enclosure(unit, torch.zeros_like(unit))}
+    between: set[int] = set()
+    waiting = list(last.inputs)
+    while waiting:
+        index = waiting.pop()
+        if index not in between and index != root:
+            between.add(index)
+            waiting.extend(graph.nodes[index].inputs)
+    for index in sorted(between):
+        node = graph.nodes[index]
+        values[index] = enclosed(_homogeneous(node), [values[i] for i in node.inputs])
+    found = enclosed(last, [values[i] for i in last.inputs])
+    return found.value.reshape(n, -1).T, found.error.reshape(n, -1).T
+
+
+def _homogeneous(node: Node) -> Node:
+    """A linear node without what it adds."""
+    if isinstance(node, Dense | Conv):
+        return replace(node, bias=None)
+    if isinstance(node, Elementwise):
+        lines = tuple(tuple(replace(t, offset=0.0) for t in c) for c in node.activation.components)
+        return replace(node, activation=derive("linear", lines))
+    return node
+
+
+def notes(graph: Graph) -> str:
+    """What makes the bound large, in one line: layers whose constant is that of their epsilon; else empty."""
+    rows = [node for node in graph.nodes if isinstance(node, Normalize)]
+    if not rows:
+        return ""
+    worst = min(rows, key=lambda node: node.epsilon)
+    factor = normalize_norm_up(2, worst.epsilon, 2)
+    return (
+        f"{len(rows)} normalisation layer{'s' if len(rows) > 1 else ''} (e.g. `{worst.name}`) may stretch by "
+        f"1/sqrt(epsilon) = {factor:.3g} near constant inputs: this is why the bound is large"
+    )
+
+
+__all__ = ["Constants", "conv_norm_up", "geometry", "most_windows", "notes", "output_constants", "propagate"]
