@@ -31,6 +31,8 @@ SQUARINGS, CLOSE = 2, 1e-9
 POWER_STEPS = 16
 #: More than all underflows together can add up to, on matrices with a largest magnitude near one.
 UNDERFLOW = 1e-290
+#: What is not worth sharpening, beside magnitudes near one: zero matrices, whose bound is the root of the underflows.
+ZERO = 1e-140
 
 
 def gram_pair(B: Pair) -> tuple[Pair, Tensor]:
@@ -61,7 +63,7 @@ def largest_eigenvalue_of_batch_up(G: Pair, known: float) -> tuple[float, float]
         size = squared_norm_up(H)
         bounds = _backwards(size.sqrt() * (1.0 + 4.0 * UNIT), errors, exponents)
         known = max(known, _seen(G, H, known, POWER_STEPS if squaring == 0 else 0))
-        open_ = bounds > known * (1.0 + CLOSE)
+        open_ = bounds > known * (1.0 + CLOSE) + ZERO
         proved = max(proved, float(torch.where(open_, 0.0, bounds).max()))
         if not bool(open_.any()):
             return proved, known

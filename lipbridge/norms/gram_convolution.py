@@ -165,8 +165,8 @@ def _extreme_dual(W: Tensor, geometry: Convolution, p: Norm, q: Norm, smooth: bo
             matrix = vectors.T if p == 1 else vectors
             D = dual_matrix(matrix.detach(), p, q)[0] if smooth else _sharp_dual(matrix.detach(), p, q)
             duals.append(torch.autograd.grad(matrix, kernel, D)[0])
-    if len(duals) == 1:
-        return duals[0]
+    if len(duals) < 2:
+        return duals[0] if duals else torch.zeros_like(W)  # none if every window reads padding alone
     stack = torch.stack(duals)
     norms = (stack * W).flatten(1).sum(1)
     ratio = norms / norms.amax().clamp_min(torch.finfo(W.dtype).tiny)

@@ -13,11 +13,15 @@ their sum, taken here, is never above that. The frequencies of the torus in plac
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 
 from lipbridge.norms.conv_geometry import Convolution
-from lipbridge.norms.torus import symbols, torus, twiddles
+from lipbridge.norms.torus import AxisTorus, Torus, symbols, torus, twiddles
 
 
 def toeplitz_bound(weight: Tensor, geometry: Convolution) -> Tensor:
@@ -34,12 +38,40 @@ def toeplitz_bound(weight: Tensor, geometry: Convolution) -> Tensor:
     held = torus(geometry, weight)
     W = weight if weight.dtype == torch.float64 else weight.float()
     scale = W.detach().abs().amax().clamp_min(torch.finfo(W.dtype).tiny)
-    W = W / scale
-    squares: list[Tensor] = []
-    for start, stop in held.parts(W.shape[0] * W.shape[1] * held.phases):
-        re, im = symbols(W, held, *twiddles(held, start, stop, W))
-        squares.append((re.square() + im.square()).sum(dim=(-2, -1)).amax())
-    largest = torch.stack(squares).amax()
+    largest = _largest_on(held, _autocorrelation(W / scale, held))
     # The root's slope is infinite at zero, which only a zero kernel reaches.
     root = torch.where(largest > 0, largest, 1.0).sqrt() * (largest > 0)
     return root * scale * held.padding_norm_squared**0.5
+
+
+def _autocorrelation(W: Tensor, held: Torus) -> Tensor:
+    """The coefficients of ``|F(w)|^2``, per axis at lags 0 .. k - 1, 1 - k .. -1, and last the groups.
+
+    By way of a torus just large enough that no lag meets another.
+    """
+    small = Torus(tuple(replace(axis, frequencies=2 * _reach(axis) + 1) for axis in held.axes), held.groups)
+    re, im = symbols(W, small, *twiddles(small, 0, small.frequency_count, W))
+    squares = (re.square() + im.square()).sum(dim=(-2, -1))
+    sizes = [axis.frequencies for axis in small.axes]
+    squares = squares.reshape(*sizes[:-1], sizes[-1] // 2 + 1, held.groups)
+    spectrum = torch.complex(squares, torch.zeros_like(squares))
+    return cast(Tensor, cast(Any, torch.fft).irfftn(spectrum, s=sizes, dim=list(range(len(sizes)))))
+
+
+def _reach(axis: AxisTorus) -> int:
+    """The largest lag between two taps of one phase."""
+    return max(shift for _, shift in axis.taps)
+
+
+def _largest_on(held: Torus, coefficients: Tensor) -> Tensor:
+    """The largest value over the torus, and over the groups, of a real polynomial with these coefficients."""
+    values = torch.complex(coefficients, torch.zeros_like(coefficients))
+    for dim, axis in enumerate(held.axes):
+        lags = torch.arange(2 * _reach(axis) + 1, device=coefficients.device)
+        lags = lags - (lags > _reach(axis)) * len(lags)
+        frequencies = torch.arange(axis.frequencies, device=coefficients.device)
+        turns = (frequencies[:, None] * lags % axis.frequencies).to(coefficients.dtype)
+        angles = turns * (2.0 * math.pi / axis.frequencies)
+        twiddle = torch.complex(torch.cos(angles), torch.sin(angles))
+        values = (values.movedim(dim, -1) @ twiddle.mT).movedim(-1, dim)
+    return values.real.amax()
