@@ -51,16 +51,16 @@ def prove(system: LipSDP, vectors: Sequence[Tensor]) -> tuple[float, list[Tensor
     outputs = (system.stages[-1].weight if system.stages else system.entry).shape[0]
     H, used = torch.eye(outputs, dtype=torch.float64), list[Tensor]()
     for stage, T in zip(reversed(system.stages), reversed(vectors), strict=True):
-        H, T = _prove_stage(stage, T, H)
+        H, T = prove_stage(stage, T, H)
         used.append(T)
     if system.stages:
-        root = _entry_norm_up(H, system.entry)
+        root = entry_norm_up(H, system.entry)
     else:  # the scaled weight may have lost entries to underflow
         root = add_up(proved_operator_norm(system.entry), mul_up(4.0, system.entry.numel(), TINY))
-    return _times_power_of_two_up(root, system.exponent), used[::-1]
+    return times_power_of_two_up(root, system.exponent), used[::-1]
 
 
-def _prove_stage(stage: Stage, T: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
+def prove_stage(stage: Stage, T: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
     """A storage matrix of the stage that is proved to dominate V, and the multipliers that do it."""
     G, spread = _gram(stage, H)
     T = _at_least_diagonal(stage, T, G)
@@ -150,7 +150,7 @@ def _attempt(stage: Stage, T: Tensor, G: Tensor, spread: _Spread) -> tuple[Tenso
     A.diagonal().add_(on_q)
     if not bool(torch.isfinite(G).all() and (A.diagonal() > 0).all()):
         return None, 1e-13
-    rows = _power_of_two(A.diagonal().rsqrt())
+    rows = power_of_two(A.diagonal().rsqrt())
     A = A * rows[:, None] * rows
     sums = spread.times(torch.cat([torch.zeros_like(on_z), rows]))
     margin = add_up(_largest(sums[u:] * rows), 4.0 * UNIT, mul_up(8.0, A.shape[0], LOST))
@@ -163,7 +163,7 @@ def _attempt(stage: Stage, T: Tensor, G: Tensor, spread: _Spread) -> tuple[Tenso
     top = torch.diag(on_z) + G[:u, :u]
     X = solve_triangular(L, G[u:, :u] * rows[:, None])
     diagonal = top.diagonal() + X.square().sum(0)
-    columns = _power_of_two(torch.where(diagonal > 0, diagonal, torch.ones_like(diagonal)).rsqrt())
+    columns = power_of_two(torch.where(diagonal > 0, diagonal, torch.ones_like(diagonal)).rsqrt())
     X = X * columns
     H = _mirror(top + X.T @ X / columns[:, None] / columns)
     # R2: its computed value, the rounding of the product L X, and the error of B.
@@ -226,14 +226,14 @@ def _schur(row_sums: Tensor, column_sums: Tensor) -> float:
     return sqrt_up(mul_up(_largest(row_sums), _largest(column_sums)))
 
 
-def _power_of_two(values: Tensor) -> Tensor:
+def power_of_two(values: Tensor) -> Tensor:
     """Powers of two near positive values, kept within the largest scale. Exact, unlike a vectorised ``exp2``."""
     limit = math.frexp(LARGEST_SCALE)[1] - 1
     exponents = cast(list[float], cast(Any, torch.log2(values).round().clamp(-limit, limit)).tolist())
     return torch.tensor([math.ldexp(1.0, int(exponent)) for exponent in exponents], dtype=torch.float64)
 
 
-def _entry_norm_up(H: Tensor, W: Tensor) -> float:
+def entry_norm_up(H: Tensor, W: Tensor) -> float:
     """Upper bound of sqrt(lambda_max(W' H W))."""
     m, n = W.shape
     if n <= m:
@@ -247,7 +247,7 @@ def _entry_norm_up(H: Tensor, W: Tensor) -> float:
 def _wide_entry_norm_up(H: Tensor, W: Tensor) -> float:
     """The same where W has more columns: H <= L L' + eta I by Cholesky, so W' H W <= (L'W)'(L'W) + eta W'W."""
     diagonal = H.diagonal()
-    scale = _power_of_two(torch.where(diagonal > 0, diagonal, torch.ones_like(diagonal)).rsqrt())
+    scale = power_of_two(torch.where(diagonal > 0, diagonal, torch.ones_like(diagonal)).rsqrt())
     H, W = H * scale[:, None] * scale, W / scale[:, None]
     n = H.shape[0]
     jitter, L = 1e-15, cholesky(H)
@@ -271,7 +271,7 @@ def _wide_entry_norm_up(H: Tensor, W: Tensor) -> float:
     return sqrt_up(add_up(mul_up(root, root), rest))
 
 
-def _times_power_of_two_up(value: float, exponent: int) -> float:
+def times_power_of_two_up(value: float, exponent: int) -> float:
     try:
         result = math.ldexp(value, exponent)
     except OverflowError as error:
