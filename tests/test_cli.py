@@ -180,6 +180,25 @@ def test_bound_takes_norms_and_several_verifiers(cli: Cli, model: Path) -> None:
     assert trivial["tightness"] == pytest.approx(trivial["value"] / witness["value"])
 
 
+def test_bound_in_balls(cli: Cli, model: Path) -> None:
+    local = ("--radius", "0.05", "--points", "2", "--ball-norm", "inf")
+    names = "witness,lipsdp-fast,eclipse-fast,trivial"
+    rows = cli("bound", model, "--verifier", names, *local, "--option", "witness.rounds=1", "--json").rows
+    witness, fast, closed, trivial = rows
+    assert {row["region"] for row in (witness, fast, closed)} == {"2 linf balls, radius 0.05"}
+    assert witness["value"] <= fast["value"] <= closed["value"] <= trivial["value"]
+    everywhere = cli("bound", model, "--verifier", "lipsdp-fast", "--json").rows[0]
+    assert fast["value"] < everywhere["value"]
+    assert "local" in fast["method"]
+
+
+def test_balls_need_data(cli: Cli, model: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((model / "model.safetensors").read_bytes())
+    refused(cli("bound", alone, "--radius", "0.1"), "--data", "dataset")
+    assert cli("bound", alone, "--radius", "0.1", "--data", "digits", "--verifier", "eclipse-fast").code == 0
+
+
 def test_foreign_chatter_stays_off_stdout(
     cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +231,12 @@ def test_without_any_value_the_exit_code_is_1(
         (["--time-limit", "nan"], ["seconds"]),
         (["--memory-limit", "lots"], ["--memory-limit"]),
         (["--option", "solver=SCS"], ["--option", "VERIFIER.NAME=VALUE"]),
+        (["--radius", "0"], ["--radius", "above 0"]),
+        (["--radius", "nan"], ["--radius"]),
+        (["--radius", "0.1", "--ball-norm", "3"], ["--ball-norm", "1, 2 or inf"]),
+        (["--radius", "0.1", "--points", "0"], ["--points"]),
+        (["--ball-norm", "2"], ["--ball-norm", "--radius"]),
+        (["--data", "digits"], ["--data", "--radius"]),
     ],
 )
 def test_bad_options_of_bound(

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lipbridge.bounds import Bound, Problem, bound_for
+from lipbridge.bounds import Bound, Problem
 from lipbridge.errors import InvalidArgument, LipbridgeError, UnsupportedProblem
 from lipbridge.verifiers.lmi import closed_form_bound, closed_form_multipliers, prove_from_multipliers, unsupported
 from lipbridge.verifiers.lmi_blocks import Blocks, blocks_of, predicted_size
-from lipbridge.verifiers.lmi_system import LipSDP, lipsdp_of
+from lipbridge.verifiers.lmi_local import bound_on_region
+from lipbridge.verifiers.lmi_system import LipSDP
 from lipbridge.verifiers.protocol import Budget
 from lipbridge.vocabulary import Side, Status
 
@@ -85,14 +86,14 @@ class LipSDPVerifier:
     """The least l_2 bound that diagonal multipliers give, by an SDP solver; proved from the multipliers it returns."""
 
     name = "lipsdp"
-    summary = "global Lipschitz constant: semidefinite program (LipSDP-Neuron; joint constraints for polyactivations)"
+    summary = "Lipschitz constant, global or in balls: semidefinite program (LipSDP-Neuron; joint constraints too)"
     norms = "2"
     proved = True
     requires: tuple[str, ...] = ("cvxpy", "scipy")
     install = 'pip install "lipbridge[sdp]"'
 
     def supports(self, problem: Problem) -> str | None:
-        """Dense chains, l2 to l2. The bound is global, so it holds on any region."""
+        """Dense chains, l2 to l2, everywhere or on balls of any norm."""
         return unsupported(problem)
 
     def bound(self, problem: Problem, budget: Budget) -> Bound:
@@ -112,33 +113,34 @@ class LipSDPVerifier:
         options = Options.read(budget.options)
         cvxpy: Any = import_module("cvxpy")
         _require_solver(cvxpy, options.solver)
-        system = lipsdp_of(problem.graph)
-        method = f"LipSDP, {options.solver}"
-        if system.constant or not system.stages:
-            bound = closed_form_bound(system)
-            return _finished(problem, replace(bound, method="LipSDP, closed form"), start)
-        estimate = predicted_memory(*predicted_size(system), options.solver)
-        if estimate > budget.memory:
-            detail = (
-                f"{options.solver} would take about {_gigabytes(estimate)}; the limit is {_gigabytes(budget.memory)}."
-            )
-            return bound_for(problem, float("nan"), Side.UPPER, proved=False, method=method,
-                             seconds=time.perf_counter() - start, status=Status.MEMORY, detail=detail)  # fmt: skip
-        fallback = closed_form_bound(system)
-        for_the_proof = min(5.0 * fallback.seconds, 0.3 * budget.seconds)
-        run = _Run(cvxpy, options, start + budget.seconds - for_the_proof)
-        run.solve(system)
-        bound = fallback
-        if run.multipliers is not None:
-            bound = prove_from_multipliers(system, run.multipliers, method)
-            bound = bound if bound.value <= fallback.value else fallback
-        extra = {"solver": options.solver, "solver_status": run.status, "solver_seconds": run.seconds}
-        status = Status.TIMEOUT if run.timed_out else Status.OK if run.multipliers is not None else Status.FAILED
-        return _finished(problem, replace(bound, status=status, detail=run.detail, extra=extra), start)
+
+        def solve(system: LipSDP, deadline: float) -> Bound:
+            return _bound_system(cvxpy, options, system, deadline, budget.memory)
+
+        bound = bound_on_region(problem, start + budget.seconds, solve)
+        return replace(bound, region=problem.region_name, seconds=time.perf_counter() - start)
 
 
-def _finished(problem: Problem, bound: Bound, start: float) -> Bound:
-    return replace(bound, region=problem.region_name, seconds=time.perf_counter() - start)
+def _bound_system(cvxpy: Any, options: Options, system: LipSDP, deadline: float, memory: int) -> Bound:
+    """The proved bound of one matrix inequality by a time of ``time.perf_counter``; NaN if it would not fit."""
+    method = f"LipSDP, {options.solver}"
+    if system.constant or not any(stage.increments.variables for stage in system.stages):
+        return replace(closed_form_bound(system), method="LipSDP, closed form")
+    estimate = predicted_memory(*predicted_size(system), options.solver)
+    if estimate > memory:
+        detail = f"{options.solver} would take about {_gigabytes(estimate)}; the limit is {_gigabytes(memory)}."
+        return Bound(float("nan"), Side.UPPER, False, "2", method, status=Status.MEMORY, detail=detail)
+    fallback = closed_form_bound(system)
+    for_the_proof = min(5.0 * fallback.seconds, 0.3 * (deadline - time.perf_counter() + fallback.seconds))
+    run = _Run(cvxpy, options, deadline - for_the_proof)
+    run.solve(system)
+    bound = fallback
+    if run.multipliers is not None:
+        bound = prove_from_multipliers(system, run.multipliers, method)
+        bound = bound if bound.value <= fallback.value else fallback
+    extra = {"solver": options.solver, "solver_status": run.status, "solver_seconds": run.seconds}
+    status = Status.TIMEOUT if run.timed_out else Status.OK if run.multipliers is not None else Status.FAILED
+    return replace(bound, status=status, detail=run.detail, extra=extra)
 
 
 def _gigabytes(size: int) -> str:

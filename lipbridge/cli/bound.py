@@ -9,6 +9,7 @@ import typer
 from lipbridge.cli import parse
 from lipbridge.cli.output import JsonOption, print_json, spinner, stdout_for_rows
 from lipbridge.cli.tables import warn_of_unsound
+from lipbridge.errors import InvalidArgument
 
 NormOption = Annotated[str, typer.Option(help="Input norm: 1, 2 or inf.")]
 OutputNormOption = Annotated[str | None, typer.Option(help="Output norm; the input norm if not given.")]
@@ -26,20 +27,34 @@ def bound(
     norm: NormOption = "2",
     output_norm: OutputNormOption = None,
     verifier: Annotated[str, typer.Option("--verifier", help="One or several, with commas between.")] = "trivial",
+    radius: Annotated[
+        float | None, typer.Option(help="Bound it in balls of this radius around test points, not everywhere.")
+    ] = None,
+    ball_norm: Annotated[
+        str | None, typer.Option("--ball-norm", help="Norm of the balls: 1, 2 or inf; the input norm if not given.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Where the test points are from; the training run's data.")] = None,
+    points: Annotated[int, typer.Option(help="How many test points; the bound is the largest of their balls'.")] = 1,
     time_limit: TimeOption = 300.0,
     memory_limit: MemoryOption = "8G",
     seed: SeedOption = 0,
     option: SettingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bound a network's Lipschitz constant.
+    """Bound a network's Lipschitz constant, everywhere or with --radius in balls around test points.
 
     Verifiers that need foreign packages run in a process of their own with the limits. Tightness needs a lower bound:
     add `witness` to the verifiers, or use compare.
     """
     names = parse.names(verifier, "--verifier")
     memory, settings = parse.memory(memory_limit), parse.options(option or [])
-    from lipbridge.cli.models import open_model
+    radius = parse.one_radius(radius)
+    for name, value in (("--ball-norm", ball_norm), ("--data", data)):
+        if radius is None and value is not None:
+            raise InvalidArgument(name, "come with --radius, which asks for a bound in balls", value)
+    if points < 1:
+        raise InvalidArgument("--points", "be at least 1", points)
+    from lipbridge.cli.models import balls_of, open_model
     from lipbridge.cli.tables import print_bounds
     from lipbridge.study.single import bound_network
     from lipbridge.verifiers import Budget
@@ -47,9 +62,12 @@ def bound(
 
     budget = Budget(time_limit, memory, seed)
     opened = open_model(model)
+    region = None if radius is None else balls_of(opened, data, points, radius, ball_norm or norm)
     with spinner() as show, stdout_for_rows():
         show(f"{opened.name}: {', '.join(names)}")
-        rows = bound_network(opened.name, opened.graph, names, norm, output_norm, budget=budget, options=settings)
+        rows = bound_network(
+            opened.name, opened.graph, names, norm, output_norm, region=region, budget=budget, options=settings
+        )
     json_rows: list[dict[str, Any]] = [row.to_json() for row in rows]
     if as_json:
         print_json(json_rows)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from lipbridge.bounds import Ball
 from lipbridge.capture import capture
 from lipbridge.data import Dataset, load_dataset
 from lipbridge.errors import InvalidArgument, ModelFileError
 from lipbridge.graph import Graph
 from lipbridge.store import load, load_graph, load_header, parse_json
+from lipbridge.vocabulary import as_norm
 
 #: The value of ``--data`` that says: no data, even if the run names some.
 NO_DATA = "none"
@@ -73,6 +75,20 @@ def dataset_of(model: Model, data: str | None) -> Dataset | None:
         found = f"{name}: {dataset.features} features, {dataset.classes} classes"
         raise InvalidArgument("data", f"have {inputs} features and {outputs} classes, as {model.name} does", found)
     return dataset
+
+
+def balls_of(model: Model, data: str | None, points: int, radius: float, norm: str) -> Ball:
+    """Balls around the first test points of ``--data``, or of what the model's run names.
+
+    Raises:
+        InvalidArgument: if there is no data, or for a norm that there is not.
+    """
+    dataset = dataset_of(model, data)
+    if dataset is None:
+        expected = "name a dataset or a folder of IDX files, where the balls' centres are: the model's run names none"
+        raise InvalidArgument("--data", expected, data)
+    centers = dataset.test_inputs[:points].double()
+    return Ball(centers.reshape(len(centers), *model.graph.input_shape), radius, as_norm(norm, "--ball-norm"))
 
 
 def _open(text: str, name: str) -> Model:

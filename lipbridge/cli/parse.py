@@ -31,6 +31,11 @@ def radii(text: str, option: str = "--radius") -> list[float]:
     return found
 
 
+def one_radius(value: float | None, option: str = "--radius") -> float | None:
+    """A number above 0, or none."""
+    return None if value is None else radii(str(value), option)[0]
+
+
 def memory(text: str) -> int:
     """``512M``, ``8G``, or a number of MiB, as bytes."""
     units = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lipbridge.bounds import Problem
+from lipbridge.bounds import Ball, Problem
 from lipbridge.errors import UnsupportedProblem
 from lipbridge.graph import Graph
 from lipbridge.study.cells import Cell, run_cell
@@ -27,16 +27,17 @@ def bound_network(
     norm: Norm | str = 2,
     output_norm: Norm | str | None = None,
     *,
+    region: Ball | None = None,
     budget: Budget | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
 ) -> list[Row]:
-    """The verifiers' bounds of one network; those with foreign packages in a process of their own.
+    """The verifiers' bounds of one network, everywhere or on balls; those with foreign packages in their own process.
 
     Raises:
         UnknownName, MissingDependency, UnsupportedProblem: for a verifier that cannot do it, before any one runs.
     """
     p = as_norm(norm)
-    problem = Problem(graph, p, p if output_norm is None else as_norm(output_norm, "output_norm"))
+    problem = Problem(graph, p, p if output_norm is None else as_norm(output_norm, "output_norm"), region)
     budget = budget or Budget()
     for verifier in verifiers:
         reason = get_verifier(verifier).supports(problem)

@@ -17,7 +17,7 @@ from lipbridge.activations import Term as T
 from lipbridge.activations import activation, activation_names, derive
 from lipbridge.errors import InvalidArgument, NumericalFailure
 from lipbridge.slopes import component_range
-from lipbridge.verifiers import Budget
+from lipbridge.verifiers import Budget, get_verifier
 from lipbridge.verifiers.eclipse_fast import EclipseFastVerifier
 from lipbridge.verifiers.lipsdp_fast import LipSDPFastVerifier
 from lipbridge.verifiers.lmi import prove_from_multipliers
@@ -222,6 +222,16 @@ def test_several_balls_have_the_largest_of_their_bounds() -> None:
     assert "6 l2 balls" in together.region
     closed = CLOSED.bound(on(graph, centers, 0.1), BUDGET)
     assert closed.value >= together.value
+
+
+@pytest.mark.parametrize("name", ["relu", "abs", "gelu", "crelu", "sincos", "sin2_pair", "identity_abs_l2"])
+def test_a_solver_agrees(name) -> None:
+    pytest.importorskip("cvxpy")
+    graph = lipbridge.capture(network(5, 3, (name, "tanh"), width=5))
+    problem = on(graph, torch.ones(1, *graph.input_shape), 0.3, "inf")
+    solved = get_verifier("lipsdp").bound(problem, Budget(seconds=60.0, options={"eps": 1e-7}))
+    assert solved.proved
+    assert FAST.bound(problem, BUDGET).value == pytest.approx(solved.value, rel=1e-3)
 
 
 def test_the_multipliers_belong_to_the_local_system() -> None:
