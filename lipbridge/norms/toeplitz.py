@@ -7,8 +7,8 @@ eigenvalue is needed. On the torus that holds the convolution the frequencies ar
 found exactly.
 
 Source: Araujo, Negrevergne, Chevaleyre, Atif 2020 ("On Lipschitz regularization of convolutional layers using
-Toeplitz matrix theory"), whose bound adds the largest values of the output channels' polynomials; the largest value of
-their sum, taken here, is never above that. The frequencies of the torus in place of all, and strides, are ours.
+Toeplitz matrix theory"), where the polynomial is sampled and the samples' largest is raised by a factor that covers the
+rest. The frequencies of the torus, which need no factor, and strides and dilations are ours.
 """
 
 from __future__ import annotations
