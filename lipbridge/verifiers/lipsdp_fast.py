@@ -17,7 +17,7 @@ import torch
 from lipbridge.bounds import Bound, Problem
 from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
 from lipbridge.verifiers.lipsdp_barrier import program_of
-from lipbridge.verifiers.lipsdp_descent import descend
+from lipbridge.verifiers.lipsdp_descent import descend_one
 from lipbridge.verifiers.lipsdp_newton import Solution, interior_point, minimise
 from lipbridge.verifiers.lmi import closed_form_bound, unsupported
 from lipbridge.verifiers.lmi_local import bound_on_region
@@ -133,8 +133,7 @@ def solve(
     None if rounding leaves no room to begin.
     """
     if predicted_seconds(system) > deadline - time.perf_counter() or predicted_memory(system) > memory:
-        begin = interior_point(system, 0.02)
-        return None if begin is None else descend(system, begin[0], deadline)
+        return descend_one(system, deadline, device)
     begin = interior_point(system)
     if begin is None:
         return None
