@@ -29,7 +29,7 @@ from torch import Tensor
 
 from lipbridge.bounds import Ball
 from lipbridge.errors import InvalidArgument, UnsupportedProblem
-from lipbridge.graph import Add, Concat, Dense, Elementwise, Graph, Node, Reshape, evaluate
+from lipbridge.graph import Add, Concat, Dense, Elementwise, Graph, Node, Reshape, block_axis, evaluate
 from lipbridge.linalg import vector_norm
 from lipbridge.rigor import proved_operator_norm
 from lipbridge.rounding import gamma
@@ -210,26 +210,26 @@ def _(node: Elementwise, inputs: list[Reach], ball: _Ball) -> Reach:
         upper.append(torch.fmin(high, torch.full_like(high, most)))
         steepest.append(torch.maximum(a.abs(), b.abs()).flatten(1))
     gain = _norm_up(torch.stack(steepest, dim=-1), ball.norm).amax(-1).clamp(max=node.activation.lipschitz[ball.norm])
-    values = _at_center(node, z.center)
-    found = Reach(torch.cat(lower, -1), torch.cat(upper, -1), values, z.distance * gain * (1.0 + WIDER) + FLOOR)
+    values, errors = zip(*_blocks(node, z.center), strict=True)
+    axis = block_axis(node) + 1
+    center = Enclosure(torch.cat(values, axis), torch.cat(errors, axis))
+    distance = z.distance * gain * (1.0 + WIDER) + FLOOR
+    found = Reach(torch.cat(lower, axis), torch.cat(upper, axis), center, distance)
     return _narrowed(found, found.lower, found.upper, ball)
 
 
 def _at(node: Elementwise, t: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Per component the value at t and its error, of t's shape."""
-    found = enclosed(node, [Enclosure(t.flatten(1), torch.zeros_like(t.flatten(1)))])
-    K = node.activation.width
+    return _blocks(node, Enclosure(t, torch.zeros_like(t)))
+
+
+def _blocks(node: Elementwise, z: Enclosure) -> list[tuple[Tensor, Tensor]]:
+    """Per component the value at an enclosed z and its error, of z's shape."""
+    shape, K = z.value.shape, node.activation.width
+    flat = replace(node, shape=(K * math.prod(shape[1:]),), axis=-1)
+    found = enclosed(flat, [Enclosure(z.value.flatten(1), z.error.flatten(1))])
     pairs = zip(found.value.chunk(K, 1), found.error.chunk(K, 1), strict=True)
-    return [(value.reshape(t.shape), error.reshape(t.shape)) for value, error in pairs]
-
-
-def _at_center(node: Elementwise, z: Enclosure) -> Enclosure:
-    found = enclosed(node, [Enclosure(z.value.flatten(1), z.error.flatten(1))])
-    K = node.activation.width
-    value, error = (
-        torch.cat([part.reshape(z.value.shape) for part in x.chunk(K, 1)], -1) for x in (found.value, found.error)
-    )
-    return Enclosure(value, error)
+    return [(value.reshape(shape), error.reshape(shape)) for value, error in pairs]
 
 
 def _offsets(
@@ -424,7 +424,7 @@ def _(node: Dense, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pul
 def _(node: Elementwise, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
     (z,) = inputs
     K = node.activation.width
-    blocks = form.reshape(*form.shape[:2], *node.shape).chunk(K, -1)
+    blocks = form.reshape(*form.shape[:2], *node.shape).chunk(K, block_axis(node) + 2)
     part, offset, error = torch.zeros_like(blocks[0].flatten(2)), _nothing(form), _nothing(form)
     size = z.magnitude
     for block, line in zip(blocks, lines, strict=True):

@@ -12,9 +12,9 @@ from torch import nn
 
 import lipbridge
 from lipbridge import Ball
-from lipbridge.activations import activation_names
+from lipbridge.activations import activation, activation_names
 from lipbridge.errors import InvalidArgument, UnsupportedProblem
-from lipbridge.graph import Graph, Input, Node
+from lipbridge.graph import Dense, Elementwise, Graph, Input, Node, Reshape
 from lipbridge.propagation import layer_norms, reaches
 from lipbridge.search.starts import in_balls
 from lipbridge.vocabulary import NORMS, exponent
@@ -75,6 +75,34 @@ def test_graphs_with_branches(norm) -> None:
         require_inside(graph, ball, plain)
         require_inside(graph, ball, linear)
         assert float((linear[-1].upper - linear[-1].lower).sum()) < float((plain[-1].upper - plain[-1].lower).sum())
+
+
+@pytest.mark.parametrize("name", ["crelu", "sincos", "tanh"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_channelwise_polyactivations(name, axis) -> None:
+    """Blocks along either axis of (channels, length), and lines through both of two such layers."""
+    row = activation(name)
+    shapes = [(2, 3)]
+    for _ in range(2):
+        shape = list(shapes[-1])
+        shape[axis] *= row.width
+        shapes.append((shape[0], shape[1]))
+    W = torch.randn(5, math.prod(shapes[2]), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    graph = Graph(
+        (
+            Input("input", (), shapes[0]),
+            Elementwise("first", (0,), shapes[1], row, axis),
+            Elementwise("second", (1,), shapes[2], row, axis),
+            Reshape("flat", (2,), (W.shape[1],)),
+            Dense("last", (3,), (5,), W),
+            Elementwise("end", (4,), (5,), activation("relu")),
+        )
+    )
+    ball = balls_of(graph, 0.3, 2)
+    plain, linear = reaches(graph, ball, linear=False), reaches(graph, ball)
+    require_inside(graph, ball, plain)
+    require_inside(graph, ball, linear)
+    assert float((linear[4].upper - linear[4].lower).sum()) < float((plain[4].upper - plain[4].lower).sum())
 
 
 @pytest.mark.parametrize("norm", NORMS)
