@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipbridge.capture_reader import LINE, Curve, Reader
+from lipbridge.capture_reader import FIXED, LINE, Curve, Reader
 from lipbridge.graph import Conv, Reshape
 
 #: More than the relative error of the few operations that a factor is computed by.
@@ -28,7 +28,7 @@ def diagonal(
     scale: Tensor | None,
     shift: Tensor | None,
     shape: tuple[int, ...],
-    parameter: str | None = None,
+    parameter: str | None = FIXED,
 ) -> Curve:
     """``scale * value + shift`` for constants that broadcast to ``shape``.
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lipbridge.capture_reader import Arguments, Curve, Deferred, Reader, handles
+from lipbridge.capture_reader import FIXED, Arguments, Curve, Deferred, Reader, handles
 from lipbridge.graph import Conv, Dense
 
 
@@ -68,10 +68,10 @@ class Padded(Deferred):
             raise reader.unsupported("Padding with a number other than zero is not supported.")
         channels, *space = reader.shape_of(self.value)
         rank = len(space)
-        weight = torch.ones(channels, 1, *(1,) * rank, dtype=torch.float64)
+        weight = torch.ones(channels, 1, *(1,) * rank, dtype=torch.float64, device=reader.device)
         shape = (channels, *(n + before + after for n, (before, after) in zip(space, self.padding, strict=True)))
         source = reader.materialise(self.value)
-        geometry = ((1,) * rank, self.padding, (1,) * rank, channels, self.mode)
+        geometry = ((1,) * rank, self.padding, (1,) * rank, channels, self.mode, FIXED)
         return reader.append(Conv(reader.layer, (source,), shape, weight, None, *geometry))
 
 
@@ -111,16 +111,16 @@ def _pad_channels(reader: Reader, value: Any, pairs: list[tuple[int, int]], mode
 def select_channels(reader: Reader, value: Any, rows: Sequence[int | None]) -> Curve:
     """The channels (or coordinates of a vector) ``rows``; None stands for zeros."""
     channels, *space = reader.shape_of(value)
-    choice = torch.zeros(len(rows), channels, dtype=torch.float64)
+    choice = torch.zeros(len(rows), channels, dtype=torch.float64, device=reader.device)
     for row, channel in enumerate(rows):
         if channel is not None:
             choice[row, channel] = 1.0
     source = reader.materialise(value)
     if not space:
-        return reader.append(Dense(reader.layer, (source,), (len(rows),), choice))
+        return reader.append(Dense(reader.layer, (source,), (len(rows),), choice, None, FIXED))
     ones = (1,) * len(space)
     kernel, geometry = choice.reshape(*choice.shape, *ones), (ones, ((0, 0),) * len(space), ones)
-    return reader.append(Conv(reader.layer, (source,), (len(rows), *space), kernel, None, *geometry))
+    return reader.append(Conv(reader.layer, (source,), (len(rows), *space), kernel, None, *geometry, parameter=FIXED))
 
 
 def select_positions(reader: Reader, value: Any, axis: int, start: int, step: int, count: int) -> Curve:
@@ -128,13 +128,15 @@ def select_positions(reader: Reader, value: Any, axis: int, start: int, step: in
     shape = list(reader.shape_of(value))
     rank = len(shape) - 1
     reach = shape[axis] - (count - 1) * step
-    kernel = torch.zeros(shape[0], 1, *[reach if i == axis - 1 else 1 for i in range(rank)], dtype=torch.float64)
+    kernel = torch.zeros(
+        shape[0], 1, *[reach if i == axis - 1 else 1 for i in range(rank)], dtype=torch.float64, device=reader.device
+    )
     kernel.select(axis + 1, start).fill_(1.0)
     stride = tuple(step if i == axis - 1 else 1 for i in range(rank))
     channels, shape[axis] = shape[0], count
     source = reader.materialise(value)
     geometry = (stride, ((0, 0),) * rank, (1,) * rank, channels)
-    return reader.append(Conv(reader.layer, (source,), tuple(shape), kernel, None, *geometry))
+    return reader.append(Conv(reader.layer, (source,), tuple(shape), kernel, None, *geometry, parameter=FIXED))
 
 
 @handles("conv1d", "conv2d", "conv3d", "convolution")

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lipbridge.capture_diagonal import diagonal, scale_of_statistics
-from lipbridge.capture_reader import Arguments, Curve, Reader, handles
+from lipbridge.capture_reader import FIXED, Arguments, Curve, Reader, handles
 from lipbridge.graph import Normalize
 
 
@@ -71,5 +71,5 @@ def _normalised(reader: Reader, a: Arguments, groups: int, trailing: int, shape:
         return made
     ones = (1,) * trailing
     scale, shift = (None if t is None else t.reshape(*t.shape, *ones) for t in (weight, bias))
-    parameter = None if weight is None else reader.origin(weight)[0]
+    parameter = FIXED if weight is None else reader.factor_origin(weight)
     return diagonal(reader, made, scale, shift, shape, parameter)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lipbridge.capture_diagonal import diagonal, share
 from lipbridge.capture_layers import Padded, each
-from lipbridge.capture_reader import Arguments, Curve, Reader, handles
+from lipbridge.capture_reader import FIXED, Arguments, Curve, Reader, handles
 from lipbridge.graph import Conv, MaxPool, Reshape
 
 
@@ -53,14 +53,18 @@ def _average(
     padding = tuple((b, max(0, (m - 1) * s + k - n - b)) for m, n, k, s, b in axes)
     uniform = bool((counts == counts.flatten()[0]).all())
     factor = share(int(counts.flatten()[0])) if uniform else 1.0
-    weight = torch.full((channels, 1, *kernel), factor, dtype=torch.float64)
+    weight = torch.full((channels, 1, *kernel), factor, dtype=torch.float64, device=reader.device)
     source = reader.materialise(value)
-    node = Conv(reader.layer, (source,), shape, weight, None, stride, padding, (1,) * len(kernel), channels)
+    node = Conv(
+        reader.layer, (source,), shape, weight, None, stride, padding, (1,) * len(kernel), channels, parameter=FIXED
+    )
     made = reader.append(node)
     if uniform:
         return made
-    shares = torch.tensor([share(int(c)) for c in counts.flatten()], dtype=torch.float64).reshape(counts.shape)
-    return diagonal(reader, made, shares[None], None, shape)
+    shares = torch.tensor([share(int(c)) for c in counts.flatten()], dtype=torch.float64, device=reader.device).reshape(
+        counts.shape
+    )
+    return diagonal(reader, made, shares[None], None, shape, FIXED)
 
 
 @handles("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d")

@@ -28,6 +28,8 @@ class Curve:
     axis: int = 0
 
 
+#: The `parameter` of a weight that is part of the architecture, e.g. the kernel of an average: nothing trains it.
+FIXED = ""
 LINE: Component = (Term("identity"),)
 
 
@@ -58,6 +60,9 @@ class Reader:
         self.operation = ""
         self.materialised: dict[Curve, int] = {}
         self.module = module
+        self.fixed: set[int] = set()  # ids of constants that are written in the code, and of buffers
+        first = next(module.parameters(), torch.empty(0))
+        self.device = torch.device("cpu") if first.is_meta else first.device
         self.origins: dict[int, tuple[str, bool]] = {}  # id of a tensor -> (dotted name, whether transposed)
 
     def read(self, name: str) -> Graph:
@@ -68,8 +73,11 @@ class Reader:
             if fx.op == "placeholder":
                 if fx.name in stored:
                     self.values[fx] = self._stored(stored[fx.name])
+                    if fx.name in signature.inputs_to_buffers:
+                        self.fixed.add(id(self.values[fx]))
                 elif fx.name in constants:
                     self.values[fx] = self.program.constants[constants[fx.name]]
+                    self.fixed.add(id(self.values[fx]))
                 else:
                     self.values[fx] = Curve(0, (LINE,))
             elif fx.op == "call_function":
@@ -123,6 +131,10 @@ class Reader:
             flipped = tuple(result.shape) == tuple(args[0].shape[::-1]) and args[1:] not in ([0, 0], [[0, 1]])
             if flipped:
                 self.origins[id(result)] = (origin[0], not origin[1])
+
+    def factor_origin(self, factor: Tensor) -> str | None:
+        """As :meth:`origin` for a factor of a diagonal map: ``FIXED`` for one that nothing trains."""
+        return FIXED if id(factor) in self.fixed else self.origins.get(id(factor), (None, False))[0]
 
     def origin(self, weight: Tensor) -> tuple[str | None, bool]:
         """The dotted name of the module's tensor that ``weight`` is, and whether it is its transpose."""

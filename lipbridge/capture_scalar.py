@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lipbridge.activations import SCALAR_FUNCTIONS, Component, Term
 from lipbridge.capture_diagonal import diagonal, reciprocal
-from lipbridge.capture_reader import HANDLERS, LINE, Arguments, Curve, Deferred, Handler, Reader, handles
+from lipbridge.capture_reader import FIXED, HANDLERS, LINE, Arguments, Curve, Deferred, Handler, Reader, handles
 from lipbridge.graph import Add
 
 
@@ -69,7 +69,7 @@ def _mul(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
         raise reader.unsupported("A product of two functions of the input has no Lipschitz constant.")
     curve, other = (x, y) if isinstance(x, Curve) else (y, x)
     if isinstance(other, Tensor) and other.numel() > 1:
-        return diagonal(reader, curve, other, None, shape)
+        return diagonal(reader, curve, other, None, shape, reader.factor_origin(other))
     factor = _constant(reader, other)
     return _map(reader, curve, lambda c: _scaled(c, factor))
 
@@ -79,7 +79,8 @@ def _div(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     if a.get("rounding_mode") is not None:
         raise reader.unsupported()
     if isinstance(a["other"], Tensor) and a["other"].numel() > 1:
-        return diagonal(reader, a["self"], reciprocal(reader, a["other"]), None, shape)
+        fixed = FIXED if id(a["other"]) in reader.fixed else None
+        return diagonal(reader, a["self"], reciprocal(reader, a["other"]), None, shape, fixed)
     divisor = _constant(reader, a["other"])
     if divisor == 0.0:
         raise reader.unsupported("It divides by zero.")

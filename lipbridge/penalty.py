@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import singledispatch
 from itertools import count
 from typing import Any, Literal, cast, get_args
@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from lipbridge.bounds import Bound, trivial_bound
 from lipbridge.capture import capture
 from lipbridge.errors import InvalidArgument, UnknownName, UnsupportedOperation
-from lipbridge.graph import Add, Concat, Dense, Elementwise, Graph, Input, Node, Reshape
+from lipbridge.graph import Add, Concat, Dense, Graph, Input, Node
+from lipbridge.layer_constants import geometry
 from lipbridge.linalg import vector_norm
+from lipbridge.live_weights import fixed_factors, live_layers
+from lipbridge.norms.convolution import Convolution, conv_dual
 from lipbridge.norms.estimate import dual_matrix, estimate_by_dual
 from lipbridge.norms.power import initial_vector, power_step
 from lipbridge.vocabulary import Norm, as_norm
@@ -38,13 +41,14 @@ class TrivialBoundPenalty(nn.Module):
     buffers, saved with ``state_dict``), not the module. Values are estimates: :func:`lipbridge.trivial_bound` proves.
 
     Args:
-        module: what :func:`lipbridge.capture` can read; dense weights must be tensors of the module.
+        module: what :func:`lipbridge.capture` can read; the weights of its layers must be tensors of the module. The
+            scale of a BatchNorm counts with the layer before it, by the running statistics as they are at each call.
         norm: 1, 2 or "inf".
         form: ``linear`` for the bound itself, ``log`` for its logarithm.
         method: for l_2. ``gram`` penalises a Schatten norm of high order by Gram iteration: within some per cent above
             the spectral norm, and it flattens the whole top of the spectrum, which makes the bound tight. ``power``
-            penalises the largest singular value alone, by warm power steps. (In l_1 and l_inf the penalty is on the
-            l_32 norm of column or row sums.)
+            penalises the largest singular value alone, by warm power steps (for a convolution the largest block of
+            frequencies). (In l_1 and l_inf the penalty is on the l_32 norm of column or row sums.)
         every: calls between two refreshes of the penalty's gradient with respect to the weights; in between it is
             held. By default 16 for ``gram``, whose refresh costs some matrix products, and 1 for the others.
         squarings: s of ``gram``, whose order is 2 (2^s + 1). A higher order ends tighter but must be refreshed more
@@ -87,16 +91,20 @@ class TrivialBoundPenalty(nn.Module):
         self.every = every or (16 if self.method == "gram" else 1)
         graph = capture(module, input_shape)
         # Held in a plain tuple: the module must not become a submodule, whose weights state_dict would save twice.
-        readers = {
-            index: _live_weight(module, node) for index, node in enumerate(graph.nodes) if isinstance(node, Dense)
-        }
+        readers = live_layers(module, graph)
         if not readers:
             raise InvalidArgument("module", "have a layer with weights", type(module).__name__)
         self._plan = (graph.nodes, readers)
-        for index in readers:
-            weight = cast(Dense, graph.nodes[index]).weight
+        self._geometries: dict[int, Convolution] = {
+            index: geometry(live.node, graph.nodes[live.node.inputs[0]].shape)
+            for index, live in readers.items()
+            if live.node is not None and not live.node.diagonal
+        }
+        self._factors = fixed_factors(graph, self.norm, set(readers))
+        for index, live in readers.items():
+            weight = live.read()
             self.register_buffer(f"gradient_{index}", torch.zeros(weight.shape, device=weight.device))
-            if self.method == "power":
+            if self.method == "power" and live.node is None:
                 self.register_buffer(f"vector_{index}", initial_vector(weight.shape[1], weight.device))
         self.register_buffer("offset", torch.zeros((), device=next(self.buffers()).device))
         self.calls = 0
@@ -128,7 +136,8 @@ class TrivialBoundPenalty(nn.Module):
         gradients. Every process of a distributed run adds the same numbers.
 
         Raises:
-            InvalidArgument: if a dense weight is computed from other tensors (parametrised) or has no ``grad`` yet.
+            InvalidArgument: if a weight is computed from other tensors (parametrised, scaled by BatchNorm), or has
+                no ``grad`` yet.
         """
         if self._due():
             self._pending = True
@@ -139,21 +148,22 @@ class TrivialBoundPenalty(nn.Module):
             self._pending = False
         for index, live in self._plan[1].items():
             gradient, grad = cast(Tensor, getattr(self, f"gradient_{index}")), live.tensor.grad
-            if not live.direct or grad is None:
+            if not live.direct or grad is None or grad.numel() != gradient.numel():
                 name = self._plan[0][index].name
                 raise InvalidArgument("module", "have a parameter with a gradient as the weight of each layer", name)
-            grad.add_(gradient.T if live.transposed else gradient, alpha=weight * stride)
+            grad.add_((gradient.T if live.transposed else gradient).reshape(grad.shape), alpha=weight * stride)
 
     @property
     def direct(self) -> bool:
-        """Whether :meth:`add_gradient` can be used: each dense weight is a parameter or a parameter's transpose."""
+        """Whether :meth:`add_gradient` can be used: each weight is a parameter or a parameter's transpose."""
         return all(live.direct for live in self._plan[1].values())
 
     def bound(self) -> Bound:
         """The proved trivial bound of the weights as they are now. It waits for the device: not for every step."""
         nodes = list(self._plan[0])
-        for index, live in self._plan[1].items():
-            nodes[index] = replace(cast(Dense, nodes[index]), weight=live.read().detach().to(torch.float64))
+        for live in self._plan[1].values():
+            for index, weight in live.stored().items():
+                nodes[index] = replace(cast(Dense, nodes[index]), weight=weight)
         return trivial_bound(Graph(tuple(nodes)), self.norm)
 
     def _weights(self) -> list[Tensor]:
@@ -164,7 +174,7 @@ class TrivialBoundPenalty(nn.Module):
         return (self.calls - 1) % self.every == 0
 
     def refresh(self, weights: Sequence[Tensor]) -> None:
-        """Bring the linear function up to date with the weights, one ``(m, n)`` tensor a dense layer."""
+        """Bring the linear function up to date with the weights, one tensor a layer."""
         with torch.no_grad(), _full_precision(weights[0].device.type):
             current = [weight.to(torch.float32) for weight in weights]
             gradients = [cast(Tensor, getattr(self, f"gradient_{index}")) for index in self._plan[1]]
@@ -178,6 +188,15 @@ class TrivialBoundPenalty(nn.Module):
 
     def _dual(self, index: int, weight: Tensor, out: Tensor) -> Tensor:
         """Write the weight's dual matrix to ``out`` and give the norm."""
+        live = self._plan[1][index]
+        if index in self._geometries:
+            smooth = self.method != "power"
+            dual, norm = conv_dual(weight, self._geometries[index], self.norm, squarings=self.squarings, smooth=smooth)
+            out.copy_(dual)
+            return norm
+        if live.node is not None:  # a diagonal map: its largest entry, in every norm
+            row = weight.reshape(1, -1)
+            return dual_matrix(row, 1, out=out.view(1, -1))[1]
         if self.method != "power":
             return dual_matrix(weight, self.norm, squarings=self.squarings, out=out)[1]
         vector = cast(Tensor, getattr(self, f"vector_{index}"))
@@ -195,10 +214,12 @@ class TrivialBoundPenalty(nn.Module):
                 found.append(torch.eye(1, 1 + len(norms), device=norms[0].device)[0])
                 continue
             inputs = [found[i] for i in node.inputs]
-            if isinstance(node, Dense):
+            if index in order:
                 jet = inputs[0] * norms[order[index] - 1]
                 jet[order[index]] += inputs[0][0]
                 found.append(jet)
+            elif index in self._factors:
+                found.append(inputs[0] * self._factors[index])
             else:
                 found.append(_propagate(node, inputs, self.norm))
         bound, slopes = found[-1][0], found[-1][1:]
@@ -245,51 +266,14 @@ def _(weights: list[Tensor], states: list[Tensor], handle: int) -> None:
     return None
 
 
-@dataclass(frozen=True)
-class _LiveWeight:
-    """Where a dense layer's weight stands in the module, so that it is read anew in every call."""
-
-    owner: nn.Module
-    name: str
-    transposed: bool
-
-    @property
-    def tensor(self) -> Tensor:
-        return cast(Tensor, getattr(self.owner, self.name))
-
-    @property
-    def direct(self) -> bool:
-        return isinstance(self.tensor, nn.Parameter) and self.tensor.requires_grad
-
-    def read(self) -> Tensor:
-        return self.tensor.T if self.transposed else self.tensor
-
-
-def _live_weight(module: nn.Module, node: Dense) -> _LiveWeight:
-    if node.parameter is None:
-        raise UnsupportedOperation(node.name, "dense", "Its weight is computed on the way; penalise the parameters.")
-    path, _, name = node.parameter.rpartition(".")
-    return _LiveWeight(module.get_submodule(path), name, node.transposed)
-
-
 # --- the trivial bound and its derivatives, one function a node type --------------------------------------------------
-# A jet is a tensor (1 + L,): a constant and its derivative in each of the L dense norms. (No autograd: it does not
+# A jet is a tensor (1 + L,): a constant and its derivative in each of the L layers' norms. (No autograd: it does not
 # work inside the one operation that torch.compile sees.)
 
 
 @singledispatch
 def _propagate(node: Node, jets: list[Tensor], norm: Norm) -> Tensor:
     raise UnsupportedOperation(node.name, type(node).__name__, "Its Lipschitz constant is not known yet.")
-
-
-@_propagate.register
-def _(node: Elementwise, jets: list[Tensor], norm: Norm) -> Tensor:
-    return jets[0] * node.activation.lipschitz[norm]
-
-
-@_propagate.register
-def _(node: Reshape, jets: list[Tensor], norm: Norm) -> Tensor:
-    return jets[0]
 
 
 @_propagate.register

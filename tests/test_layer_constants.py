@@ -129,7 +129,7 @@ def test_a_linear_residual_is_one_convolution(p, mode: str, size: int) -> None:
             assert found <= exact * (1.0 + 1e-8 if mode == "circular" or p != 2 else 1.5)
         apart = sum(constant(Graph((graph.nodes[0], node)), p) for node in graph.nodes[1:-1])
         apart += graph is first
-        assert found < apart if p == 2 else found <= apart
+        assert found < apart if p == 2 else found <= apart * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("p", NORMS)

@@ -94,7 +94,7 @@ def test_jets_of_joined_layers_are_derivatives(norm) -> None:
         kind("n", inputs, shape, weight) if kind is Dense else kind("n", inputs, shape)
         for kind, (inputs, shape) in zip(kinds, shapes, strict=True)
     ]
-    penalty._plan = (nodes, dict.fromkeys((1, 2, 4, 5)))
+    penalty._plan, penalty._factors = (nodes, dict.fromkeys((1, 2, 4, 5))), {}
     norms = [torch.tensor(value, dtype=torch.float64) for value in (1.3, 0.7, 2.1, 0.4)]
     value, slopes = penalty._product([x.float() for x in norms])
     a, b, c, d = (float(x) for x in norms)
