@@ -12,8 +12,8 @@ the torus that holds it. A value below one is no upper bound.
 - *spectral_norm*: 1 / (the norm that torch.nn.utils.parametrizations.spectral_norm divides by, which is that of the
   reshaped kernel): the true norm of a layer that it has normalised to "one".
 - *lip4conv*: the peer's Gram iteration (2023, circular on the image's own size), its bound for zero padding (2024) and
-  its Toeplitz bound, with 6, 4 and 50 iterations (samples), run from a copy of github.com/blaisedelattre/lip4conv given by --peer, by --peer-python; it asks
-  for a GPU in fixed places, which the peer's process answers with the CPU.
+  its Toeplitz bound, with 6, 4 and 50 iterations (samples), run from a copy of github.com/blaisedelattre/lip4conv given
+  by --peer, by --peer-python; it asks for a GPU in fixed places, which the peer's process answers with the CPU.
 
 Work above --operations (floating-point, estimated) is left out, and said so. One thread; only ratios of times mean
 much.

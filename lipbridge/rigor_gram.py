@@ -25,8 +25,10 @@ from lipbridge.rounding import UNIT, add_up, gamma, mul_up
 #: A complex matrix (or a batch) as real and imaginary part.
 Pair = tuple[Tensor, Tensor]
 
-#: Squarings before the Cholesky test (more cost what they spare), and the distance at which no more is to be gained.
-SQUARINGS, CLOSE = 2, 1e-9
+#: Squarings before the Cholesky test, for matrices up to a size: more, or of larger ones, cost what they spare.
+SQUARINGS, SQUARED = 2, 64
+#: The relative distance at which no more is to be gained.
+CLOSE = 1e-9
 #: Power steps that find a matrix with a large eigenvalue, which sets the mark for the others.
 POWER_STEPS = 16
 #: More than all underflows together can add up to, on matrices with a largest magnitude near one.
@@ -59,7 +61,8 @@ def largest_eigenvalue_of_batch_up(G: Pair, known: float) -> tuple[float, float]
     """
     proved = 0.0
     H, errors, exponents = G, list[Tensor](), list[Tensor]()
-    for squaring in range(SQUARINGS + 1):
+    squarings = SQUARINGS if G[0].shape[-1] <= SQUARED else 0
+    for squaring in range(squarings + 1):
         size = squared_norm_up(H)
         bounds = _backwards(size.sqrt() * (1.0 + 4.0 * UNIT), errors, exponents)
         known = max(known, _seen(G, H, known, POWER_STEPS if squaring == 0 else 0))
@@ -69,7 +72,7 @@ def largest_eigenvalue_of_batch_up(G: Pair, known: float) -> tuple[float, float]
             return proved, known
         G, H, size = (G[0][open_], G[1][open_]), (H[0][open_], H[1][open_]), size[open_]
         errors, exponents = [e[open_] for e in errors], [e[open_] for e in exponents]
-        if squaring < SQUARINGS:
+        if squaring < squarings:
             exponent = torch.frexp(size).exponent // 2  # to a Frobenius norm near one; a power of two is exact
             scale = torch.ldexp(torch.ones_like(size), -exponent)[:, None, None]
             H, error = gram_pair((H[0] * scale, H[1] * scale))
