@@ -11,7 +11,11 @@ from .capture import capture as capture
 from .data import Dataset as Dataset
 from .data import load_dataset as load_dataset
 from .graph import Graph as Graph
+from .layers import GroupSort as GroupSort
+from .layers import MaxMin as MaxMin
 from .layers import Sinusoidal as Sinusoidal
+from .layers import SinusoidalConv1d as SinusoidalConv1d
+from .layers import SinusoidalConv2d as SinusoidalConv2d
 from .layers import mlp as mlp
 from .norms import operator_norm as operator_norm
 from .penalty import TrivialBoundPenalty as TrivialBoundPenalty

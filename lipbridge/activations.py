@@ -342,45 +342,56 @@ class Sin(nn.Module):
         return z.sin()
 
 
-class CReLU(nn.Module):
-    """(relu t, relu -t), concatenated on the last axis. Saturates every norm."""
+class _Joint(nn.Module):
+    """A polyactivation of several components: ``dim`` is 1 for channelwise use on ``(batch, channels, *space)``."""
+
+    def __init__(self, dim: int = -1) -> None:
+        super().__init__()
+        self.dim = int(dim)
+
+    def extra_repr(self) -> str:
+        return "" if self.dim == -1 else f"dim={self.dim}"
+
+
+class CReLU(_Joint):
+    """(relu t, relu -t), concatenated along ``dim``. Saturates every norm."""
 
     def forward(self, z: Tensor) -> Tensor:
-        return torch.cat([z.relu(), (-z).relu()], dim=-1)
+        return torch.cat([z.relu(), (-z).relu()], dim=self.dim)
 
 
-class SinCos(nn.Module):
-    """(sin t, cos t), concatenated on the last axis. Saturates l_2."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        return torch.cat([z.sin(), z.cos()], dim=-1)
-
-
-class IdentityAbs(nn.Module):
-    """(t, |t|), concatenated on the last axis. Saturates l_inf."""
+class SinCos(_Joint):
+    """(sin t, cos t), concatenated along ``dim``. Saturates l_2."""
 
     def forward(self, z: Tensor) -> Tensor:
-        return torch.cat([z, z.abs()], dim=-1)
+        return torch.cat([z.sin(), z.cos()], dim=self.dim)
+
+
+class IdentityAbs(_Joint):
+    """(t, |t|), concatenated along ``dim``. Saturates l_inf."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cat([z, z.abs()], dim=self.dim)
 
 
 #: The largest double below 1/sqrt(2), so that the stored function has a constant of at most one in l_2.
 INVERSE_SQRT2 = 0.7071067811865475
 
 
-class IdentityAbsL2(nn.Module):
-    """(t, |t|) / sqrt 2, concatenated on the last axis. Saturates l_2."""
+class IdentityAbsL2(_Joint):
+    """(t, |t|) / sqrt 2, concatenated along ``dim``. Saturates l_2."""
 
     def forward(self, z: Tensor) -> Tensor:
         z = z * INVERSE_SQRT2
-        return torch.cat([z, z.abs()], dim=-1)
+        return torch.cat([z, z.abs()], dim=self.dim)
 
 
-class Sin2Pair(nn.Module):
-    """((t + sin^2 t)/2, (t - sin^2 t)/2), concatenated on the last axis. Saturates l_1."""
+class Sin2Pair(_Joint):
+    """((t + sin^2 t)/2, (t - sin^2 t)/2), concatenated along ``dim``. Saturates l_1."""
 
     def forward(self, z: Tensor) -> Tensor:
         half, square = z * 0.5, z.sin().square() * 0.5
-        return torch.cat([half + square, half - square], dim=-1)
+        return torch.cat([half + square, half - square], dim=self.dim)
 
 
 # --- the registry ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The layers a bound-trained network is made of, and the builder of dense chains."""
+"""The layers a bound-trained network is made of (dense, convolutional, sorting), and the builder of dense chains."""
 
 from __future__ import annotations
 
@@ -44,6 +44,106 @@ class Sinusoidal(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, scale={self.scale:g}"
+
+
+class _SinusoidalConv(nn.Module):
+    """What the sinusoidal convolutions of one and two axes share."""
+
+    axes: int
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        options = {"in_channels": in_channels, "out_channels": out_channels, "kernel_size": kernel_size}
+        for name, value in {**options, "stride": stride, "dilation": dilation, "groups": groups}.items():
+            _require_width(name, value)
+        if padding_mode not in ("zeros", "circular", "reflect", "replicate"):
+            raise InvalidArgument("padding_mode", "be zeros, circular, reflect or replicate", padding_mode)
+        if in_channels % groups or out_channels % groups:
+            raise InvalidArgument("groups", "divide both numbers of channels", groups)
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.padding_mode, self.scale = padding_mode, scale
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *(kernel_size,) * self.axes))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the kernel anew: normal entries with standard deviation ``scale`` over the root of the fan-in."""
+        nn.init.normal_(self.weight, std=self.scale / self.weight[0].numel() ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = self.padding
+        if padding and self.padding_mode != "zeros":
+            x = nn.functional.pad(x, (padding, padding) * self.axes, mode=self.padding_mode)
+            padding = 0
+        convolve = nn.functional.conv1d if self.axes == 1 else nn.functional.conv2d
+        z = convolve(x, self.weight, None, self.stride, padding, self.dilation, self.groups)
+        return torch.cat([z.sin(), z.cos()], dim=1)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, scale={self.scale:g}"
+        )
+
+
+class SinusoidalConv1d(_SinusoidalConv):
+    """A bias-free sinusoidal convolution: x -> (sin(W * x), cos(W * x)), joined along the channels.
+
+    ``2 * out_channels`` channels come out. The options are those of ``torch.nn.Conv1d``, one number each; ``scale`` is
+    the typical frequency at the start, as for :class:`Sinusoidal`.
+
+    Source: as :class:`Sinusoidal`. Law: Lipschitz constant in l_2 at most that of the convolution.
+    """
+
+    axes = 1
+
+
+class SinusoidalConv2d(_SinusoidalConv):
+    """As :class:`SinusoidalConv1d`, on images ``(batch, channels, height, width)``."""
+
+    axes = 2
+
+
+class GroupSort(nn.Module):
+    """Sorts groups of ``group`` neighbouring channels in ascending order: Lipschitz constant one in every norm.
+
+    Args:
+        group: size of the groups; it divides the channels (or features), which are axis 1.
+
+    Source: Anil, Lucas, Grosse 2019 ("Sorting out Lipschitz function approximation"). Law: the gradient keeps its
+    norm, since almost everywhere the layer is a permutation.
+    """
+
+    def __init__(self, group: int = 2) -> None:
+        super().__init__()
+        _require_width("group", group)
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = x.reshape(x.shape[0], -1, self.group, *x.shape[2:])
+        return groups.sort(dim=2).values.reshape(x.shape)
+
+    def extra_repr(self) -> str:
+        return str(self.group)
+
+
+class MaxMin(nn.Module):
+    """(max(a, b), min(a, b)) for the halves a, b of the channels (axis 1): :class:`GroupSort` of pairs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = x.chunk(2, dim=1)
+        return torch.cat([torch.maximum(a, b), torch.minimum(a, b)], dim=1)
 
 
 def _require_width(name: str, value: object) -> None:

@@ -36,6 +36,11 @@ from lipbridge.activations import (
     SCALAR_FUNCTIONS,
     Activation,
     Component,
+    CReLU,
+    IdentityAbs,
+    IdentityAbsL2,
+    Sin2Pair,
+    SinCos,
     Term,
     activation,
     activation_module,
@@ -59,7 +64,8 @@ from lipbridge.graph import (
     Reshape,
     evaluate,
 )
-from lipbridge.layers import Sinusoidal
+from lipbridge.layers import GroupSort as GroupSortLayer
+from lipbridge.layers import MaxMin, Sinusoidal, SinusoidalConv1d, SinusoidalConv2d
 from lipbridge.vocabulary import Quantity, as_norm
 
 FORMAT = 1
@@ -77,6 +83,8 @@ STALE = 3600.0
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _INTEGERS = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
+#: What a module may hold; integers are the counters of BatchNorm.
+_STATE: Mapping[str, torch.dtype] = {**_FLOATS, "I64": torch.int64}
 _DTYPES: Mapping[str, torch.dtype] = {**_FLOATS, **_INTEGERS, "BOOL": torch.bool}
 
 _DAMAGED = "It is damaged, or lipbridge did not write it; save the network again"
@@ -103,8 +111,9 @@ def save(module: nn.Module, path: str | os.PathLike[str], extra: Mapping[str, ob
     """Write a module to a model file, atomically; returns the file's path.
 
     Args:
-        module: ``Linear``, ``Sinusoidal``, a registered activation, ``Flatten``, ``Identity`` or ``Dropout``, or an
-            ``nn.Sequential`` of these (also nested). Weights float64, float32, float16 or bfloat16, of any device.
+        module: ``Linear``, ``Conv1d``, ``Conv2d``, sinusoidal layers, ``GroupSort``, ``MaxMin``, a registered
+            activation, ``BatchNorm``, pooling, ``Flatten``, ``Identity`` or ``Dropout``, or an ``nn.Sequential`` of
+            these (also nested). Weights float64, float32, float16 or bfloat16, of any device.
         path: a file, or an existing folder, which gets ``model.safetensors``.
         extra: anything JSON can hold, kept in the header (accuracy, seed, ...).
 
@@ -124,7 +133,7 @@ def save(module: nn.Module, path: str | os.PathLike[str], extra: Mapping[str, ob
                 "the module has tensors that its layers do not explain (a parametrisation or a hook?)",
                 "Remove them first, e.g. with torch.nn.utils.parametrize.remove_parametrizations",
             )
-        return _write(file, "module", body, tensors, extra, _FLOATS.values())
+        return _write(file, "module", body, tensors, extra, _STATE.values())
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
@@ -141,7 +150,7 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         body = _object(opened.body, "module", "training")
         module = _decode_module(body["module"])
         expected = {name: (None, shape) for name, shape in _shapes(module).items()}
-        module.load_state_dict(opened.tensors(expected), assign=True)
+        module.load_state_dict(opened.tensors(expected, _STATE), assign=True)
         return module.train(_flag(body["training"]))
 
 
@@ -550,16 +559,59 @@ def _positive(value: Any) -> float:
 # --- modules -------------------------------------------------------------------------------------------------------
 
 _Check = Callable[[Any], Any]
+
+
+def _lengths(value: Any) -> Any:
+    """A length along space, or one for each axis; 0 stands for no padding."""
+    if isinstance(value, list | tuple):
+        items = cast(list[Any], value)
+        if not 1 <= len(items) <= 3:
+            raise _Fault("its header lacks one to three lengths")
+        return tuple(_integer(item, 0, MAX_WIDTH) for item in items)
+    return _integer(value, 0, MAX_WIDTH)
+
+
+def _padding(value: Any) -> Any:
+    return _text(value) if isinstance(value, str) else _lengths(value)
+
+
+_CONV: Mapping[str, _Check] = {
+    "in_channels": _width,
+    "out_channels": _width,
+    "kernel_size": _lengths,
+    "stride": _lengths,
+    "padding": _padding,
+    "dilation": _lengths,
+    "groups": _width,
+    "padding_mode": _text,
+}
+_ONE: Mapping[str, _Check] = dict.fromkeys(("kernel_size", "stride", "padding", "dilation"), _integer)
+_POOL: Mapping[str, _Check] = dict.fromkeys(("kernel_size", "stride", "padding"), _lengths)
+_NORM: Mapping[str, _Check] = {"num_features": _width, "eps": _positive, "affine": _flag, "track_running_stats": _flag}
 #: The layers other than activations and Sequential: class, and its arguments with their checks.
 _LAYERS: Mapping[str, tuple[type[nn.Module], Mapping[str, _Check]]] = {
     "Linear": (nn.Linear, {"in_features": _width, "out_features": _width, "bias": _flag}),
     "Sinusoidal": (Sinusoidal, {"in_features": _width, "out_features": _width, "scale": _real}),
+    "Conv1d": (nn.Conv1d, {**_CONV, "bias": _flag}),
+    "Conv2d": (nn.Conv2d, {**_CONV, "bias": _flag}),
+    "SinusoidalConv1d": (SinusoidalConv1d, {**_CONV, **_ONE, "scale": _real}),
+    "SinusoidalConv2d": (SinusoidalConv2d, {**_CONV, **_ONE, "scale": _real}),
+    "GroupSort": (GroupSortLayer, {"group": _width}),
+    "MaxMin": (MaxMin, {}),
+    "MaxPool2d": (nn.MaxPool2d, {**_POOL, "dilation": _lengths, "ceil_mode": _flag}),
+    "AvgPool2d": (nn.AvgPool2d, {**_POOL, "ceil_mode": _flag, "count_include_pad": _flag}),
+    "AdaptiveAvgPool2d": (nn.AdaptiveAvgPool2d, {"output_size": _lengths}),
+    "BatchNorm1d": (nn.BatchNorm1d, _NORM),
+    "BatchNorm2d": (nn.BatchNorm2d, _NORM),
     "Flatten": (nn.Flatten, {"start_dim": _axis, "end_dim": _axis}),
     "Identity": (nn.Identity, {}),
     "Dropout": (nn.Dropout, {"p": _probability}),
 }
 #: Arguments of torch's activation modules beyond the parameters of the registry's row.
-_FURTHER: Mapping[type[nn.Module], Mapping[str, _Check]] = {nn.Softplus: {"beta": _positive, "threshold": _positive}}
+_FURTHER: Mapping[type[nn.Module], Mapping[str, _Check]] = {
+    nn.Softplus: {"beta": _positive, "threshold": _positive},
+    **{kind: {"dim": _axis} for kind in (CReLU, IdentityAbs, IdentityAbsL2, Sin2Pair, SinCos)},
+}
 
 
 def _arguments(name: str, kind: type[nn.Module]) -> Mapping[str, _Check]:
@@ -595,7 +647,8 @@ def _encode_module(module: nn.Module, path: str, depth: int = 0) -> dict[str, An
             f"A model file holds Sequential, {', '.join(_LAYERS)} and registered activations ({_names()}); "
             "use lipbridge.store.save_graph(lipbridge.capture(module), path) to keep any network that can be captured",
         )
-    values = {key: float(getattr(module, key)) for key in _arguments(name, type(module))}
+    values = {key: getattr(module, key) for key in _arguments(name, type(module))}
+    values = {key: value if key == "dim" else float(value) for key, value in values.items()}
     return {"type": name, "arguments": values}
 
 
@@ -626,6 +679,7 @@ def _decode_module(spec: Any, depth: int = 0, budget: list[int] | None = None) -
         )
     checks = row[1] if row is not None else _arguments(kind, type(activation_module(kind)))
     values = _object(_object(spec, "type", "arguments")["arguments"])
+    values = {"dim": -1, **values} if "dim" in checks else values  # files from before there was a choice
     if set(values) != set(checks):
         raise _Fault(f"its layer {kind} has arguments other than {', '.join(checks) or 'none'}")
     arguments = {name: check(values[name]) for name, check in checks.items()}

@@ -134,7 +134,7 @@ class Custom(nn.Sequential):
 @pytest.mark.parametrize(
     ("module", "text"),
     [
-        (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), "layer '1' of type BatchNorm1d"),
+        (nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), "layer '1' of type LayerNorm"),
         (nn.Sequential(nn.Sequential(nn.GELU("tanh"))), "layer '0.0' of type GELU"),
         (Custom(nn.Linear(2, 2)), "of type Custom"),
         (nn.Sequential(nn.Linear(2, 2, dtype=torch.complex64)), "complex64"),
