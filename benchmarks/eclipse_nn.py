@@ -54,7 +54,7 @@ NETWORKS: dict[str, tuple[list[int], str, str | None, int]] = {
     "random 10-50-50-5 sigmoid": ([10, 50, 50, 5], "sigmoid", None, 0),
     "random 10-50-50-5 silu": ([10, 50, 50, 5], "silu", None, 0),
     "random 3-30-2 silu": ([3, 30, 2], "silu", None, 0),
-    "random 1-20-1 abs": ([1, 20, 1], "abs", None, 0),
+    "1-2-1 abs pulse, unit weights": ([1, 2, 1], "abs", None, 0),
     "iris 4-16-3": ([4, 16, 3], "relu", "iris", 0),
     "iris 4-16-16-3 tanh": ([4, 16, 16, 3], "tanh", "iris", 0),
     "digits 64-32-10": ([64, 32, 10], "relu", "digits", 0),
@@ -71,11 +71,14 @@ def network(widths: list[int], activation: str, dataset: str | None, seed: int) 
     for n, m in pairwise(widths):
         layers += [nn.Linear(n, m), lipbridge.activation_module(activation)]
     module = nn.Sequential(*layers[:-1])
-    if max(widths) == 1:
+    if widths[0] == 1:  # unit weights; of two units, the difference of the one and the other moved by one
         with torch.no_grad():
             for layer in module:
                 if isinstance(layer, nn.Linear):
                     layer.weight.fill_(1.0)
+                    layer.bias.zero_()
+            if widths[1] == 2:
+                module[0].bias[1], module[2].weight[0, 1] = -1.0, -1.0
     if dataset is not None:
         data = load_dataset(dataset)
         optimiser = torch.optim.Adam(module.parameters(), lr=3e-3)

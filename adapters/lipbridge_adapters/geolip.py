@@ -136,7 +136,9 @@ class GeoLipVerifier:
         status = Status.TIMEOUT if run.timed_out else Status.FAILED if run.failures else Status.OK
         detail = run.failures[0] if run.failures else ""
         if run.timed_out:
-            detail = f"The time limit was reached; {run.left_over} {where}s have bounds without the program."
+            detail = (
+                f"The time limit was reached at {run.left_over} of {len(pieces)} {where}s: what they had was proved."
+            )
         bound = bound_for(problem, value, Side.UPPER, proved=True, method=method,
                           seconds=time.perf_counter() - start, status=status, detail=detail)  # fmt: skip
         return replace(bound, extra=extra, multipliers=run.multipliers)

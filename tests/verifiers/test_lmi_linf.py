@@ -50,7 +50,7 @@ def random_claim(piece, seed: int, scale: float) -> Multipliers:
     return Multipliers([positive(s.increments.constraints, s.width) for s in stages], positive(piece.free))
 
 
-@settings(max_examples=50)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**9),
     depth=st.integers(1, 4),
