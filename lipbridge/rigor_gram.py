@@ -60,32 +60,39 @@ def largest_eigenvalue_of_batch_up(G: Pair, known: float) -> tuple[float, float]
         known: what other batches were seen to reach: a bound is not made sharper than that. Zero at first.
     """
     proved = 0.0
-    H, errors, exponents = G, list[Tensor](), list[Tensor]()
+    H, errors, scales = G, list[Tensor](), list[Tensor]()
     squarings = SQUARINGS if G[0].shape[-1] <= SQUARED else 0
     for squaring in range(squarings + 1):
-        size = squared_norm_up(H)
-        bounds = _backwards(size.sqrt() * (1.0 + 4.0 * UNIT), errors, exponents)
+        bounds = bounds_of_iterates(H, errors, scales)
         known = max(known, _seen(G, H, known, POWER_STEPS if squaring == 0 else 0))
         open_ = bounds > known * (1.0 + CLOSE) + ZERO
         proved = max(proved, float(torch.where(open_, 0.0, bounds).max()))
         if not bool(open_.any()):
             return proved, known
-        G, H, size = (G[0][open_], G[1][open_]), (H[0][open_], H[1][open_]), size[open_]
-        errors, exponents = [e[open_] for e in errors], [e[open_] for e in exponents]
+        G, H = (G[0][open_], G[1][open_]), (H[0][open_], H[1][open_])
+        errors, scales = [error[open_] for error in errors], [scale[open_] for scale in scales]
         if squaring < squarings:
-            exponent = torch.frexp(size).exponent // 2  # to a Frobenius norm near one; a power of two is exact
-            scale = torch.ldexp(torch.ones_like(size), -exponent)[:, None, None]
-            H, error = gram_pair((H[0] * scale, H[1] * scale))
-            errors, exponents = [*errors, error], [*exponents, exponent]
+            H, error, scale = scaled_square(H)
+            errors, scales = [*errors, error], [*scales, scale]
     sharpened, known = _cholesky_up(G, known)
     return max(proved, sharpened), known
 
 
-def _backwards(bound: Tensor, errors: list[Tensor], exponents: list[Tensor]) -> Tensor:
-    """From a bound of the last power's eigenvalues to one of the first's."""
-    for error, exponent in zip(reversed(errors), reversed(exponents), strict=True):
-        # Three roundings, of a sum, a root and (where subnormal) a product.
-        bound = torch.ldexp(((bound + error) * (1.0 + 4.0 * UNIT)).sqrt() * (1.0 + 4.0 * UNIT), exponent)
+def scaled_square(H: Pair) -> tuple[Pair, Tensor, Tensor]:
+    """``(K, e, s)`` with ``||(H / s)^2 - K||_2 <= e`` for an exactly Hermitian H; s is a power of two near its size."""
+    size = squared_norm_up(H).sqrt()
+    scale = size / torch.frexp(size).mantissa  # a power of two, so that both this division and the next are exact
+    square, error = gram_pair((H[0] / scale[:, None, None], H[1] / scale[:, None, None]))
+    return square, error, scale
+
+
+def bounds_of_iterates(H: Pair, errors: list[Tensor], scales: list[Tensor]) -> Tensor:
+    """Upper bound of the largest eigenvalue of what H was squared from, by each step's error and scale."""
+    bound = squared_norm_up(H).sqrt() * (1.0 + 4.0 * UNIT)
+    for error, scale in zip(reversed(errors), reversed(scales), strict=True):
+        bound = ((bound + error) * (1.0 + 4.0 * UNIT)).sqrt() * (1.0 + 4.0 * UNIT) * scale
+    if not bool(torch.isfinite(bound).all()):
+        raise NumericalFailure("The kernel holds NaN, or Gram iteration overflowed.")
     return bound
 
 

@@ -238,14 +238,27 @@ def test_gram_iteration_alone_is_a_bound(n: int, squarings: int, seed: int) -> N
         torch.randn(2, n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + k)) for k in (0, 1)
     )
     (real, imaginary), _ = gram_pair((re / 8, im / 8))
-    H, errors, exponents = (real, imaginary), [], []
+    H, errors, scales = (real, imaginary), [], []
     for _ in range(squarings):
-        exponent = torch.frexp(rigor_gram.squared_norm_up(H)).exponent // 2
-        scale = torch.ldexp(torch.ones(2, dtype=torch.float64), -exponent)[:, None, None]
-        H, error = gram_pair((H[0] * scale, H[1] * scale))
+        H, error, scale = rigor_gram.scaled_square(H)
         errors.append(error)
-        exponents.append(exponent)
-    bounds = rigor_gram._backwards(rigor_gram.squared_norm_up(H).sqrt() * (1 + 1e-15), errors, exponents)
+        scales.append(scale)
+    bounds = rigor_gram.bounds_of_iterates(H, errors, scales)
     exact = torch.linalg.eigvalsh(torch.complex(real, imaginary))[:, -1]
     assert bool((bounds >= exact * (1 - 1e-15)).all())
     assert bool((bounds <= exact * n ** (0.5 ** (squarings + 1)) * (1 + 1e-12)).all())
+
+
+def test_tiny_and_huge_blocks_beside_each_other() -> None:
+    """Blocks far below the others are dropped, not overflowed; NaN is an error."""
+    A = (
+        torch.randn(3, 4, 4, dtype=torch.float64)
+        * torch.tensor([1.0, 1e-130, 1e-160], dtype=torch.float64)[:, None, None]
+    )
+    G, _ = gram_pair((A, torch.zeros_like(A)))
+    exact = float(torch.linalg.eigvalsh(G[0])[:, -1].max())
+    assert exact * (1 - 1e-14) <= largest_eigenvalue_of_batch_up(G, 0.0)[0] <= exact * (1 + 1e-9)
+    small = (G[0][1:], G[1][1:])
+    assert largest_eigenvalue_of_batch_up(small, 0.0)[0] >= float(torch.linalg.eigvalsh(small[0])[:, -1].max())
+    with pytest.raises(NumericalFailure):
+        largest_eigenvalue_of_batch_up((G[0] * math.nan, G[1]), 0.0)

@@ -59,7 +59,8 @@ def conv_operator_norm(weight: Tensor, geometry: Convolution, norm: Norm = 2, to
     if largest == 0.0 or not math.isfinite(largest):
         return largest
     exponent = math.frexp(largest)[1]
-    kernel = torch.ldexp(weight.double(), torch.tensor(-exponent))  # huge and tiny kernels: squares stay in range
+    half = exponent // 2  # huge and tiny kernels: squares stay in range; in two steps, since 2**1074 is no double
+    kernel = weight.double() * 2.0**-half * 2.0 ** (half - exponent)
     if (norm, q) != (2, 2):
         value = extreme_norm(kernel, geometry, norm, q)
     else:
