@@ -27,6 +27,7 @@ from lipbridge.verifiers.lmi import closed_form_bound
 from lipbridge.verifiers.lmi_system import lipsdp_of
 from lipbridge.vocabulary import NORMS
 from tests.families import FLAVOURS, network
+from tests.verifiers.lipsdp_reference import graph_of
 
 FAST, CLOSED = LipSDPFastVerifier(), EclipseFastVerifier()
 GAP = 1e-3
@@ -79,7 +80,7 @@ def inside(ball: Ball, seed: int) -> torch.Tensor:
 
 def study(module: nn.Sequential, radius: float, norm, seed: int) -> None:
     """One network: both verifiers, everywhere and on a ball, against witnesses of each region."""
-    graph = lipbridge.capture(module)
+    graph = graph_of(module)
     generator = torch.Generator().manual_seed(seed)
     centers = torch.randn(1, *graph.input_shape, generator=generator, dtype=torch.float64)
     ball = Ball(centers, radius, norm)
@@ -134,7 +135,7 @@ def test_no_proved_bound_of_2000_networks_is_below_a_witness() -> None:
 # --- monotone in the slope interval ----------------------------------------------------------------------------------
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     st.integers(0, 10**6),
     st.integers(2, 4),
@@ -152,11 +153,11 @@ def test_a_narrower_slope_interval_has_no_larger_bound(seed, depth, slopes) -> N
     assert values[1] <= values[0] * (1 + 1.1 * GAP)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(tame, st.integers(0, 10**6), st.floats(0.0, 3.0), st.floats(0.0, 3.0))
 def test_smaller_intervals_have_no_larger_bound(module, seed, narrow, more) -> None:
     """Intervals of each unit, nested, by hand."""
-    graph = lipbridge.capture(module)
+    graph = graph_of(module)
     generator = torch.Generator().manual_seed(seed)
     units = [node.shape[0] for node in graph.nodes[1:-1] if type(node).__name__ == "Dense"]
     middles = [torch.randn(u, generator=generator, dtype=torch.float64) for u in units]
@@ -176,7 +177,7 @@ def linears(module: nn.Sequential) -> list[nn.Linear]:
     return [layer for layer in module if isinstance(layer, nn.Linear)]
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(tame, st.integers(0, 10**6), st.booleans())
 def test_permuted_units_and_turned_inputs_change_nothing(module, seed, local) -> None:
     twin = copy.deepcopy(module)
@@ -196,7 +197,7 @@ def test_permuted_units_and_turned_inputs_change_nothing(module, seed, local) ->
     center = torch.randn(1, n, generator=generator, dtype=torch.float64)
     regions = (Ball(center, 0.3, 2), Ball(center @ Q, 0.3, 2)) if local else (None, None)
     found = [
-        FAST.bound(Problem(lipbridge.capture(net), region=region), BUDGET).value
+        FAST.bound(Problem(graph_of(net), region=region), BUDGET).value
         for net, region in zip((module, twin), regions, strict=True)
     ]
     assert found[1] == pytest.approx(found[0], rel=1.5 * GAP)
@@ -205,7 +206,7 @@ def test_permuted_units_and_turned_inputs_change_nothing(module, seed, local) ->
 @pytest.mark.parametrize("name", activation_names())
 def test_the_bound_scales_with_the_output(name) -> None:
     module = network(7, 3, (name,))
-    before = closed_form_bound(lipbridge.capture(module)).value
+    before = closed_form_bound(graph_of(module)).value
     with torch.no_grad():
         linears(module)[-1].weight.mul_(2.0**-30)
-    assert closed_form_bound(lipbridge.capture(module)).value == before * 2.0**-30
+    assert closed_form_bound(graph_of(module)).value == before * 2.0**-30
