@@ -1,0 +1,159 @@
+"""ONNX files of others as Graphs: opset 9 to 22, from torch, TensorFlow, scikit-learn, VNN-COMP, or by hand.
+
+Operators are read with the handlers of :mod:`lipbridge.capture_reader`, so a network has the same Graph whether it
+comes as a module or as a file. Weights are exact float64 copies of what the file stores, and the Graph is the function
+of real numbers that they define. What is not understood is an error that names it, and nothing is ever executed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lipbridge.capture import capture as _handlers_registered
+from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError
+from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node
+from lipbridge_adapters import onnx_layout, onnx_operators
+from lipbridge_adapters.onnx_file import FLOATS, Fault, open_onnx
+from lipbridge_adapters.onnx_joining import join_stacked_rows
+from lipbridge_adapters.onnx_reader import MAX_SIZE, OnnxReader
+
+_REGISTERED = (_handlers_registered, onnx_layout, onnx_operators)
+
+#: What operators on absurd numbers may raise in torch or Python.
+_PARSING = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, MemoryError)
+
+
+def read_onnx(
+    path: str | os.PathLike[str], input_shape: Sequence[int] | None = None, *, output: str | None = None
+) -> Graph:
+    """Read an ONNX file as a Graph.
+
+    The file may come from anybody: it is checked before it is parsed, weights in other files are read only from below
+    its own folder and through no link, and a hostile file is an error within seconds and little memory.
+
+    Args:
+        path: the file; a batch that it leaves open is one.
+        input_shape: of one input without batch (or, where the file's input has no batch, the whole), for sizes that
+            the file leaves open, or in place of a batch that it fixes.
+        output: a value of the file to stop at, e.g. the scores before a softmax; its only output if not given.
+
+    Raises:
+        ModelFileError: for a file that is missing, damaged, hostile, or of another opset.
+        UnsupportedOperation: naming the node and the operator that no node of a Graph can be.
+        InvalidArgument: if the input's shape is open and not given, or does not fit.
+        MissingDependency: if onnx is not installed.
+
+    Law: the Graph equals the file in ONNX Runtime up to float32 rounding; a file that ``export_onnx`` wrote has the
+    trivial bound of the network that it was written from, wherever the file holds its weights exactly.
+    """
+    file = Path(path)
+    try:
+        graph = _read(file, input_shape, output)
+        _check(graph)
+        return graph
+    except Fault as fault:
+        raise ModelFileError(f"Cannot read ONNX file {str(file)!r}: {fault}.") from None
+    except LipbridgeError:
+        raise
+    except _PARSING as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ModelFileError(f"Cannot read ONNX file {str(file)!r}: it does not fit together ({line}).") from error
+
+
+def _read(path: Path, input_shape: Sequence[int] | None, output: str | None) -> Graph:
+    file = open_onnx(path)
+    graph = file.graph
+    if len(graph.sparse_initializer):
+        raise Fault("it has sparse tensors")
+    stored = {str(tensor.name) for tensor in graph.initializer}
+    inputs = [entry for entry in graph.input if str(entry.name) not in stored]
+    if len(inputs) != 1:
+        raise Fault(f"it has {len(inputs)} inputs{_list(inputs)}, and a network has one")
+    reader = OnnxReader(file, str(inputs[0].name), _input_shape(inputs[0], input_shape))
+    if output is None:
+        if len(graph.output) != 1:
+            raise Fault(f"it has {len(graph.output)} outputs{_list(graph.output)}: name one (--output)")
+        output = str(graph.output[0].name)
+    found = reader.read_graph(output, path.stem)
+    found = join_stacked_rows(found, ours=file.producer == "lipbridge")
+    return replace(found, nodes=_named_apart(found.nodes))
+
+
+def _list(entries: Sequence[Any]) -> str:
+    names = [str(entry.name)[:40] for entry in entries[:6]]
+    return f" ({', '.join(repr(name) for name in names)})" if names else ""
+
+
+def _input_shape(entry: Any, given: Sequence[int] | None) -> tuple[int, ...]:
+    """The whole shape of the input, with a batch of one."""
+    name = repr(str(entry.name)[:40])
+    if not entry.type.HasField("tensor_type") or entry.type.tensor_type.elem_type not in FLOATS:
+        raise Fault(f"its input {name} is no tensor of floating point numbers")
+    declared = entry.type.tensor_type
+    dims = [int(d.dim_value) if d.HasField("dim_value") and d.dim_value > 0 else None for d in declared.shape.dim]
+    if given is None:
+        shape = [1 if i == 0 and n is None and len(dims) > 1 else n for i, n in enumerate(dims)]
+        if not shape or None in shape:
+            text = ", ".join("?" if n is None else str(n) for n in dims)
+            raise InvalidArgument(
+                "input_shape", f"be given, since the file leaves its input's shape open (--input-shape): ({text})", None
+            )
+        found = tuple(n for n in shape if n is not None)
+    else:
+        found = _given_shape(tuple(given), dims)
+    if len(found) > 8 or math.prod(found) > MAX_SIZE:
+        raise Fault(f"its input {name} has the shape {str(found)[:80]}")
+    return found
+
+
+def _given_shape(given: tuple[int, ...], dims: list[int | None]) -> tuple[int, ...]:
+    whole = len(given) == len(dims) and len(dims) > 0
+    found = given if whole else (1, *given)
+    expected = dims if whole or not dims else [None, *dims[1:]]
+    fits = not dims or len(found) == len(dims)
+    if not fits or any(n is not None and n != m for m, n in zip(found, expected, strict=False)) or min(found) < 1:
+        text = ", ".join("?" if n is None else str(n) for n in dims)
+        raise InvalidArgument("input_shape", f"fit the file's input, ({text}) with its batch", given)
+    return found
+
+
+def _named_apart(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """The nodes under names that tell them apart: a file may give one name to many."""
+    seen: dict[str, int] = {}
+    found: list[Node] = []
+    for node in nodes:
+        name = node.name
+        while name in seen:
+            seen[node.name] += 1
+            name = f"{node.name}#{seen[node.name]}"
+        seen[name] = 1
+        found.append(node if name == node.name else replace(node, name=name))
+    return tuple(found)
+
+
+def _check(graph: Graph) -> None:
+    """Every number is finite, and every node has the shape that its inputs give."""
+    for node in graph.nodes:
+        tensors = [t for t in (node.weight, node.bias) if t is not None] if isinstance(node, Dense | Conv) else []
+        numbers = [
+            number
+            for component in (node.activation.components if isinstance(node, Elementwise) else ())
+            for term in component
+            for number in (term.coefficient, term.scale, term.offset, *term.parameters)
+        ]
+        if not all(bool(t.isfinite().all()) for t in tensors) or not all(math.isfinite(x) for x in numbers):
+            raise Fault(f"its layer {node.name[:60]!r} has numbers that are infinite or NaN")
+    values = graph.to("meta").values(torch.empty(1, *graph.input_shape, dtype=torch.float64, device="meta"))
+    for node, value in zip(graph.nodes, values, strict=True):
+        if tuple(value.shape[1:]) != node.shape:
+            raise Fault(f"its layer {node.name[:60]!r} has values of shape {tuple(value.shape[1:])}, not {node.shape}")
+
+
+__all__ = ["read_onnx"]

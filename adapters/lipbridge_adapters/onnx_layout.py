@@ -1,0 +1,442 @@
+"""ONNX's operators that move, join, select and pool entries, and those that normalise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lipbridge.capture_diagonal import diagonal, share
+from lipbridge.capture_layers import Padded, select_channels
+from lipbridge.capture_reader import Curve
+from lipbridge.capture_shapes import Part
+from lipbridge_adapters.onnx_constants import axes_of, flattened, integers, reshaped, slices, squeezed, unsqueezed
+from lipbridge_adapters.onnx_file import FLOATS, Fault
+from lipbridge_adapters.onnx_operators import Pairs, integers_of, padding_of, permuted, space_of, windows
+from lipbridge_adapters.onnx_reader import Call, Flow, OnnxReader, Value, has_batch, operator, per_input
+
+# --- shapes ----------------------------------------------------------------------------------------------------------
+
+
+def _viewed(reader: OnnxReader, call: Call, shape: tuple[int, ...]) -> Flow:
+    """The same entries in the same order, under another shape; the node waits until somebody needs the shape."""
+    x = call.flow()
+    if math.prod(shape) != math.prod(x.shape):
+        raise Fault(f"its operator {call.kind} makes {shape} of {x.shape}")
+    curve = reader.curve(x.value)
+    if len(curve.components) > 1:
+        curve = reader.line(curve)
+    return Flow(curve, shape, fresh=x.fresh and call.alone[0])
+
+
+@operator("Reshape", "shape allowzero")
+def _reshape(reader: OnnxReader, call: Call) -> Value:
+    target = integers(call.constant(1))
+    return _viewed(reader, call, reshaped(call.flow().shape, target, bool(call.attributes.get("allowzero", 0))))
+
+
+@operator("Flatten", "axis")
+def _flatten(reader: OnnxReader, call: Call) -> Value:
+    return _viewed(reader, call, flattened(call.flow().shape, int(call.attributes.get("axis", 1))))
+
+
+@operator("Squeeze", "axes")
+def _squeeze(reader: OnnxReader, call: Call) -> Value:
+    x = call.flow()
+    return _viewed(reader, call, squeezed(x.shape, axes_of(call.constants, call.attributes, len(x.shape))))
+
+
+@operator("Unsqueeze", "axes")
+def _unsqueeze(reader: OnnxReader, call: Call) -> Value:
+    axes = integers(call.constant(1) if len(call.inputs) > 1 else call.attributes.get("axes"))
+    return _viewed(reader, call, unsqueezed(call.flow().shape, axes))
+
+
+@operator("Transpose", "perm")
+def _transpose(reader: OnnxReader, call: Call) -> Value:
+    x = call.flow()
+    order = call.attributes.get("perm", list(range(len(x.shape)))[::-1])
+    if sorted(order) != list(range(len(x.shape))):
+        raise Fault(f"the attribute perm of its Transpose is {str(order)[:60]}")
+    found = permuted(reader, x, order)
+    return replace(found, fresh=found.fresh and call.alone[0])
+
+
+@operator("Identity")
+def _identity(reader: OnnxReader, call: Call) -> Value:
+    return replace(call.flow(), fresh=call.flow().fresh and call.alone[0])
+
+
+@operator("Dropout", "ratio seed")
+def _dropout(reader: OnnxReader, call: Call) -> Value:
+    training = call.constant(2)
+    if training is not None and bool(training.any()):
+        raise reader.unsupported("Dropout is the identity only in inference mode.")
+    return _identity(reader, call)
+
+
+@operator("Cast", "to saturate")
+def _cast(reader: OnnxReader, call: Call) -> Value:
+    if call.attributes.get("to") not in FLOATS:
+        raise reader.unsupported("Only casts between floating point types are the identity.")
+    return _identity(reader, call)
+
+
+# --- joining and selecting -------------------------------------------------------------------------------------------
+
+
+def _axis(call: Call, rank: int, default: int = 0) -> int:
+    axis = call.attributes.get("axis", default)
+    if not isinstance(axis, int) or not -rank <= axis < rank:
+        raise Fault(f"the attribute axis of its operator {call.kind} is {str(axis)[:60]}")
+    return axis % rank
+
+
+def _graph_axis(reader: OnnxReader, shape: tuple[int, ...], axis: int) -> tuple[tuple[int, ...], int]:
+    """The shape of the node and its axis that belong to an axis in ONNX; along the batch the whole is one input."""
+    if has_batch(shape) and axis > 0:
+        return shape[1:], axis - 1
+    return shape, axis
+
+
+@operator("Concat", "axis")
+def _concat(reader: OnnxReader, call: Call) -> Value:
+    if any(not isinstance(value, Flow) for value in call.inputs):
+        raise reader.unsupported("Constants beside a layer's values are not supported.")
+    flows = [call.flow(i) for i in range(len(call.inputs))]
+    rank = len(flows[0].shape)
+    axis = _axis(call, rank)
+    if any(len(x.shape) != rank or _without(x.shape, axis) != _without(flows[0].shape, axis) for x in flows):
+        raise Fault(f"its Concat joins {[x.shape for x in flows][:4]} along axis {axis}")
+    total = list(flows[0].shape)
+    total[axis] = sum(x.shape[axis] for x in flows)
+    along_batch = axis == 0 or not has_batch(tuple(total))
+    values = [reader.in_shape(x.value, x.shape) if along_batch else reader.seen(x) for x in flows]
+    size, place = (tuple(total), axis) if along_batch else (tuple(total[1:]), axis - 1)
+    made = reader.aten("cat", size, tensors=[reader.moderate(value) for value in values], dim=place + 1)
+    return Flow(reader.moderate(made), tuple(total))
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def _selected(reader: OnnxReader, x: Flow, axis: int, rows: list[int]) -> Flow:
+    """The entries ``rows`` along an axis of ONNX's shape."""
+    n = x.shape[axis]
+    if not rows or not all(0 <= row < n for row in rows):
+        raise Fault(f"its operator {reader.kind} selects nothing, or entries that are not there")
+    shape = (*x.shape[:axis], len(rows), *x.shape[axis + 1 :])
+    if rows == list(range(n)):
+        return x
+    size, place = _graph_axis(reader, x.shape, axis)
+    curve = reader.curve(reader.in_shape(x.value, size))
+    step = rows[1] - rows[0] if len(rows) > 1 else 1
+    if step > 0 and rows == list(range(rows[0], rows[0] + step * len(rows), step)):
+        return Flow(Part(curve, place, rows[0], step, len(rows)), shape)
+    if place != 0:
+        raise reader.unsupported("Only channels can be selected in any order.")
+    reader.require_small(len(rows) * n)
+    return Flow(select_channels(reader, curve, rows), shape)
+
+
+@operator("Slice", "starts ends axes")
+def _slice(reader: OnnxReader, call: Call) -> Value:
+    x = call.flow()
+    for axis, part in slices(call.constants, call.attributes, x.shape).items():
+        x = _selected(reader, x, axis, list(range(*part.indices(x.shape[axis]))))
+    return x
+
+
+@operator("Gather", "axis")
+def _gather(reader: OnnxReader, call: Call) -> Value:
+    x, index = call.flow(), call.constant(1)
+    axis = _axis(call, len(x.shape))
+    if index is None or index.is_floating_point():
+        raise Fault("its Gather needs integers")
+    n = x.shape[axis]
+    rows = [row + n if row < 0 else row for row in integers(index)]
+    found = _selected(reader, x, axis, rows)
+    shape = (*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    return Flow(reader.line(found.value), shape)
+
+
+@operator("Split", "axis split num_outputs")
+def _split(reader: OnnxReader, call: Call) -> Value | list[Value]:
+    x = call.flow()
+    axis = _axis(call, len(x.shape))
+    n = x.shape[axis]
+    given = call.constant(1) if call.constant(1) is not None else call.attributes.get("split")
+    piece = -(-n // call.outputs)
+    lengths = integers(given) if given is not None else [min(piece, n - start) for start in range(0, n, piece)]
+    if sum(lengths) != n or len(lengths) != call.outputs or any(length < 1 for length in lengths):
+        raise Fault(f"its Split makes parts of {str(lengths)[:60]} out of {n}")
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    return [
+        _selected(reader, x, axis, list(range(start, start + length)))
+        for start, length in zip(starts, lengths, strict=True)
+    ]
+
+
+# --- padding and pooling ---------------------------------------------------------------------------------------------
+
+
+@operator("Pad", "mode pads value")
+def _pad(reader: OnnxReader, call: Call) -> Value:
+    x, rank = call.flow(), len(call.flow().shape)
+    widths = integers(call.attributes.get("pads") if "pads" in call.attributes else call.constant(1))
+    axes = axes_of(call.constants, {}, rank, 3)
+    axes = list(range(rank)) if axes is None else axes
+    fill = call.constant(2)
+    value = float(call.attributes.get("value", 0.0)) if fill is None else float(fill)
+    mode = call.attributes.get("mode", "constant")
+    modes = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+    if len(widths) != 2 * len(axes) or mode not in modes:
+        raise Fault(f"its Pad has the pads {str(widths)[:60]} and the mode {str(mode)[:20]!r}")
+    pairs = dict(zip(axes, zip(widths[: len(axes)], widths[len(axes) :], strict=True), strict=True))
+    every = [pairs.get(axis, (0, 0)) for axis in range(rank)]
+    if any(abs(width) > 2**24 for pair in every for width in pair):
+        raise Fault(f"its Pad has the pads {str(widths)[:60]}")
+    shape = tuple(n + sum(pair) for n, pair in zip(x.shape, every, strict=True))
+    if not any(any(pair) for pair in every):
+        return x
+    if not has_batch(x.shape) or any(every[0]):
+        raise reader.unsupported("It pads the batch.")
+    if any(n < 1 for n in shape):
+        raise Fault(f"its Pad leaves {shape} of {x.shape}")
+    reader.require_small(math.prod(shape))
+    if any(every[1]):
+        reader.require_small(shape[1] * x.shape[1])
+    if modes[mode] in ("reflect", "circular"):
+        room = zip(every[1:], x.shape[1:], strict=True)
+        if any(max(pair) > n - (mode == "reflect") for pair, n in room):
+            raise Fault("its Pad is wider than what it repeats")
+    flat = [width for pair in reversed(every[1:]) for width in pair]
+    seen = reader.curve(reader.seen(x))
+    return Flow(reader.aten("pad", shape[1:], self=seen, pad=flat, mode=modes[mode], value=value), shape)
+
+
+def _pool_geometry(reader: OnnxReader, call: Call) -> tuple[tuple[int, ...], ...]:
+    size = space_of(reader, call.flow())
+    if "kernel_shape" not in call.attributes:
+        raise Fault(f"its operator {call.kind} has no kernel_shape")
+    return (size, *(integers_of(call, name, len(size), 1) for name in ("kernel_shape", "strides", "dilations")))
+
+
+@operator("MaxPool", "auto_pad ceil_mode dilations kernel_shape pads storage_order strides")
+def _max_pool(reader: OnnxReader, call: Call) -> Value:
+    """Windows start at the padding before, and what is beyond the end never wins: only their number matters."""
+    x = call.flow()
+    size, kernel, stride, dilation = _pool_geometry(reader, call)
+    padding = padding_of(call, size, kernel, stride, dilation)
+    _require_inside(call, kernel, dilation, padding)
+    count = windows(call, size, kernel, stride, dilation, padding, bool(call.attributes.get("ceil_mode", 0)))
+    shape, value = (x.shape[1], *count), reader.seen(x)
+    before = tuple(pair[0] for pair in padding)
+    same = tuple((b, b) for b in before)
+    fitting = [
+        ceil
+        for ceil in (False, True)
+        if _fits(size, kernel, dilation, same) and windows(call, size, kernel, stride, dilation, same, ceil) == count
+    ]
+    if fitting and all(2 * b <= k for b, k in zip(before, kernel, strict=True)):
+        geometry = {"padding": list(before), "ceil_mode": fitting[0]}
+    elif all(d == 1 for d in dilation) and windows(call, size, kernel, stride, dilation, padding) == count:
+        # A window that sees the padding sees the entry at the edge, so copies of that entry never change a maximum.
+        reader.require_small(x.shape[1] * math.prod(n + sum(pair) for n, pair in zip(size, padding, strict=True)))
+        value, geometry = Padded(reader.curve(value), padding, "replicate", 0.0), {"padding": [0], "ceil_mode": False}
+    else:
+        raise reader.unsupported("This padding of a dilated window is not supported.")
+    reader.require_small(math.prod(shape))
+    made = reader.aten(
+        f"max_pool{len(size)}d",
+        shape,
+        self=value,
+        kernel_size=list(kernel),
+        stride=list(stride),
+        dilation=list(dilation),
+        **geometry,
+    )
+    return Flow(made, (1, *shape))
+
+
+def _fits(size: tuple[int, ...], kernel: tuple[int, ...], dilation: tuple[int, ...], padding: Pairs) -> bool:
+    axes = zip(size, kernel, dilation, padding, strict=True)
+    return all(n + before + after >= (k - 1) * d + 1 for n, k, d, (before, after) in axes)
+
+
+def _require_inside(call: Call, kernel: tuple[int, ...], dilation: tuple[int, ...], padding: Pairs) -> None:
+    """No window may see padding alone."""
+    if any(max(pair) > (k - 1) * d for pair, k, d in zip(padding, kernel, dilation, strict=True)):
+        raise Fault(f"the padding of its operator {call.kind} is as wide as the window")
+
+
+@operator("AveragePool", "auto_pad ceil_mode count_include_pad dilations kernel_shape pads strides")
+def _average_pool(reader: OnnxReader, call: Call) -> Value:
+    x = call.flow()
+    size, kernel, stride, dilation = _pool_geometry(reader, call)
+    padding = padding_of(call, size, kernel, stride, dilation)
+    _require_inside(call, kernel, dilation, padding)
+    count = windows(call, size, kernel, stride, dilation, padding)
+    if any(d != 1 for d in dilation) or (
+        call.attributes.get("ceil_mode", 0) and windows(call, size, kernel, stride, dilation, padding, True) != count
+    ):
+        raise reader.unsupported("Averages over dilated windows, or windows beyond the padding, are not supported.")
+    shape = (x.shape[1], *count)
+    include = bool(call.attributes.get("count_include_pad", 0))
+    value = reader.seen(x)
+    reader.require_small(math.prod(shape))
+    reader.require_small(x.shape[1] * math.prod(n + sum(pair) for n, pair in zip(size, padding, strict=True)))
+    if all(before == after for before, after in padding):
+        made = reader.aten(
+            f"avg_pool{len(size)}d",
+            shape,
+            self=value,
+            kernel_size=list(kernel),
+            stride=list(stride),
+            padding=[pair[0] for pair in padding],
+            ceil_mode=False,
+            count_include_pad=include,
+            divisor_override=None,
+        )
+        return Flow(made, (1, *shape))
+    return Flow(_uneven_average(reader, value, (size, kernel, stride, count), padding, include), (1, *shape))
+
+
+def _uneven_average(
+    reader: OnnxReader, value: object, geometry: tuple[tuple[int, ...], ...], padding: Pairs, include: bool
+) -> Curve:
+    """An average over windows with different padding on the two sides; its shares are rounded up, as in capture."""
+    size, kernel, stride, count = geometry
+    curve = reader.curve(value)
+    channels, rank = reader.shape_of(curve)[0], len(size)
+    total = torch.ones((), dtype=torch.int64)
+    for n, k, s, m, (before, _) in zip(size, kernel, stride, count, padding, strict=True):
+        start = torch.arange(m) * s - before
+        inside = (start + k).clamp(max=n) - start.clamp(min=0)
+        total = total[..., None] * (torch.full_like(inside, k) if include else inside)
+    weight = torch.full((channels, 1, *kernel), 1.0, dtype=torch.float64)
+    padded = Padded(curve, padding, "zeros", 0.0)
+    sums = reader.aten(
+        "convolution",
+        (channels, *count),
+        input=padded,
+        weight=weight,
+        bias=None,
+        stride=list(stride),
+        padding=[0] * rank,
+        dilation=[1] * rank,
+        groups=channels,
+        transposed=False,
+    )
+    shares = torch.tensor([share(int(c)) for c in total.flatten()], dtype=torch.float64).reshape(total.shape)
+    return diagonal(reader, sums, shares[None], None, (channels, *count))
+
+
+@operator("GlobalAveragePool GlobalMaxPool")
+def _global_pool(reader: OnnxReader, call: Call) -> Value:
+    x = call.flow()
+    return _reduced(reader, x, list(range(2, 2 + len(space_of(reader, x)))), True, call.kind == "GlobalMaxPool")
+
+
+@operator("ReduceMean ReduceMax", "axes keepdims noop_with_empty_axes")
+def _reduce(reader: OnnxReader, call: Call) -> Value:
+    x = call.flow()
+    axes = axes_of(call.constants, call.attributes, len(x.shape))
+    if not axes:
+        if call.attributes.get("noop_with_empty_axes", 0):
+            return x
+        axes = list(range(len(x.shape)))
+    return _reduced(reader, x, axes, bool(call.attributes.get("keepdims", 1)), call.kind == "ReduceMax")
+
+
+def _reduced(reader: OnnxReader, x: Flow, axes: list[int], keep: bool, largest: bool) -> Flow:
+    """The mean or the maximum over axes."""
+    kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+    shape = kept if keep else tuple(n for i, n in enumerate(x.shape) if i not in axes)
+    over = [axis for axis in axes if x.shape[axis] != 1]
+    if not over:
+        return Flow(reader.line(x.value), shape)
+    size = x.shape[1:] if has_batch(x.shape) else x.shape
+    dims = [axis if has_batch(x.shape) else axis + 1 for axis in over]
+    value = reader.curve(reader.in_shape(x.value, size))
+    made = reader.aten("amax" if largest else "mean", per_input(kept), self=value, dim=dims, keepdim=True)
+    return Flow(made, shape)
+
+
+# --- normalisation ---------------------------------------------------------------------------------------------------
+
+
+def _vector(call: Call, place: int, n: int) -> Tensor:
+    found = call.numbers(place)
+    if found.numel() != n:
+        raise Fault(f"input {place} of its operator {call.kind} has {found.numel()} numbers, not {n}")
+    return found.reshape(-1)
+
+
+@operator("BatchNormalization", "epsilon momentum training_mode")
+def _batch_norm(reader: OnnxReader, call: Call) -> Value:
+    x = call.flow()
+    if call.attributes.get("training_mode", 0):
+        raise reader.unsupported("In training mode it mixes the inputs of a batch.")
+    if not has_batch(x.shape):
+        space_of(reader, x)
+    n = per_input(x.shape)[0]
+    weight, bias, mean, variance = (_vector(call, place, n) for place in (1, 2, 3, 4))
+    made = reader.aten(
+        "batch_norm",
+        per_input(x.shape),
+        input=reader.seen(x),
+        weight=weight,
+        bias=bias,
+        running_mean=mean,
+        running_var=variance,
+        training=False,
+        eps=_epsilon(call),
+    )
+    return Flow(made, x.shape)
+
+
+def _epsilon(call: Call) -> float:
+    return float(call.attributes.get("epsilon", float(torch.tensor(1e-5))))
+
+
+@operator("LayerNormalization", "axis epsilon stash_type")
+def _layer_norm(reader: OnnxReader, call: Call) -> Value:
+    x = call.flow()
+    axis = _axis(call, len(x.shape), -1)
+    if not has_batch(x.shape) or axis == 0:
+        raise reader.unsupported("It mixes the inputs of a batch.")
+    over = x.shape[axis:]
+    weight = call.numbers(1).expand(over)
+    bias = None if call.constant(2) is None else call.numbers(2).expand(over)
+    made = reader.aten(
+        "layer_norm",
+        per_input(x.shape),
+        input=reader.seen(x),
+        normalized_shape=list(over),
+        weight=weight,
+        bias=bias,
+        eps=_epsilon(call),
+    )
+    return Flow(made, x.shape)
+
+
+@operator("InstanceNormalization GroupNormalization", "epsilon num_groups stash_type")
+def _group_norm(reader: OnnxReader, call: Call) -> Value:
+    x = call.flow()
+    space_of(reader, x)
+    channels = x.shape[1]
+    groups = channels if call.kind == "InstanceNormalization" else int(call.attributes.get("num_groups", 0))
+    if groups < 1 or channels % groups:
+        raise Fault(f"its GroupNormalization makes {groups} groups of {channels} channels")
+    by_group = call.kind == "GroupNormalization" and call.opset < 21
+    weight, bias = (_vector(call, place, groups if by_group else channels) for place in (1, 2))
+    if by_group:
+        weight, bias = (t.repeat_interleave(channels // groups) for t in (weight, bias))
+    made = reader.aten(
+        "group_norm", x.shape[1:], input=reader.seen(x), num_groups=groups, weight=weight, bias=bias, eps=_epsilon(call)
+    )
+    return Flow(made, x.shape)

@@ -1,0 +1,191 @@
+"""Reading ONNX: thirty files of different origin against ONNX Runtime, our own files back with their bound."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lipbridge
+from lipbridge.activations import activation, activation_names
+from lipbridge.errors import InvalidArgument, ModelFileError, UnsupportedOperation
+from lipbridge.graph import Conv, Dense, Elementwise, Graph, Reshape, as_chain
+
+onnx: Any = pytest.importorskip("onnx", reason="needs lipbridge[onnx]")
+runtime: Any = pytest.importorskip("onnxruntime", reason="needs lipbridge[onnx]")
+
+from lipbridge_adapters.onnx import export_onnx  # noqa: E402
+from lipbridge_adapters.onnx_import import read_onnx  # noqa: E402
+
+from .onnx_files import BY_HAND, BY_TORCH, normal, op, save, torch_file  # noqa: E402
+
+ONNXSCRIPT = importlib.util.find_spec("onnxscript") is not None
+
+
+def require_equal(path: Path, graph: Graph, output: str | None = None) -> None:
+    """The Graph in float64 against the file in ONNX Runtime, to float32's accuracy."""
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (entry,) = session.get_inputs()
+    shape = [n if isinstance(n, int) else 1 for n in entry.shape]
+    dtype = np.float64 if "double" in entry.type else np.float32
+    for _ in range(5):
+        x = (2.0 * torch.randn(shape)).numpy().astype(dtype)
+        (expected,) = session.run([output or session.get_outputs()[0].name], {entry.name: x})
+        found = graph(torch.from_numpy(x).double().reshape(1, *graph.input_shape)).flatten().numpy()
+        scale = max(float(np.abs(expected).max()), 1e-6)
+        assert found.shape == (expected.size,)
+        assert np.abs(found - expected.flatten()).max() <= 2e-5 * scale
+
+
+@pytest.mark.parametrize("name", BY_TORCH)
+def test_files_of_torch(name: str, tmp_path: Path) -> None:
+    """The file's function, by the nodes that capture gives (diagonal maps stand in another place)."""
+    module, shape, opset, dynamo, free = BY_TORCH[name]
+    if dynamo and not ONNXSCRIPT:
+        pytest.skip("torch's newer exporter needs onnxscript")
+    network = module()
+    path = torch_file(network, shape, tmp_path / "m.onnx", opset, dynamo=dynamo, free=free)
+    graph, captured = read_onnx(path), lipbridge.capture(network, shape)
+    require_equal(path, graph)
+    kinds = [[type(n).__name__ for n in g.nodes if not isinstance(n, Reshape)] for g in (graph, captured)]
+    if not name.startswith(("normalised", "residual")):  # the exporters fold BatchNorm into the convolution
+        assert kinds[0] == kinds[1]
+    if not kinds[0].count("Conv") and name != "maxmin_15":
+        for norm in (1, 2, "inf"):
+            bounds = [lipbridge.trivial_bound(g, norm).value for g in (graph, captured)]
+            assert bounds[0] == pytest.approx(bounds[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_files_by_hand(name: str, tmp_path: Path) -> None:
+    path = BY_HAND[name](tmp_path / "m.onnx")
+    require_equal(path, read_onnx(path))
+
+
+@pytest.mark.parametrize("name", activation_names())
+def test_our_own_files_have_the_same_bound(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    module = lipbridge.mlp([6, 9, 8, 3], name)
+    graph = lipbridge.capture(module)
+    export_onnx(module, tmp_path / "native.onnx", "native", check=False)
+    read = {"native": read_onnx(tmp_path / "native.onnx")}
+    if name in ("relu", "abs", "crelu"):
+        export_onnx(module, tmp_path / "relu.onnx", "relu", check=False)
+        read["relu"] = read_onnx(tmp_path / "relu.onnx")
+    for found in read.values():
+        assert [a.name for a in as_chain(found).activations] == [name, name]
+        for norm in (1, 2, "inf"):
+            assert lipbridge.trivial_bound(found, norm).value == lipbridge.trivial_bound(graph, norm).value
+
+
+@pytest.mark.parametrize("name", [name for name in activation_names() if activation(name).sides is not None])
+def test_the_relu_dialect_reads_back(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    export_onnx(lipbridge.mlp([6, 9, 8, 3], name), tmp_path / "m.onnx", "relu", check=False)
+    require_equal(tmp_path / "m.onnx", read_onnx(tmp_path / "m.onnx"))
+
+
+def test_vnn_comp_networks_are_chains(tmp_path: Path) -> None:
+    chain = as_chain(read_onnx(BY_HAND["mnist_fc"](tmp_path / "m.onnx")))
+    assert [layer.weight.shape for layer in chain.layers] == [(6, 8), (3, 6)]
+    assert all(layer.bias is not None for layer in chain.layers)
+    nodes = read_onnx(BY_HAND["acasxu"](tmp_path / "a.onnx")).nodes
+    assert [type(n).__name__ for n in nodes if not isinstance(n, Reshape)] == [
+        "Input", "Conv", "Conv", "Dense", "Elementwise", "Dense"
+    ]  # fmt: skip
+
+
+def test_weights_are_exact_copies(tmp_path: Path) -> None:
+    W, b = normal(3, 4) * 1e-30, normal(3)
+    graph = read_onnx(save(tmp_path / "m.onnx", [op("Gemm", "X W b", "Y", transB=1)], {"W": W, "b": b}, (1, 4)))
+    (layer,) = (node for node in graph if isinstance(node, Dense))
+    assert layer.bias is not None
+    assert torch.equal(layer.weight, torch.from_numpy(W).double())
+    assert torch.equal(layer.bias, torch.from_numpy(b).double())
+
+
+def test_joint_activations_are_recognised(tmp_path: Path) -> None:
+    graph = read_onnx(torch_file(BY_TORCH["pairs_14"][0](), (6,), tmp_path / "m.onnx", 14, dynamo=False, free=False))
+    assert [n.activation.name for n in graph if isinstance(n, Elementwise)] == ["crelu", "sincos"]
+
+
+def test_a_sine_pair_of_others_is_two_sines(tmp_path: Path) -> None:
+    """Only our own files round a cosine's shift; in others the rows are what they are."""
+    path = tmp_path / "m.onnx"
+    export_onnx(lipbridge.mlp([4, 5, 2], "sincos"), path, "native", check=False)
+    model = onnx.load(str(path))
+    model.producer_name = "somebody"
+    path.write_bytes(model.SerializeToString())
+    graph = read_onnx(path)
+    assert [n.activation.name for n in graph if isinstance(n, Elementwise)] == ["sin"]
+
+
+def test_softmax_names_the_way_out(tmp_path: Path) -> None:
+    nodes = [op("MatMul", "X W", "scores"), op("Softmax", "scores", "Y")]
+    path = save(tmp_path / "m.onnx", nodes, {"W": normal(4, 3)}, (1, 4))
+    with pytest.raises(UnsupportedOperation, match=r"Softmax.*--output"):
+        read_onnx(path)
+    graph = read_onnx(path, output="scores")
+    assert [type(node).__name__ for node in graph] == ["Input", "Dense"]
+    with pytest.raises(ModelFileError, match="no operator gives its output 'nothing'"):
+        read_onnx(path, output="nothing")
+
+
+def test_several_outputs_need_a_choice(tmp_path: Path) -> None:
+    nodes = [op("MatMul", "X W", "a"), op("Relu", "a", "b"), op("ArgMax", "b", "label")]
+    path = save(tmp_path / "m.onnx", nodes, {"W": normal(4, 3)}, (1, 4), outputs=("label", "b"))
+    with pytest.raises(ModelFileError, match=r"2 outputs \('label', 'b'\): name one"):
+        read_onnx(path)
+    assert read_onnx(path, output="b").output_shape == (3,)
+
+
+def test_the_shape_of_the_input(tmp_path: Path) -> None:
+    def conv(shape: tuple[Any, ...]) -> Path:
+        return save(tmp_path / "m.onnx", [op("Conv", "X K", "Y")], {"K": normal(2, 3, 3, 3)}, shape)
+
+    assert read_onnx(conv(("batch", 3, 8, 8))).input_shape == (3, 8, 8)
+    with pytest.raises(InvalidArgument, match=r"input_shape.*\(1, 3, \?, \?\)"):
+        read_onnx(conv((1, 3, "h", "w")))
+    assert read_onnx(conv((1, 3, "h", "w")), (3, 5, 7)).output_shape == (2, 3, 5)
+    with pytest.raises(UnsupportedOperation, match="one input at a time"):
+        read_onnx(conv((4, 3, 8, 8)))
+    assert read_onnx(conv((4, 3, 8, 8)), (3, 8, 8)).output_shape == (2, 6, 6)
+    for wrong in ((3, 8), (2, 8, 8), (3, 8, 0)):
+        with pytest.raises(InvalidArgument, match="input_shape"):
+            read_onnx(conv((1, 3, 8, 8)), wrong)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "what"),
+    [
+        ([op("Mul", "X X", "Y")], "no global Lipschitz"),
+        ([op("Relu", "X", "r"), op("Mul", "X r", "Y")], "no Lipschitz constant"),
+        ([op("Sign", "X", "Y")], "jumps"),
+        ([op("Exp", "X", "Y")], "Exp"),
+        ([op("Relu", "X", "Y", slope=2.0)], "slope"),
+        ([op("Cast", "X", "Y", to=7)], "Cast"),
+        ([op("Erf", "X", "Y")], "GELU"),
+        ([op("Gelu", "X", "Y", approximate="tanh")], "GELU"),
+        ([op("Celu", "X", "Y")], "Celu"),
+        ([op("Add", "X tall", "Y")], "repeat"),
+    ],
+)
+def test_what_is_no_layer_is_named(nodes: list[Any], what: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "m.onnx", nodes, {"tall": normal(3, 4)}, (1, 4), 20)
+    with pytest.raises(UnsupportedOperation, match=what):
+        read_onnx(path)
+
+
+def test_a_shared_value_takes_no_bias(tmp_path: Path) -> None:
+    """MatMul + Add becomes one layer only where nothing else reads the product."""
+    nodes = [op("MatMul", "X W", "a"), op("Add", "a b", "c"), op("Relu", "c", "r"), op("Add", "r a", "Y")]
+    path = save(tmp_path / "m.onnx", nodes, {"W": normal(4, 3), "b": normal(3)}, (1, 4))
+    graph = read_onnx(path)
+    require_equal(path, graph)
+    assert any(isinstance(node, Conv) for node in graph)
