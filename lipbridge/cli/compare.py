@@ -62,8 +62,8 @@ def compare(
     from lipbridge.vocabulary import as_norm
 
     if names is None:
-        left_out = [info for info in list_verifiers() if not info.installed]
-        names = [info.name for info in list_verifiers() if info.installed]
+        left_out = [info for info in list_verifiers() if not info.installed and info.by_default]
+        names = [info.name for info in list_verifiers() if info.installed and info.by_default]
     for name in {*names, *settings}:
         get_verifier(name)
     if report is not None:

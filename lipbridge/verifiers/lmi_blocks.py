@@ -4,6 +4,11 @@ Where no output of a layer sees z but through q (abs, sin, joint constraints) th
 starts a block of its own, weighted by T, and its z ends the block before. A network of such layers is a chain of small
 inequalities W_1' T_1 W_1 <= rho I, W_2' T_2 W_2 <= T_1, ...; a ReLU network is one block.
 
+That block is block-tridiagonal where the next layer sees one variable a unit. In its chordal form it is a chain of
+blocks, one a pair of layers, that overlap in the variables p of the layer between them and pass a free symmetric matrix
+S on: ``block_1(x0, p_1) - p_1' S p_1 >= 0``, ``p_1' S p_1 + block_2(p_1, p_2) >= 0``. The least rho is the same, since
+S can be what is left of the first block after its other variables are eliminated.
+
 Nothing here needs to be exact, since the solver's multipliers are proved afterwards, so the coordinates are chosen for
 speed and scaling: x0 is reduced to the row space of W_1; q is replaced by p = q + kappa z where that makes the next
 layer a function of p alone (sparser: LipSDP's own variables); and everything is scaled so that the closed-form feasible
@@ -54,22 +59,29 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """The whole problem: minimise variable 0 subject to all blocks and variables >= 0.
+    """The whole problem: minimise variable 0 subject to all blocks, with rho and the multipliers >= 0.
 
     Attributes:
         blocks: the matrix inequalities.
         scales: per stage, what the solver's multipliers are to be multiplied by.
         shapes: per stage the shape (constraints, units) of its multipliers, in the order of the variables.
+        slack: the number of free variables after the multipliers: what overlapping blocks pass on.
     """
 
     blocks: tuple[Block, ...]
     scales: tuple[float, ...]
     shapes: tuple[tuple[int, int], ...]
+    slack: int = 0
+
+    @property
+    def multipliers(self) -> int:
+        """The number of multipliers."""
+        return sum(c * u for c, u in self.shapes)
 
     @property
     def variables(self) -> int:
-        """rho and all multipliers."""
-        return 1 + sum(c * u for c, u in self.shapes)
+        """rho, all multipliers, and the free variables."""
+        return 1 + self.multipliers + self.slack
 
     def vectors(self, solution: Floats) -> list[Floats]:
         """The multipliers of each stage, unscaled, in a solution vector."""
@@ -81,11 +93,11 @@ class Blocks:
         return parts
 
 
-def predicted_size(system: LipSDP) -> tuple[int, int]:
+def predicted_size(system: LipSDP, *, chordal: bool = False) -> tuple[int, int]:
     """``(entries, cells)``: entries of all A_v, and the sum of the blocks' sizes squared, without building them."""
     size = support = min(system.entry.shape)
     entries, cells = size, 0
-    for stage in system.stages:
+    for index, stage in enumerate(system.stages):
         rule, u = stage.increments, stage.width
         kappa, alone = _shift(stage)
         squares = sum(weight != 0.0 for weight in _square_weights(stage, kappa))
@@ -94,11 +106,20 @@ def predicted_size(system: LipSDP) -> tuple[int, int]:
         cells += size * size if rule.cuts else 0
         size = rule.variables * u if rule.cuts else size + rule.variables * u
         support = rule.variables * u if alone else support + rule.variables * u
+        if chordal and _overlaps(system, index):
+            cells += size * size
+            size, entries = support, entries + support * (support + 1)
     return entries, cells + size * size
 
 
-def blocks_of(system: LipSDP, feasible: Sequence[Tensor]) -> Blocks:
-    """The blocks of a network with at least one activation, scaled by a feasible point with one value a stage."""
+def blocks_of(system: LipSDP, feasible: Sequence[Tensor], *, chordal: bool = False) -> Blocks:
+    """The blocks of a network with at least one activation, scaled by a feasible point with one value a stage.
+
+    Args:
+        system: the matrix inequality.
+        feasible: multipliers, one tensor a stage.
+        chordal: overlapping blocks, one a pair of layers, wherever the next layer sees one variable a unit alone.
+    """
     scales = tuple(float(T.max()) if T.numel() else 1.0 for T in feasible)
     found = eliminate(system, feasible)
     rho = 1.0 if found is None else float(found)
@@ -110,8 +131,9 @@ def blocks_of(system: LipSDP, feasible: Sequence[Tensor]) -> Blocks:
     builder.add_diagonal(_range(n), np.zeros(n, dtype=np.int64))
     state, support = _floats(W / math.sqrt(rho)), _range(n)
     blocks: list[Block] = []
-    first = 1
-    for stage, scale in zip(system.stages, scales, strict=True):
+    shapes = tuple((stage.increments.constraints, stage.width) for stage in system.stages)
+    first, free = 1, 1 + sum(c * u for c, u in shapes)
+    for position, (stage, scale) in enumerate(zip(system.stages, scales, strict=True)):
         rule, u = stage.increments, stage.width
         state = _floats(state * math.sqrt(scale))
         index = first + np.arange(rule.constraints * u).reshape(-1, u)
@@ -136,10 +158,25 @@ def blocks_of(system: LipSDP, feasible: Sequence[Tensor]) -> Blocks:
                 if kappa[j]:
                     builder.add_products(state, support, p[j * u : (j + 1) * u], -kappa[j], index[c])
         state, support = _next_state(stage, kappa, state, support, p, scale)
+        if chordal and _overlaps(system, position):
+            count = len(support)
+            passed = free + np.arange(count * (count + 1) // 2)
+            free += len(passed)
+            builder.add_symmetric(support, -1.0, passed)
+            blocks.append(builder.block())
+            builder, support = _Builder(count), _range(count)
+            builder.add_symmetric(support, 1.0, passed)
     builder.subtract_gram(state, support)
     blocks.append(builder.block())
-    shapes = tuple((stage.increments.constraints, stage.width) for stage in system.stages)
-    return Blocks(tuple(blocks), scales, shapes)
+    return Blocks(tuple(blocks), scales, shapes, free - 1 - sum(c * u for c, u in shapes))
+
+
+def _overlaps(system: LipSDP, index: int) -> bool:
+    """Whether a chordal block ends after this stage: the next sees p alone, and the inequality goes on."""
+    stage = system.stages[index]
+    if index + 1 == len(system.stages) or stage.increments.cuts or not stage.increments.variables:
+        return False
+    return _shift(stage)[1] and not system.stages[index + 1].increments.cuts
 
 
 def _square_weights(stage: Stage, kappa: Floats) -> list[float]:
@@ -223,6 +260,11 @@ class _Builder:
         self._parts.append(
             (np.repeat(p, count), np.tile(support, u), np.repeat(variables, count), (factor * state).ravel())
         )
+
+    def add_symmetric(self, support: Integers, sign: float, variables: Integers) -> None:
+        """``+ sign S`` on the support (ascending): one variable an entry of the lower triangle."""
+        low, high = np.tril_indices(len(support))
+        self._parts.append((support[low], support[high], variables, np.full(len(variables), sign)))
 
     def subtract_gram(self, state: Floats, support: Integers) -> None:
         """``- |state|^2``, with no variable."""

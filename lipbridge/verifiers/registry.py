@@ -14,7 +14,10 @@ GROUP = "lipbridge.verifiers"
 
 @dataclass(frozen=True)
 class VerifierInfo:
-    """A row of ``lipbridge verifiers``: what is known of a verifier without running it."""
+    """A row of ``lipbridge verifiers``: what is known of a verifier without running it.
+
+    ``by_default`` is False for a verifier that comparisons run only if it is named (its attribute ``by_default``).
+    """
 
     name: str
     summary: str
@@ -23,6 +26,7 @@ class VerifierInfo:
     installed: bool
     install: str
     package: str
+    by_default: bool = True
 
 
 def list_verifiers() -> list[VerifierInfo]:
@@ -80,4 +84,5 @@ def _info(point: EntryPoint) -> VerifierInfo:
         not _missing(verifier),
         verifier.install,
         package,
+        bool(getattr(verifier, "by_default", True)),
     )
