@@ -131,28 +131,54 @@ class Chain:
     activations: tuple[Activation, ...]
 
 
+#: Matrices of at most so many entries are built to read a convolutional network as a chain.
+LARGEST_CHAIN_MATRIX = 2**22
+
+
 def as_chain(graph: Graph) -> Chain:
     """Read a Graph as a chain of dense layers with one activation between each two.
 
+    A network with convolutions is lowered to matrices first, if they are small and that rounds no weight.
+
     Raises:
-        UnsupportedProblem: naming the first node that does not fit.
+        UnsupportedProblem: naming the first node that does not fit, or why it cannot be lowered.
     """
-    layers: list[Dense] = []
-    activations: list[Activation] = []
+    reason = _misfit(graph)
+    if reason is not None and any(isinstance(node, Conv) or len(node.shape) > 1 for node in graph.nodes[1:]):
+        from lipbridge.lowering_dense import lower_to_dense  # it builds on this file
+
+        lowered = lower_to_dense(graph, largest=LARGEST_CHAIN_MATRIX)
+        reason = _misfit(lowered.graph)
+        if reason is None and not lowered.exact:
+            name = next(iter(lowered.rounding))
+            raise UnsupportedProblem(
+                f"Layer `{name}` is rounded when the network is written as dense layers, so a bound of those would not "
+                "be proved for this one. Give lower_to_dense(graph).graph itself."
+            )
+        graph = lowered.graph
+    if reason is not None:
+        raise UnsupportedProblem(reason)
+    layers = tuple(node for node in graph if isinstance(node, Dense))
+    return Chain(layers, tuple(node.activation for node in graph if isinstance(node, Elementwise)))
+
+
+def _misfit(graph: Graph) -> str | None:
+    """Why a Graph is no chain of dense layers as it stands; None if it is one."""
+    layers = activations = 0
     for index, node in enumerate(graph.nodes[1:], start=1):
         in_line = node.inputs == (index - 1,)
-        if in_line and isinstance(node, Dense) and len(node.shape) == 1 and len(layers) == len(activations):
-            layers.append(node)
-        elif in_line and isinstance(node, Elementwise) and len(layers) == len(activations) + 1:
-            activations.append(node.activation)
+        if in_line and isinstance(node, Dense) and len(node.shape) == 1 and layers == activations:
+            layers += 1
+        elif in_line and isinstance(node, Elementwise) and len(node.shape) == 1 and layers == activations + 1:
+            activations += 1
         elif not (in_line and isinstance(node, Reshape) and not layers and node.axes is None):
-            raise UnsupportedProblem(
+            return (
                 f"Layer `{node.name}` ({type(node).__name__}) does not fit a chain of dense layers with one "
                 "activation between each two."
             )
-    if not layers or len(layers) != len(activations) + 1:
-        raise UnsupportedProblem("A dense chain starts and ends with a dense layer; this network does not.")
-    return Chain(tuple(layers), tuple(activations))
+    if not layers or layers != activations + 1:
+        return "A dense chain starts and ends with a dense layer; this network does not."
+    return None
 
 
 def without_dead_nodes(graph: Graph, output: int | None = None) -> Graph:

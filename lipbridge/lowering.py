@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lipbridge.activations import SCALAR_FUNCTIONS, Activation, activation
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
-from lipbridge.graph import Dense, Elementwise, Graph, Node, Reshape
+from lipbridge.graph import Dense, Elementwise, Graph, Node, Reshape, without_dead_nodes
 from lipbridge.rounding import UNIT
 
 
@@ -297,7 +297,8 @@ class _Rewriter:
         for node in self.old.nodes[1:]:
             values.append(self.rewrite(node, [values[i] for i in node.inputs]))
         output = self.plain(values[-1])
-        graph, used = _without_dead_nodes(Graph(tuple(self.nodes), self.old.name), output)
+        graph = without_dead_nodes(Graph(tuple(self.nodes), self.old.name), output)
+        used = {node.name for node in graph}
         return Lowering(graph, {name: error for name, error in self.rounding.items() if name in used})
 
     def rewrite(self, node: Node, inputs: list[_Value]) -> _Value:
@@ -324,7 +325,11 @@ class _Rewriter:
     def elementwise(self, node: Elementwise, source: _Value) -> _Value:
         pieces = _pieces(node.activation)
         if len(node.shape) > 1 and node.activation.width > 1:
-            raise UnsupportedOperation(node.name, f"{node.activation.name} on more than one axis", "Flatten before it.")
+            raise UnsupportedOperation(
+                node.name,
+                f"{node.activation.name} on more than one axis",
+                "Lower the network to dense layers first (lipbridge.lowering_dense).",
+            )
         if pieces is not None and not any(factor for piece in pieces for factor in piece.hinges.values()):
             line = _Blocks(tuple((p.slope,) for p in pieces), tuple(p.constant for p in pieces))
             if self.exact:
@@ -376,7 +381,7 @@ class _Rewriter:
             if self.allowed(merged, value.blocks):
                 made = self.layer(node.name, node.inputs[0], merged).index
         if made is None:
-            unit = torch.eye(math.prod(node.shape), dtype=torch.float64, device=_device(self.old))
+            unit = torch.eye(math.prod(node.shape), dtype=torch.float64, device=self.old.device)
             inserted = _merged_after(value.blocks, unit, None)
             made = self.layer(f"{value.name}.linear", self.flat(value), inserted).index
         if value.shape in ((-1,), self.nodes[made].shape):
@@ -404,25 +409,6 @@ def _require_doubles(blocks: _Blocks, node: Elementwise) -> None:
             f"{node.activation.name} without rounding",
             "Its slopes are no doubles; lower it with exact=False.",
         )
-
-
-def _device(graph: Graph) -> torch.device:
-    return next((node.weight.device for node in graph if isinstance(node, Dense)), torch.device("cpu"))
-
-
-def _without_dead_nodes(graph: Graph, output: int) -> tuple[Graph, set[str]]:
-    """Only the nodes that the output reads (and the input), and their names; the output comes last."""
-    alive, waiting = {0}, [output]
-    while waiting:
-        index = waiting.pop()
-        if index not in alive:
-            alive.add(index)
-            waiting.extend(graph.nodes[index].inputs)
-    order = sorted(alive)  # the output comes last: all others are read on the way to it
-    place = {index: position for position, index in enumerate(order)}
-    nodes = [graph.nodes[i] for i in order]
-    kept = tuple(replace(node, inputs=tuple(place[i] for i in node.inputs)) for node in nodes)
-    return Graph(kept, graph.name), {node.name for node in kept}
 
 
 __all__ = ["Lowering", "fold_scalings", "lower_to_relu", "relu_lowering"]

@@ -187,7 +187,7 @@ def test_more_than_one_axis() -> None:
     assert_only_relu(lowered)
     assert_same_function(graph, lowered)
     wide = Graph((Input("input", (), (2, 3)), Elementwise("wide", (0,), (2, 6), activation("crelu"))))
-    with pytest.raises(UnsupportedOperation, match=r"`wide`.*Flatten"):
+    with pytest.raises(UnsupportedOperation, match=r"`wide`.*dense layers first"):
         lower_to_relu(wide)
 
 
