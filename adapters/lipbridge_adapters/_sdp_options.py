@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from lipbridge.errors import InvalidArgument, LipbridgeError
@@ -39,7 +40,7 @@ class Options:
     @property
     def minds_time(self) -> bool:
         """Whether the solver stops by itself at a time limit; others run in a child process that is ended."""
-        return self.solver in ("SCS", "CLARABEL", "MOSEK")
+        return self.solver in ("SCS", "CLARABEL", "MOSEK", "QICS")
 
 
 #: Solver options by name: (tolerance, iterations, seconds) -> keyword arguments. Others run with their own defaults.
@@ -50,6 +51,9 @@ SOLVER_OPTIONS: Mapping[str, Callable[[float, int, float], dict[str, object]]] =
     },
     "CVXOPT": lambda eps, n, _: {"abstol": eps, "reltol": eps, "feastol": eps, "max_iters": min(n, 10_000)},
     "SDPA": lambda eps, n, _: {"epsilonStar": eps, "epsilonDash": eps, "maxIteration": min(n, 10_000)},
+    "QICS": lambda eps, n, s: {
+        "tol_gap": eps, "tol_feas": eps, "max_iter": min(n, 10_000), "max_time": s, "verbose": 0
+    },
     "MOSEK": lambda eps, n, s: {
         "mosek_params": {
             "MSK_DPAR_INTPNT_CO_TOL_REL_GAP": eps,
@@ -76,6 +80,8 @@ def require_solver(cvxpy: Any, solver: str) -> None:
     table: Any = import_module("cvxpy.reductions.solvers.defines").SOLVER_MAP_CONIC
     installed = [str(name) for name in cvxpy.installed_solvers()]
     fit = [name for name in installed if name in table and _takes_psd(table[name])]
+    if find_spec("qics") is not None:
+        fit.append("QICS")  # by its own interface
     if solver not in fit:
         reason = "takes no semidefinite constraints" if solver in installed else "is not installed or not known"
         raise LipbridgeError(f"Solver {solver!r} {reason}. Installed: {', '.join(fit)}.")

@@ -1,7 +1,7 @@
 """Hands blocks of a matrix inequality to a solver of cvxpy, in this process or in a child that can be ended.
 
-SCS, CLARABEL and MOSEK stop by themselves at a time limit, with what they have. CVXOPT and SDPA know no limit: they
-run in a child process, which is killed at the deadline or when it outgrows the memory limit, and then have nothing.
+SCS, CLARABEL, QICS and MOSEK stop by themselves at a time limit, with what they have. CVXOPT and SDPA know no limit:
+they run in a child process, which is killed at the deadline or when it outgrows the memory limit, and then have nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 
 from lipbridge.study.memory import resident_bytes
 from lipbridge_adapters._sdp_options import Options
+from lipbridge_adapters._sdp_qics import solve_qics
 
 if TYPE_CHECKING:  # the child imports no torch
     from lipbridge.verifiers.lmi_blocks import Blocks, Floats
@@ -59,6 +60,8 @@ def solve(blocks: Blocks, options: Options, deadline: float, memory: float) -> A
 
 def solve_here(blocks: Blocks, options: Options, deadline: float) -> Answer:
     """The same in this process, where only the solver's own time limit holds."""
+    if options.solver == "QICS":
+        return _solve_by_qics(blocks, options, deadline)
     cvxpy: Any = import_module("cvxpy")
     variable, problem = _problem(cvxpy, blocks, halves=options.solver in ("SCS", "CLARABEL"))
     with warnings.catch_warnings():
@@ -85,6 +88,20 @@ def solve_here(blocks: Blocks, options: Options, deadline: float) -> Answer:
     point = None if value is None or not np.isfinite(value).all() else np.asarray(value, dtype=np.float64)
     timed_out = seconds >= 0.98 * limit
     detail = f"{options.solver} stopped at the time limit; its multipliers so far were proved." if timed_out else ""
+    return Answer(point, status, seconds, timed_out, detail)
+
+
+def _solve_by_qics(blocks: Blocks, options: Options, deadline: float) -> Answer:
+    begin = time.perf_counter()
+    limit = deadline - begin
+    point: Floats | None = None
+    try:
+        point, status = solve_qics(blocks, options, limit)
+    except Exception as error:  # as above
+        status = f"error: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    seconds = time.perf_counter() - begin
+    timed_out = seconds >= 0.98 * limit
+    detail = "QICS stopped at the time limit; its multipliers so far were proved." if timed_out else ""
     return Answer(point, status, seconds, timed_out, detail)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -130,6 +131,13 @@ def test_a_solver_in_a_child_process_gives_the_same_bound(solver):
     found = bound("lipsdp", graph, solver=solver)
     assert found.status is Status.OK
     assert found.value == pytest.approx(bound("lipsdp", graph).value, rel=1e-3)
+
+
+@pytest.mark.skipif(find_spec("qics") is None, reason="QICS is not installed")
+def test_qics_by_its_own_interface_gives_the_same_bound():
+    graph, _ = chain(["relu", "gelu", "relu"], [4, 6, 5, 6, 3], seed=4)
+    for name in FORMS:
+        assert bound(name, graph, solver="qics").value == pytest.approx(bound(name, graph).value, rel=1e-3)
 
 
 @pytest.mark.parametrize("solver", CHILDREN[:1])
