@@ -47,7 +47,7 @@ class Solution:
     timed_out: bool
 
 
-def interior_point(system: LipSDP, margin: float = 0.05) -> tuple[list[Tensor], float] | None:
+def interior_point(system: LipSDP, margin: float = 0.03) -> tuple[list[Tensor], float] | None:
     """Multipliers well inside the feasible set, one value a layer, and their rho; None if rounding leaves no room."""
     last = system.stages[-1].weight
     H = torch.eye(last.shape[0], dtype=torch.float64)
