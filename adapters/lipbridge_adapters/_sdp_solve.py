@@ -1,7 +1,7 @@
 """Hands blocks of a matrix inequality to a solver of cvxpy, in this process or in a child that can be ended.
 
 SCS, CLARABEL, QICS and MOSEK stop by themselves at a time limit, with what they have. CVXOPT and SDPA know no limit:
-they run in a child process, which is killed at the deadline or when it outgrows the memory limit, and then have nothing.
+they run in a child process, which is killed at the deadline or beyond the memory limit, and then have nothing.
 """
 
 from __future__ import annotations
