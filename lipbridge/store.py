@@ -48,7 +48,7 @@ from lipbridge.activations import (
     recognise,
 )
 from lipbridge.bounds import Ball, Problem
-from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError, UnsupportedOperation
+from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError
 from lipbridge.graph import (
     Add,
     Concat,
@@ -112,8 +112,8 @@ def save(module: nn.Module, path: str | os.PathLike[str], extra: Mapping[str, ob
 
     Args:
         module: ``Linear``, ``Conv1d``, ``Conv2d``, sinusoidal layers, ``GroupSort``, ``MaxMin``, a registered
-            activation, ``BatchNorm``, pooling, ``Flatten``, ``Identity`` or ``Dropout``, or an ``nn.Sequential`` of
-            these (also nested). Weights float64, float32, float16 or bfloat16, of any device.
+            activation, ``BatchNorm``, pooling, ``Flatten``, ``Unflatten``, ``Identity`` or ``Dropout``, or an
+            ``nn.Sequential`` of these (also nested). Weights float64, float32, float16 or bfloat16, of any device.
         path: a file, or an existing folder, which gets ``model.safetensors``.
         extra: anything JSON can hold, kept in the header (accuracy, seed, ...).
 
@@ -125,15 +125,17 @@ def save(module: nn.Module, path: str | os.PathLike[str], extra: Mapping[str, ob
     """
     file = _file(path)
     with _faults(file, "write"):
-        body = {"module": _encode_module(module, ""), "training": module.training}
-        tensors = dict(module.state_dict())
-        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        if found != _shapes(_decode_module(body["module"])):
-            raise _Fault(
-                "the module has tensors that its layers do not explain (a parametrisation or a hook?)",
-                "Remove them first, e.g. with torch.nn.utils.parametrize.remove_parametrizations",
-            )
-        return _write(file, "module", body, tensors, extra, _STATE.values())
+        body = {"module": _described(module), "training": module.training}
+        return _write(file, "module", body, dict(module.state_dict()), extra, _STATE.values())
+
+
+def can_save(module: nn.Module) -> bool:
+    """Whether a model file can hold the architecture of a module, so that :func:`save` and :func:`load` work for it."""
+    try:
+        _described(module)
+    except (_Fault, *_PARSING):
+        return False
+    return True
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
@@ -165,8 +167,13 @@ def load_header(path: str | os.PathLike[str]) -> dict[str, Any]:
         return opened.header
 
 
-def save_graph(graph: Graph, path: str | os.PathLike[str]) -> Path:
+def save_graph(graph: Graph, path: str | os.PathLike[str], extra: Mapping[str, object] | None = None) -> Path:
     """Write a Graph to a file, atomically and exactly (float64); returns the file's path.
+
+    Args:
+        graph: of any nodes.
+        path: a file, or an existing folder, which gets ``model.safetensors``.
+        extra: as for :func:`save`.
 
     Raises:
         ModelFileError: if weights are NaN or infinite, or the file cannot be written.
@@ -174,7 +181,7 @@ def save_graph(graph: Graph, path: str | os.PathLike[str]) -> Path:
     file = _file(path)
     with _faults(file, "write"):
         body, tensors = _encode_graph(graph)
-        return _write(file, "graph", body, tensors, None, [torch.float64])
+        return _write(file, "graph", body, tensors, extra, [torch.float64])
 
 
 def load_graph(path: str | os.PathLike[str]) -> Graph:
@@ -571,6 +578,11 @@ def _lengths(value: Any) -> Any:
     return _integer(value, 0, MAX_WIDTH)
 
 
+def _sizes(value: Any) -> tuple[int, ...]:
+    items = cast(Any, list(cast(tuple[Any, ...], value)) if isinstance(value, tuple) else value)
+    return tuple(_width(item) for item in _list(items, 8))
+
+
 def _padding(value: Any) -> Any:
     return _text(value) if isinstance(value, str) else _lengths(value)
 
@@ -604,6 +616,7 @@ _LAYERS: Mapping[str, tuple[type[nn.Module], Mapping[str, _Check]]] = {
     "BatchNorm1d": (nn.BatchNorm1d, _NORM),
     "BatchNorm2d": (nn.BatchNorm2d, _NORM),
     "Flatten": (nn.Flatten, {"start_dim": _axis, "end_dim": _axis}),
+    "Unflatten": (nn.Unflatten, {"dim": _axis, "unflattened_size": _sizes}),
     "Identity": (nn.Identity, {}),
     "Dropout": (nn.Dropout, {"p": _probability}),
 }
@@ -621,6 +634,18 @@ def _arguments(name: str, kind: type[nn.Module]) -> Mapping[str, _Check]:
 def _activation_of(layer: nn.Module) -> str | None:
     """The registered name of an activation module (their default forms are cheap to make: they have no weights)."""
     return next((name for name in activation_names() if type(activation_module(name)) is type(layer)), None)
+
+
+def _described(module: nn.Module) -> dict[str, Any]:
+    """The specification of a module, from which one with the same tensors can be made."""
+    spec = _encode_module(module, "")
+    found = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    if found != _shapes(_decode_module(spec)):
+        raise _Fault(
+            "the module has tensors that its layers do not explain (a parametrisation or a hook?)",
+            "Remove them first, e.g. with torch.nn.utils.parametrize.remove_parametrizations",
+        )
+    return spec
 
 
 def _encode_module(module: nn.Module, path: str, depth: int = 0) -> dict[str, Any]:
@@ -832,8 +857,6 @@ def _check_node(node: Node, index: int, before: list[Node]) -> None:
     sources = [torch.empty((1, *before[i].shape), dtype=torch.float64, device="meta") for i in node.inputs]
     try:
         found = evaluate(node, sources).shape
-    except UnsupportedOperation:  # a node type that cannot be evaluated yet has no shape to compare with
-        return
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise _Fault(f"its node {node.name!r} does not fit its inputs ({_line(error)})") from error
     if found != (1, *node.shape):
@@ -844,6 +867,7 @@ __all__ = [
     "FORMAT",
     "MAX_HEADER",
     "MODEL_FILE",
+    "can_save",
     "load",
     "load_graph",
     "load_header",

@@ -304,3 +304,19 @@ def test_arguments_outside_their_domain() -> None:
         certified_radii(mlp([4, 5, 1]), x, y)
     with pytest.raises(InvalidArgument, match="inputs"):
         certified_radii(module, torch.zeros(1, 5), y)
+
+
+def test_convolutional_networks_have_radii() -> None:
+    """The radii of a convolutional network: no attack inside them, and the module is captured by its inputs' shape."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, 3)
+    ).double()
+    x = torch.randn(20, 1, 6, 6, dtype=torch.float64)
+    labels = module(x).argmax(1)
+    radii = certified_radii(module, x, labels, 2)
+    assert bool((radii > 0).all())
+    for _ in range(20):
+        step = torch.randn_like(x)
+        step = step / step.flatten(1).norm(dim=1)[:, None, None, None] * radii[:, None, None, None] * 0.999
+        assert torch.equal(module(x + step).argmax(1), labels)

@@ -39,10 +39,12 @@ from lipbridge.graph import (
     Input,
     MaxPool,
     Node,
+    Normalize,
     Reshape,
 )
 from lipbridge.layers import Sinusoidal, mlp
 from lipbridge.vocabulary import Quantity
+from tests.dags import dag
 
 PARAMETERS: dict[str, dict[str, float]] = {
     "leaky_relu": {"negative_slope": 0.2},
@@ -192,6 +194,50 @@ def graph_of_everything() -> Graph:
 def test_graph_of_every_node_comes_back_exactly(tmp_path: Path) -> None:
     graph = graph_of_everything()
     assert_same_graph(graph, store.load_graph(store.save_graph(graph, tmp_path / "g.safetensors")))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_graphs_with_branches_come_back(seed: int, tmp_path: Path) -> None:
+    """Convolutions in every padding mode, channelwise polyactivations, normalisation, sorting, sums and joins."""
+    graph = dag(seed)
+    again = store.load_graph(store.save_graph(graph, tmp_path / "g.safetensors"))
+    assert_same_graph(graph, again)
+    x = torch.randn(3, *graph.input_shape, dtype=torch.float64)
+    assert torch.equal(graph(x), again(x)) or not bool(torch.isfinite(graph(x)).all())
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("Conv", "groups", 7),
+        ("Conv", "stride", [0, 0]),
+        ("Conv", "padding_mode", "mirror"),
+        ("Conv", "padding", [[2**29, 2**29], [0, 0]]),
+        ("Conv", "dilation", [2**40, 1]),
+        ("MaxPool", "kernel", [0, 0]),
+        ("MaxPool", "padding", [9, 9]),
+        ("GroupSort", "group", 0),
+        ("GroupSort", "group", 3),
+        ("Normalize", "groups", 5),
+        ("Normalize", "epsilon", -1.0),
+        ("Elementwise", "axis", 9),
+        ("Concat", "axis", -1),
+    ],
+)
+def test_hostile_options_of_nodes_are_errors(kind: str, field: str, value: object, tmp_path: Path) -> None:
+    nodes = graph_of_everything().nodes
+    crelu = recognise(((Term("relu"),), (Term("relu", scale=-1.0),)))
+    wide: tuple[Node, ...] = (Normalize("n", (9,), (14,), 1), Elementwise("e", (1,), (4, 4, 4), crelu, 0))
+    graph = Graph((*nodes, *wide))
+    index = next(i for i, node in reversed(list(enumerate(graph.nodes))) if type(node).__name__ == kind)
+
+    def change(header) -> None:
+        header["body"]["nodes"][index][field] = value
+
+    file = store.save_graph(graph, tmp_path)
+    assert_same_graph(graph, store.load_graph(file))
+    with pytest.raises(ModelFileError):
+        store.load_graph(rewritten(file, change))
 
 
 def test_a_field_that_a_node_got_later_has_its_default(tmp_path: Path) -> None:
