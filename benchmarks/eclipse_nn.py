@@ -1,4 +1,4 @@
-"""eclipse-nn 0.1.7 beside lipsdp-fast and eclipse-fast on 20 networks, the same weights, one run.
+"""eclipse-nn 0.1.7 beside lipsdp-fast and eclipse-fast on 21 networks, the same weights, one run.
 
     python -m venv /tmp/eclipse && /tmp/eclipse/bin/pip install torch==2.13.0 eclipse-nn==0.1.7
     python -m benchmarks.eclipse_nn --peer-python /tmp/eclipse/bin/python
@@ -54,6 +54,7 @@ NETWORKS: dict[str, tuple[list[int], str, str | None, int]] = {
     "random 10-50-50-5 sigmoid": ([10, 50, 50, 5], "sigmoid", None, 0),
     "random 10-50-50-5 silu": ([10, 50, 50, 5], "silu", None, 0),
     "random 3-30-2 silu": ([3, 30, 2], "silu", None, 0),
+    "random 1-20-1 abs": ([1, 20, 1], "abs", None, 0),
     "1-2-1 abs pulse, unit weights": ([1, 2, 1], "abs", None, 0),
     "iris 4-16-3": ([4, 16, 3], "relu", "iris", 0),
     "iris 4-16-16-3 tanh": ([4, 16, 16, 3], "tanh", "iris", 0),
