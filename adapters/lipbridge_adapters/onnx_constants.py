@@ -18,7 +18,7 @@ from lipbridge_adapters.onnx_file import FLOATS, Fault
 #: Elements of one folded result, unless its inputs have more.
 LARGEST = 2**22
 #: Elements of all folded results of a file, beside those that it stores.
-BUDGET = 2**24
+BUDGET = 2**23
 
 Attributes = Mapping[str, Any]
 Inputs = Sequence[Tensor | None]

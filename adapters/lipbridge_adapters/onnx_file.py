@@ -172,16 +172,19 @@ def _bytes(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not keep us waiting
     except OSError as error:
         raise Fault(f"{error.strerror or error}") from error
-    with os.fdopen(descriptor, "rb") as stream:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise Fault("it is no regular file")
         if status.st_size > MAX_FILE:
             raise Fault(f"it has {status.st_size} bytes, and a protobuf ends at 2 GiB")
-        start = os.pread(descriptor, 2, 0)
+        start = os.pread(descriptor, 1, 0)
         if start and not (start[0] & 7 in (0, 2) and start[0] >> 3):
             raise Fault("it is no ONNX file, or damaged")
-        return stream.read()
+        with os.fdopen(os.dup(descriptor), "rb") as stream:
+            return stream.read()
+    finally:
+        os.close(descriptor)
 
 
 # --- tensors ---------------------------------------------------------------------------------------------------------

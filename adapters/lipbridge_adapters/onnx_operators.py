@@ -97,11 +97,11 @@ def _gemm(reader: OnnxReader, call: Call) -> Value:
     x, W = call.flow(place), call.numbers(1 - place)
     if len(x.shape) != 2 or W.ndim != 2 or not W.numel():
         raise Fault(f"its Gemm multiplies {x.shape} and {tuple(W.shape)}")
+    W = W if alpha == 1.0 else alpha * W
     turns = [bool(call.attributes.get(name, 0)) for name in ("transA", "transB")]
     x = _turned(reader, x) if turns[place] else x
     W = W.T if turns[1 - place] else W
     x, W = (x, W.T) if place == 0 else (_turned(reader, x), W)  # x W' in either case, for a product A B or (B' A')'
-    W = W if alpha == 1.0 else alpha * W
     if x.shape[1] != W.shape[1]:
         raise Fault(f"its Gemm multiplies {x.shape} and {tuple(W.T.shape)}")
     made = _dense(reader, x, W, (x.shape[0], W.shape[0]))

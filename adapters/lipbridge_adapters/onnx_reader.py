@@ -176,9 +176,9 @@ class OnnxReader(Reader):
         return self.named[name]
 
     def _node(self, proto: Any, readers: Mapping[str, int]) -> None:
-        self.kind = str(proto.op_type)[:60]
+        self.kind = printable(str(proto.op_type))[:60]
         made = [str(name) for name in proto.output]
-        self.layer = _printable(str(proto.name) or next(iter(made), ""))
+        self.layer = printable(str(proto.name) or next(iter(made), ""))
         if proto.domain not in ("", "ai.onnx"):
             raise self.unsupported(f"It belongs to the domain {str(proto.domain)[:60]!r}; only ONNX's own is read.")
         inputs = [self._value(str(name)) if name else None for name in proto.input]
@@ -321,7 +321,8 @@ def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(n for n in shape if n != 1)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """A name from a file, fit for a message of one line."""
     return "".join(c if c.isprintable() else "?" for c in text)[:100] or "(without a name)"
 
 
