@@ -170,7 +170,10 @@ def _checked(network: Graph | nn.Module, inputs: Tensor, labels: Tensor) -> tupl
     if isinstance(network, nn.Module):
         from lipbridge.capture import capture
 
-        network = capture(network, tuple(inputs.shape[1:]))
+        try:
+            network = capture(network)
+        except InvalidArgument:  # it starts with a convolution, whose input's size only the data tell
+            network = capture(network, tuple(inputs.shape[1:]))
     shape = network.output_shape
     if len(shape) != 1 or shape[0] < 2:
         raise InvalidArgument("network", "have at least two outputs, in one axis", shape)
