@@ -16,6 +16,12 @@ OutputNormOption = Annotated[str | None, typer.Option(help="Output norm; the inp
 TimeOption = Annotated[float, typer.Option("--time-limit", help="Seconds for each verifier on each network.")]
 MemoryOption = Annotated[str, typer.Option("--memory-limit", help="For each verifier's process, e.g. 512M or 8G.")]
 SeedOption = Annotated[int, typer.Option(help="Of everything that is drawn.")]
+ShapeOption = Annotated[
+    str | None, typer.Option("--input-shape", help="Of one input of an ONNX file that leaves it open, e.g. 3,32,32.")
+]
+OutputOption = Annotated[
+    str | None, typer.Option("--output", help="The value of an ONNX file to stop at, e.g. the scores before a softmax.")
+]
 SettingOption = Annotated[
     list[str] | None,
     typer.Option("--option", metavar="VERIFIER.NAME=VALUE", help="An option of a verifier; may be repeated."),
@@ -23,7 +29,7 @@ SettingOption = Annotated[
 
 
 def bound(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder or file that train wrote.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder or file that train wrote, or an ONNX file.")],
     norm: NormOption = "2",
     output_norm: OutputNormOption = None,
     verifier: Annotated[str, typer.Option("--verifier", help="One or several, with commas between.")] = "trivial",
@@ -39,6 +45,8 @@ def bound(
     memory_limit: MemoryOption = "8G",
     seed: SeedOption = 0,
     option: SettingOption = None,
+    input_shape: ShapeOption = None,
+    output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Bound a network's Lipschitz constant, everywhere or with --radius in balls around test points.
@@ -48,6 +56,7 @@ def bound(
     """
     names = parse.names(verifier, "--verifier")
     memory, settings = parse.memory(memory_limit), parse.options(option or [])
+    shape = parse.shape(input_shape)
     radius = parse.one_radius(radius)
     for name, value in (("--ball-norm", ball_norm), ("--data", data)):
         if radius is None and value is not None:
@@ -61,7 +70,7 @@ def bound(
     from lipbridge.vocabulary import Status
 
     budget = Budget(time_limit, memory, seed)
-    opened = open_model(model)
+    opened = open_model(model, shape, output)
     region = None if radius is None else balls_of(opened, data, points, radius, ball_norm or norm)
     with spinner() as show, stdout_for_rows():
         show(f"{opened.name}: {', '.join(names)}")

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lipbridge.cli import parse
-from lipbridge.cli.bound import MemoryOption, NormOption, OutputNormOption, SeedOption, SettingOption, TimeOption
+from lipbridge.cli.bound import (
+    MemoryOption,
+    NormOption,
+    OutputNormOption,
+    OutputOption,
+    SeedOption,
+    SettingOption,
+    ShapeOption,
+    TimeOption,
+)
 from lipbridge.cli.output import JsonOption, note, print_json, spinner
 from lipbridge.cli.tables import print_bounds, warn_of_unsound
 from lipbridge.errors import InvalidArgument
@@ -18,7 +27,9 @@ if TYPE_CHECKING:
 
 
 def compare(
-    model: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders or files that train wrote.")],
+    model: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Folders or files that train wrote, or ONNX files.")
+    ],
     verifiers: Annotated[
         str | None, typer.Option("--verifiers", "--verifier", help="With commas between; all that are installed.")
     ] = None,
@@ -37,6 +48,8 @@ def compare(
     threads: Annotated[int | None, typer.Option(help="Of each verifier's process; all cores if not given.")] = None,
     seed: SeedOption = 0,
     option: SettingOption = None,
+    input_shape: ShapeOption = None,
+    output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put verifiers side by side on one or more networks.
@@ -47,6 +60,7 @@ def compare(
     it, and a value below it is marked unsound.
     """
     memory, settings = parse.memory(memory_limit), parse.options(option or [])
+    shape = parse.shape(input_shape)
     if radius is not None:
         (radius,) = parse.radii(str(radius))
     for name, value in (("--points", points), ("--threads", 1 if threads is None else threads)):
@@ -71,7 +85,7 @@ def compare(
 
         require_writable(report)
     budget = Budget(time_limit, memory, seed)
-    models = open_models(model)
+    models = open_models(model, shape, output)
     cores = available_cores() if threads is None else threads
     known: dict[str, Points] = {}
     for opened in models:

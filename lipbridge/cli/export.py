@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lipbridge.cli import parse
+from lipbridge.cli.bound import OutputOption, ShapeOption
 from lipbridge.cli.output import JsonOption, print_json, stdout_for_rows
 from lipbridge.errors import InvalidArgument, UnknownName
 
@@ -15,7 +17,7 @@ DIALECTS = ("relu", "native")
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder or file that train wrote.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder or file that train wrote, or an ONNX file.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
     to: Annotated[str, typer.Option("--to", help="onnx; mat: the weights for the MATLAB LipSDP.")] = "onnx",
     dialect: Annotated[
@@ -25,6 +27,8 @@ def export(
         ),
     ] = "relu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    input_shape: ShapeOption = None,
+    output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a network in a format that other tools read. A file that exists needs --overwrite."""
@@ -38,7 +42,7 @@ def export(
 
     from lipbridge.cli.models import open_model
 
-    opened = open_model(model)
+    opened = open_model(model, parse.shape(input_shape), output)
     adapter: Any = import_module(f"lipbridge_adapters.{'onnx' if to == 'onnx' else 'lipsdp_mat'}")
     row: dict[str, object] = {"network": opened.name, "format": to}
     with stdout_for_rows():

@@ -1,10 +1,11 @@
-"""MODEL arguments: a folder that ``train`` wrote, or a model file; with its run and its data, if there are any."""
+"""MODEL arguments: a folder that ``train`` wrote, a model file, or an ONNX file; with its run and its data, if any."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,20 +44,25 @@ class Model:
         return found if isinstance(found, str) else None
 
 
-def open_models(paths: Sequence[str]) -> list[Model]:
-    """Each MODEL, under names that tell them apart.
+def open_models(
+    paths: Sequence[str], input_shape: Sequence[int] | None = None, output: str | None = None
+) -> list[Model]:
+    """Each MODEL, under names that tell them apart; ``input_shape`` and ``output`` are for ONNX files.
 
     Raises:
         ModelFileError: for a missing or damaged file.
         UnsupportedOperation: for a layer outside the Graph's nodes.
     """
     names = _names(paths)
-    return [_open(path, name) for path, name in zip(paths, names, strict=True)]
+    for option, given in (("--input-shape", input_shape), ("--output", output)):
+        if given is not None and not any(_is_onnx(path) for path in paths):
+            raise InvalidArgument(option, "come with an ONNX file", given)
+    return [_open(path, name, input_shape, output) for path, name in zip(paths, names, strict=True)]
 
 
-def open_model(path: str) -> Model:
+def open_model(path: str, input_shape: Sequence[int] | None = None, output: str | None = None) -> Model:
     """One MODEL; errors as :func:`open_models`."""
-    return open_models([path])[0]
+    return open_models([path], input_shape, output)[0]
 
 
 def dataset_of(model: Model, data: str | None) -> Dataset | None:
@@ -91,8 +97,15 @@ def balls_of(model: Model, data: str | None, points: int, radius: float, norm: s
     return Ball(centers.reshape(len(centers), *model.graph.input_shape), radius, as_norm(norm, "--ball-norm"))
 
 
-def _open(text: str, name: str) -> Model:
+def _is_onnx(path: str) -> bool:
+    return Path(path).suffix.lower() == ".onnx"
+
+
+def _open(text: str, name: str, input_shape: Sequence[int] | None, output: str | None) -> Model:
     path = Path(text)
+    if _is_onnx(text):
+        reader: Any = import_module("lipbridge_adapters.onnx_import")
+        return Model(name, path, replace(reader.read_onnx(path, input_shape, output=output), name=name), None)
     is_graph = load_header(path).get("kind") == "graph"
     graph = load_graph(path) if is_graph else capture(load(path), name=name)
     return Model(name, path, graph, _run(path))

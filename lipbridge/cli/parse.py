@@ -23,6 +23,16 @@ def widths(text: str) -> list[int]:
     return [int(item) for item in found]
 
 
+def shape(text: str | None, option: str = "--input-shape") -> tuple[int, ...] | None:
+    """``3,32,32`` as the shape of one input; None if it is not given."""
+    if text is None:
+        return None
+    found = [item.strip() for item in text.split(",")]
+    if not all(item.isascii() and item.isdigit() and int(item[:10]) >= 1 for item in found):
+        raise InvalidArgument(option, "be whole numbers of at least 1 with commas between", text)
+    return tuple(int(item) for item in found)
+
+
 def radii(text: str, option: str = "--radius") -> list[float]:
     """``0.1,0.5`` as numbers above 0."""
     found = [_number(item) for item in text.split(",")]
