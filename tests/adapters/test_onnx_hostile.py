@@ -36,7 +36,7 @@ def changed(path: Path, change: Callable[[Any], None], base: str = "acasxu") -> 
     return path
 
 
-def require_error(path: Path, match: str = "", kind: type[LipbridgeError] = LipbridgeError) -> None:
+def require_error(path: Path, match: str = ".", kind: type[LipbridgeError] = LipbridgeError) -> None:
     start = time.process_time()
     with pytest.raises(kind, match=match) as found:
         read_onnx(path)
@@ -207,7 +207,7 @@ def test_every_truncation(tmp_path: Path) -> None:
     data = BY_HAND["acasxu"](path).read_bytes()
     for end in range(0, len(data) - 1, 7):
         path.write_bytes(data[:end])
-        require_error(path, "", ModelFileError)
+        require_error(path, ".", ModelFileError)
 
 
 # --- size ------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 import lipbridge
 from lipbridge.activations import activation, activation_names
+from lipbridge.cli.app import run
 from lipbridge.errors import InvalidArgument, ModelFileError, UnsupportedOperation
 from lipbridge.graph import Conv, Dense, Elementwise, Graph, Reshape, as_chain
 
@@ -66,6 +68,53 @@ def test_files_of_torch(name: str, tmp_path: Path) -> None:
 def test_files_by_hand(name: str, tmp_path: Path) -> None:
     path = BY_HAND[name](tmp_path / "m.onnx")
     require_equal(path, read_onnx(path))
+
+
+@pytest.mark.parametrize("kind", ["regressor", "classifier", "pair"])
+def test_files_of_scikit_learn(kind: str, tmp_path: Path) -> None:
+    """Converted by skl2onnx; a classifier's scores are a value on the way to its softmax or sigmoid."""
+    skl2onnx: Any = pytest.importorskip("skl2onnx", reason="the converter of scikit-learn's models is not installed")
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(40, 4)).astype(np.float32), generator.integers(0, 2 if kind == "pair" else 3, 40)
+    made = MLPRegressor if kind == "regressor" else MLPClassifier
+    model = made(hidden_layer_sizes=(6, 5), activation="tanh" if kind == "pair" else "relu", max_iter=3, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(x, x[:, :2] if kind == "regressor" else y)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(skl2onnx.to_onnx(model, x[:1], target_opset={"": 17, "ai.onnx.ml": 3}).SerializeToString())
+    if kind == "regressor":
+        require_equal(path, read_onnx(path))
+        return
+    scores = "add_result2"
+    graph = read_onnx(path, output=scores)
+    file = onnx.load(str(path))
+    del file.graph.output[:]
+    file.graph.output.append(onnx.helper.make_tensor_value_info(scores, onnx.TensorProto.FLOAT, None))
+    path.write_bytes(file.SerializeToString())
+    require_equal(path, graph)
+
+
+def test_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A MODEL may be an ONNX file; what a file leaves open is an option, and a mistake is one line."""
+    nodes = [op("Conv", "X K", "c"), op("Flatten", "c", "f"), op("Softmax", "f", "Y")]
+    path = save(tmp_path / "net.onnx", nodes, {"K": normal(2, 1, 3, 3)}, (1, 1, "h", "w"))
+    for arguments, code, text in (
+        (["bound", path, "--json"], 2, "--input-shape"),
+        (["bound", path, "--json", "--input-shape", "1,6,6"], 2, "--output"),
+        (["bound", path, "--json", "--input-shape", "1,x"], 2, "--input-shape"),
+        (["bound", tmp_path, "--json", "--output", "f"], 2, "ONNX file"),
+        (["bound", path, "--json", "--input-shape", "1,6,6", "--output", "f"], 0, ""),
+    ):
+        assert run([str(argument) for argument in arguments]) == code
+        out, err = capfd.readouterr()
+        assert text in err
+        assert err.count("\n") <= 1
+    (row,) = json.loads(out)
+    graph = read_onnx(path, (1, 6, 6), output="f")
+    assert (row["network"], row["value"]) == ("net", lipbridge.trivial_bound(graph, 2).value)
 
 
 @pytest.mark.parametrize("name", activation_names())
