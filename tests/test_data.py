@@ -44,6 +44,7 @@ from lipbridge.data.catalog import (
     TRAIN_LABELS,
     Collection,
 )
+from lipbridge.data.cifar import ARCHIVE_FOLDER, PUBLISHED, RECORD, TEST_BATCH, Published, read_batches
 from lipbridge.errors import DataError, InvalidArgument, LipbridgeError, MissingDependency, UnknownName
 
 SHARED_DATA = Path(os.environ.get(folders.DATA_VARIABLE) or Path(__file__).parents[2] / "shared" / "data")
@@ -110,6 +111,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     for name, collection in small.items():
         monkeypatch.setitem(COLLECTIONS, name, collection)  # type: ignore[arg-type]
+    cifar = Published("cifar10", "a small one", files=2, train=2, test=1, how_to_get="unpack it")
+    monkeypatch.setitem(PUBLISHED, "cifar10", cifar)  # type: ignore[arg-type]
     return tmp_path
 
 
@@ -432,6 +435,143 @@ def test_status(home: Path) -> None:
     assert rows["mnist"].get == ""
     assert rows["fashion-mnist"].where is None
     assert rows["fashion-mnist"].get == "lipbridge data fetch fashion-mnist"
+
+
+# CIFAR-10
+
+
+def cifar_arrays(seed: int = 0) -> dict[str, np.ndarray]:
+    """Labels and images of a dataset of 10 + 10 + 10 records, by file."""
+    rng = np.random.default_rng(seed)
+    names = ("data_batch_1.bin", "data_batch_2.bin", TEST_BATCH)
+    return {
+        name: np.column_stack([rng.permutation(10), rng.integers(0, 256, (10, RECORD - 1))]).astype(np.uint8)
+        for name in names
+    }
+
+
+def write_cifar(folder: Path, seed: int = 0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in cifar_arrays(seed).items():
+        (folder / name).write_bytes(array.tobytes())
+    return folder
+
+
+def test_a_folder_of_cifar_batches(tmp_path: Path) -> None:
+    folder, arrays = write_cifar(tmp_path / "mine"), cifar_arrays()
+    for dataset in (load_dataset(str(folder)), load_dataset(folder)):
+        check_dataset(dataset)
+        assert (dataset.name, dataset.classes, dataset.input_shape) == ("mine", 10, (3, 32, 32))
+        assert dataset.source == str(folder)
+        both = np.concatenate([arrays["data_batch_1.bin"], arrays["data_batch_2.bin"]])
+        assert torch.equal((dataset.train_inputs * 255).round(), torch.tensor(both[:, 1:]).float())
+        assert dataset.train_labels.tolist() == both[:, 0].tolist()
+        assert dataset.test_labels.tolist() == arrays[TEST_BATCH][:, 0].tolist()
+        # the first 1024 bytes are the red plane, row by row
+        image = dataset.test_inputs[4].view(3, 32, 32)
+        assert float(image[2, 5, 7]) == pytest.approx(arrays[TEST_BATCH][4, 1 + 2 * 1024 + 5 * 32 + 7] / 255)
+
+
+def test_many_batches_are_read_in_order_of_their_numbers(tmp_path: Path) -> None:
+    folder = write_cifar(tmp_path / "mine")
+    for number in range(1, 12):
+        (folder / f"data_batch_{number}.bin").write_bytes(bytes([number % 10]) + bytes(RECORD - 1))
+    assert load_dataset(folder).train_labels.tolist() == [number % 10 for number in range(1, 12)]
+
+
+CIFAR_FAULTS: dict[str, tuple[str, bytes | None, str]] = {
+    "no test": (TEST_BATCH, None, "no test_batch.bin. CIFAR-10 is a folder with"),
+    "no first": ("data_batch_1.bin", None, "no data_batch_1.bin. CIFAR-10 is"),
+    "empty": (TEST_BATCH, b"", "0 bytes are no whole number of records of 3073 bytes"),
+    "cut": ("data_batch_2.bin", bytes(2 * RECORD - 1), "6145 bytes are no whole number"),
+    "one byte more": (TEST_BATCH, bytes(RECORD + 1), "3074 bytes are no whole number"),
+    "labels of CIFAR-100": (TEST_BATCH, bytes(RECORD) + b"\x0a" + bytes(RECORD - 1), "record 1 has the label 10"),
+    "zipped": ("data_batch_1.bin", gzip.compress(bytes(RECORD)), "no whole number of records"),
+}
+
+
+@pytest.mark.parametrize(("name", "data", "says"), CIFAR_FAULTS.values(), ids=CIFAR_FAULTS.keys())
+def test_damaged_batches(tmp_path: Path, name: str, data: bytes | None, says: str) -> None:
+    folder = write_cifar(tmp_path / "mine")
+    (folder / name).unlink() if data is None else (folder / name).write_bytes(data)
+    text = failure(lambda: load_dataset(folder))
+    assert text.startswith(f"{folder}: " if data is None else f"{folder / name}: ")
+    assert says in text
+
+
+def test_batches_that_are_no_files_or_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_cifar(tmp_path / "mine")
+    (folder / "data_batch_3.bin").mkdir()
+    assert len(load_dataset(folder).train_labels) == 20
+    (folder / "data_batch_4.bin").write_bytes(bytes(RECORD))
+    assert "no data_batch_3.bin" in failure(lambda: load_dataset(folder))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path, tmp_path / "missing", Path("a\0b")):
+        assert "no such file" in failure(lambda path=path: read_batches([path]))
+    (tmp_path / "sparse").touch()
+    os.truncate(tmp_path / "sparse", RECORD << 20)
+    start = time.perf_counter()
+    assert "above the limit" in failure(lambda: read_batches([tmp_path / "sparse"]))
+    assert time.perf_counter() - start < 1.0
+    monkeypatch.setattr("lipbridge.data.cifar.MAX_BYTES", 15 * RECORD)
+    text = failure(lambda: load_dataset(write_cifar(tmp_path / "other")))
+    assert text.startswith(str(tmp_path / "other" / "data_batch_2.bin"))
+
+
+def test_a_folder_of_two_datasets_is_refused(tmp_path: Path) -> None:
+    folder = write_dataset(write_cifar(tmp_path / "mine"), small_arrays())
+    assert "IDX files and CIFAR-10 batches" in failure(lambda: load_dataset(folder))
+
+
+@FUZZ
+@given(data=st.binary(max_size=300) | st.binary(min_size=439, max_size=439), repeat=st.integers(0, 14))
+def test_random_batches_never_raise_anything_else(tmp_path: Path, data: bytes, repeat: int) -> None:
+    path = tmp_path / "batch.bin"
+    path.write_bytes((data * repeat)[: 2 * RECORD])
+    size = path.stat().st_size
+    if size == 0 or size % RECORD or max(path.read_bytes()[::RECORD]) > 9:
+        assert failure(lambda: read_batches([path])).startswith(f"{path}: ")
+    else:
+        images, labels = read_batches([path])
+        assert images.shape == (len(labels), RECORD - 1)
+
+
+def test_cifar10_by_name_in_search_order(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(folders.DATA_VARIABLE, str(home / "root"))
+    cache = home / "cache" / "cifar10"
+    expected = [
+        *(home / "given" / "cifar10", home / "given" / ARCHIVE_FOLDER, home / "given"),
+        *(home / "root" / "cifar10", home / "root" / ARCHIVE_FOLDER, home / "root"),
+        *(cache, cache / ARCHIVE_FOLDER),
+    ]
+    assert folders.cifar_folders(PUBLISHED["cifar10"], home / "given") == expected
+    text = failure(lambda: load_dataset("cifar10", folder=home / "given"))
+    assert all(f"{folder} (no such folder)" in text for folder in expected)
+    assert text.endswith("To get it, unpack it.")
+    for folder in reversed(expected):
+        write_cifar(folder)
+        dataset = load_dataset("cifar10", folder=home / "given")
+        check_dataset(dataset)
+        assert (dataset.name, dataset.source) == ("cifar10", str(folder))
+        status = {row.name: row for row in dataset_status()}["cifar10"]
+        if folder == cache / ARCHIVE_FOLDER:
+            assert (status.where, status.bytes_on_disk, status.get) == (str(folder), 30 * RECORD, "")
+
+
+def test_cifar10_by_name_is_verified(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_cifar(home / "cache" / "cifar10")
+    records = cifar_arrays()["data_batch_1.bin"]
+    records[0, 0] = (records[0, 0] + 1) % 10
+    (folder / "data_batch_1.bin").write_bytes(records.tobytes())
+    assert "images, it should have 2" in failure(lambda: load_dataset("cifar10"))
+    assert load_dataset(folder).name == "cifar10"  # a folder's own numbers are its own
+    write_cifar(folder)
+    (folder / TEST_BATCH).write_bytes(bytes(range(1)) + bytes(RECORD - 1))
+    assert f"{folder} (its test_batch.bin has not 10 images)" in failure(lambda: load_dataset("cifar10"))
+    (folder / "data_batch_2.bin").unlink()
+    assert "not 2 of 10 images each" in failure(lambda: load_dataset("cifar10"))
+    assert "is not downloaded by lipbridge" in failure(lambda: fetch_dataset("cifar10"))
 
 
 # Download

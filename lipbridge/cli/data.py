@@ -17,7 +17,7 @@ app = typer.Typer(help="List datasets, and fetch those that are not here.", rich
 
 @app.command("list")
 def list_(as_json: JsonOption = False) -> None:
-    """List the datasets known by name. Any folder of IDX files is a dataset too."""
+    """List the datasets known by name. Any folder of IDX files or CIFAR-10 batches is a dataset too."""
     from lipbridge.data import dataset_status
 
     rows = [asdict(status) for status in dataset_status()]

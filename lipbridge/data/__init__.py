@@ -1,4 +1,4 @@
-"""Datasets: two embedded ones, MNIST and Fashion-MNIST, and any folder of IDX files. Nothing is ever unpickled."""
+"""Datasets: two embedded ones, MNIST, Fashion-MNIST, CIFAR-10, any folder in their formats. Nothing is unpickled."""
 
 from lipbridge.data.catalog import DATASET_NAMES
 from lipbridge.data.datasets import Dataset, load_dataset

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lipbridge.data.cifar import PUBLISHED
 from lipbridge.data.idx import read_idx
 
 #: Datasets that come inside scikit-learn, each with its description.
@@ -106,4 +107,4 @@ COLLECTIONS: Mapping[str, Collection] = {
 }
 
 #: Every name that ``load_dataset`` knows.
-DATASET_NAMES: tuple[str, ...] = (*EMBEDDED, *COLLECTIONS)
+DATASET_NAMES: tuple[str, ...] = (*EMBEDDED, *COLLECTIONS, *PUBLISHED)

@@ -26,13 +26,16 @@ from lipbridge.data.catalog import (
     TRAIN_LABELS,
     Collection,
 )
+from lipbridge.data.cifar import CLASSES, PUBLISHED, SHAPE, Batches, Published, batches, has_batches, read_batches
 from lipbridge.data.folders import (
     FoundFiles,
     StrPath,
     as_folder,
+    cifar_folders,
     idx_files,
     missing_files,
     search,
+    search_cifar,
     search_folders,
 )
 from lipbridge.data.idx import file_error, idx_shape, read_idx
@@ -77,7 +80,7 @@ class Dataset:
 
 
 def load_dataset(name_or_folder: StrPath, *, folder: StrPath | None = None) -> Dataset:
-    """Load a dataset by its name, or from any folder that holds four IDX files.
+    """Load a dataset by its name, or from any folder that holds four IDX files or batches of CIFAR-10.
 
     - ``digits``: 1347 + 450 images of 8 x 8 pixels from scikit-learn, pixels k/16 in [0, 1].
     - ``iris``: 112 + 38 flowers from scikit-learn, four lengths in units of 8 cm, so all in [0, 1] and in proportion.
@@ -87,6 +90,10 @@ def load_dataset(name_or_folder: StrPath, *, folder: StrPath | None = None) -> D
     - a folder with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
       ``t10k-labels-idx1-ubyte`` (also as ``train-images.idx3-ubyte``, also with ``.gz``), pixels k/255 in [0, 1];
       the classes are 0 to the largest training label.
+    - ``cifar10``: 50000 + 10000 colour images of 32 x 32 pixels, pixels k/255 in [0, 1], from CIFAR-10's binary files.
+      Looked for in the same folders as mnist, also in their subfolder ``cifar-10-batches-bin``; sizes, labels and the
+      number of images of each class are verified. Inputs are red, green and blue planes, one after the other.
+    - a folder with ``data_batch_1.bin``, ... and ``test_batch.bin`` in that format, with any number of images.
 
     The embedded datasets are split 75/25, stratified by class, always the same way.
 
@@ -99,8 +106,11 @@ def load_dataset(name_or_folder: StrPath, *, folder: StrPath | None = None) -> D
     name = os.fspath(name_or_folder)
     if name in COLLECTIONS:
         return _load_collection(COLLECTIONS[name], folder)
+    if name in PUBLISHED:
+        return _load_published(PUBLISHED[name], folder)
     if folder is not None:
-        raise InvalidArgument("folder", f"be left out for anything but {', '.join(COLLECTIONS)}", os.fspath(folder))
+        named = ", ".join([*COLLECTIONS, *PUBLISHED])
+        raise InvalidArgument("folder", f"be left out for anything but {named}", os.fspath(folder))
     if name in EMBEDDED:
         return _load_digits() if name == "digits" else _load_iris()
     return _load_folder(name)
@@ -125,11 +135,16 @@ def _read_collection(collection: Collection, files: FoundFiles) -> Dataset:
 def _load_folder(name: str) -> Dataset:
     folder = as_folder(name)
     if not os.path.exists(folder) and not os.path.dirname(name):
-        raise UnknownName("dataset", name, [*DATASET_NAMES, "or a folder of IDX files"])
+        raise UnknownName("dataset", name, [*DATASET_NAMES, "or a folder of IDX or CIFAR-10 files"])
     paths = idx_files(folder)
+    if has_batches(folder):
+        if paths:
+            raise file_error(folder, "it holds IDX files and CIFAR-10 batches, it should hold one dataset")
+        return _load_batches(folder)
     missing = missing_files(folder, paths)
     if missing:
-        raise file_error(folder, f"{missing}. A dataset is a folder with {', '.join(IDX_FILES)}, each plain or .gz")
+        words = f"{missing}. A dataset is a folder with {', '.join(IDX_FILES)}, each plain or .gz"
+        raise file_error(folder, f"{words}, or with data_batch_1.bin, ... and test_batch.bin of CIFAR-10")
     train_images, train_labels = _read_pair(paths[TRAIN_IMAGES], paths[TRAIN_LABELS], (None, None))
     height, width = train_images.shape[1:]
     test_images, test_labels = _read_pair(paths[TEST_IMAGES], paths[TEST_LABELS], (height, width))
@@ -144,6 +159,41 @@ def _load_folder(name: str) -> Dataset:
         raise file_error(paths[TRAIN_LABELS], "every label is 0, at least two classes are needed")
     description = f"{len(train_labels)} + {len(test_labels)} images of {height} x {width} pixels, {classes} classes"
     return _assemble(folder.resolve().name, description, classes, arrays, FoundFiles(folder, paths))
+
+
+def _load_published(published: Published, folder: StrPath | None) -> Dataset:
+    found, places = search_cifar(published, cifar_folders(published, folder))
+    if found is None:
+        raise DataError(
+            f"Dataset {published.name} is not on this machine. Looked in: {places}. To get it, {published.how_to_get}."
+        )
+    return _assemble_batches(published.name, found, (published.train, published.test))
+
+
+def _load_batches(folder: Path) -> Dataset:
+    found = batches(folder)
+    if isinstance(found, str):
+        raise file_error(folder, f"{found}. CIFAR-10 is a folder with data_batch_1.bin, ... and test_batch.bin")
+    return _assemble_batches(folder.resolve().name, found)
+
+
+def _assemble_batches(name: str, files: Batches, per_class: tuple[int | None, int | None] = (None, None)) -> Dataset:
+    train_images, train_labels = read_batches(files.train, per_class[0])
+    test_images, test_labels = read_batches([files.test], per_class[1])
+    channels, height, width = SHAPE
+    sizes = f"{len(train_labels)} + {len(test_labels)} images of {height} x {width} pixels in {channels} colours"
+    return Dataset(
+        name=name,
+        train_inputs=_pixels(train_images),
+        train_labels=_labels(train_labels),
+        test_inputs=_pixels(test_images),
+        test_labels=_labels(test_labels),
+        classes=CLASSES,
+        input_shape=SHAPE,
+        description=f"{sizes}, {CLASSES} classes",
+        units="each colour of each pixel in [0, 1], black to full",
+        source=str(files.test.parent),
+    )
 
 
 def _read_pair(

@@ -11,6 +11,7 @@ from typing import Any
 
 from lipbridge.data import folders
 from lipbridge.data.catalog import COLLECTIONS, EMBEDDED, IDX_FILES, Collection
+from lipbridge.data.cifar import PUBLISHED
 from lipbridge.data.folders import StrPath
 from lipbridge.data.idx import file_error
 from lipbridge.errors import DataError, UnknownName
@@ -36,11 +37,13 @@ def fetch_dataset(
         UnknownName: no such dataset.
         DataError: no mirror served it (says which URLs failed, why, and the folders looked in); the target folder
             cannot be written; a file of ``folder``, or of a folder that is searched before the cache, is damaged or
-            of another dataset; nothing to fetch for an embedded dataset.
+            of another dataset; nothing to fetch for an embedded dataset, or for cifar10.
         MissingDependency: pooch is not installed.
     """
     if name in EMBEDDED:
         raise DataError(f"Dataset {name} comes with scikit-learn: there is nothing to fetch.")
+    if name in PUBLISHED:
+        raise DataError(f"Dataset {name} is not downloaded by lipbridge. To get it, {PUBLISHED[name].how_to_get}.")
     if name not in COLLECTIONS:
         raise UnknownName("dataset", name, COLLECTIONS)
     collection = COLLECTIONS[name]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lipbridge.data.catalog import COLLECTIONS, IDX_FILES, TEST_LABELS, Collection
+from lipbridge.data.cifar import ARCHIVE_FOLDER, Batches, Published, batches, problem_with
 from lipbridge.errors import DataError, MissingDependency
 
 #: Environment variable with a folder of datasets.
@@ -70,10 +71,25 @@ def search_folders(collection: Collection, folder: StrPath | None = None) -> lis
     They are the given folder, ``$LIPBRIDGE_DATA`` (each its subfolder NAME, then itself), the user's cache, and the
     folder of the operating system's package.
     """
-    roots = [as_folder(root) for root in (folder, os.environ.get(DATA_VARIABLE)) if root]
     # The subfolder goes first: a root may hold another dataset under the very same file names.
-    given = [place for root in roots for place in (root / collection.name, root)]
+    given = [place for root in _roots(folder) for place in (root / collection.name, root)]
     return list(dict.fromkeys([*given, cache_folder(collection.name), *collection.system_folders]))
+
+
+def cifar_folders(published: Published, folder: StrPath | None = None) -> list[Path]:
+    """The folders that a dataset in CIFAR-10's format is looked for in, in order.
+
+    They are the given folder, ``$LIPBRIDGE_DATA`` (each its subfolder NAME, that of the archive, then itself), and the
+    user's cache (with the archive's folder in it, or without).
+    """
+    subfolders = (published.name, ARCHIVE_FOLDER)
+    given = [place for root in _roots(folder) for place in (*(root / name for name in subfolders), root)]
+    cache = cache_folder(published.name)
+    return list(dict.fromkeys([*given, cache, cache / ARCHIVE_FOLDER]))
+
+
+def _roots(folder: StrPath | None) -> list[Path]:
+    return [as_folder(root) for root in (folder, os.environ.get(DATA_VARIABLE)) if root]
 
 
 def search(collection: Collection, folders: Iterable[Path]) -> Search:
@@ -86,6 +102,18 @@ def search(collection: Collection, folders: Iterable[Path]) -> Search:
             return Search(FoundFiles(folder, paths), tuple(looked_in))
         looked_in.append(f"{folder} ({problem})")
     return Search(None, tuple(looked_in))
+
+
+def search_cifar(published: Published, places: Iterable[Path]) -> tuple[Batches | None, str]:
+    """The files of the first folder that has those of a dataset, and each folder before with what it lacks."""
+    looked_in: list[str] = []
+    for folder in places:
+        found = batches(folder)
+        problem = found if isinstance(found, str) else problem_with(found, published)
+        if isinstance(found, Batches) and not problem:
+            return found, "; ".join(looked_in)
+        looked_in.append(f"{folder} ({problem})")
+    return None, "; ".join(looked_in)
 
 
 def idx_files(folder: Path) -> dict[str, Path]:

@@ -6,7 +6,8 @@ import importlib.util
 from dataclasses import dataclass
 
 from lipbridge.data.catalog import COLLECTIONS, EMBEDDED, Collection
-from lipbridge.data.folders import search, search_folders
+from lipbridge.data.cifar import PUBLISHED, Published
+from lipbridge.data.folders import cifar_folders, search, search_cifar, search_folders
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ def dataset_status() -> list[DatasetStatus]:
         MissingDependency: pooch is not installed.
     """
     embedded = [_embedded_status(name, description) for name, description in EMBEDDED.items()]
-    return [*embedded, *map(_collection_status, COLLECTIONS.values())]
+    batches = map(_published_status, PUBLISHED.values())
+    return [*embedded, *map(_collection_status, COLLECTIONS.values()), *batches]
 
 
 def _embedded_status(name: str, description: str) -> DatasetStatus:
@@ -46,3 +48,10 @@ def _collection_status(collection: Collection) -> DatasetStatus:
     if found is None:
         return DatasetStatus(collection.name, collection.description, None, None, collection.how_to_get)
     return DatasetStatus(collection.name, collection.description, str(found.folder), found.bytes_on_disk, "")
+
+
+def _published_status(published: Published) -> DatasetStatus:
+    found, _ = search_cifar(published, cifar_folders(published))
+    if found is None:
+        return DatasetStatus(published.name, published.description, None, None, published.how_to_get)
+    return DatasetStatus(published.name, published.description, str(found.test.parent), found.bytes_on_disk, "")
