@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, cast
@@ -37,7 +38,7 @@ def capture(module: nn.Module, input_shape: Sequence[int] | None = None, *, name
         module: any feed-forward module made of dense layers, convolutions, activations of the registry (as modules,
             functions, or written out), pooling, sorting, normalisation, reshapes, sums and concatenations; dropout and
             identity vanish.
-        input_shape: shape of one input without batch; read off the first ``Linear`` if not given.
+        input_shape: shape of one input without batch; read off a ``Linear`` or ``Unflatten`` at the start if not given.
         name: name of the Graph, the class name if not given.
 
     Raises:
@@ -58,6 +59,8 @@ def _input_shape(module: nn.Module) -> tuple[int, ...]:
     for layer in module.modules():
         if isinstance(layer, nn.Linear | Sinusoidal):
             return (layer.in_features,)
+        if isinstance(layer, nn.Unflatten) and layer.dim == 1:
+            return (math.prod(layer.unflattened_size),)
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             break
     raise InvalidArgument("input_shape", "be given, since the module does not start with a Linear layer", None)

@@ -5,19 +5,25 @@ Users change any part of it. The figures that each recipe reaches stand in the d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lipbridge.architectures import CONVOLUTIONAL, DENSE, build, build_by_factory, is_factory
+from lipbridge.capture import capture
 from lipbridge.data import Dataset
 from lipbridge.errors import InvalidArgument, UnknownName
-from lipbridge.layers import mlp
+from lipbridge.graph import Conv
+from lipbridge.layer_constants import geometry
+from lipbridge.norms.convolution import conv_operator_norm
 from lipbridge.training import TrainingConfig
 from lipbridge.vocabulary import Norm
 
-#: ``orthogonal``: rows (or columns) of each weight orthonormal; ``uniform``: torch's own default for dense layers.
+#: ``orthogonal``: rows (or columns) of each weight orthonormal, a kernel's as a matrix and scaled so that the
+#: convolution has l_2 norm one on its input; ``uniform``: torch's own default for dense and convolutional layers.
 Start = Literal["orthogonal", "uniform"]
 
 
@@ -26,12 +32,14 @@ class Recipe:
     """A network and how to train it.
 
     Attributes:
-        widths: hidden widths.
+        widths: hidden widths; of a convolutional network see :class:`lipbridge.architectures.ConvNet`.
         activation: a registered activation.
-        bias: whether dense layers have a bias.
+        bias: whether layers have a bias.
         start: how weights are drawn.
         gain: factor of the drawn weights.
         config: how to train.
+        arch: ``dense``, ``conv-small``, ``conv-large`` or ``FILE.py:FACTORY``, whose function decides all of the
+            network and its initial weights (:func:`lipbridge.architectures.build_by_factory`).
     """
 
     widths: tuple[int, ...]
@@ -40,15 +48,31 @@ class Recipe:
     start: Start = "orthogonal"
     gain: float = 1.0
     config: TrainingConfig = field(default_factory=TrainingConfig)
+    arch: str = DENSE
 
-    def build(self, dataset: Dataset) -> nn.Sequential:
-        """A new network for ``dataset``, drawn from the recipe's seed."""
-        widths = [dataset.features, *self.widths, dataset.classes]
-        return initialised(mlp(widths, self.activation, bias=self.bias), self.start, self.gain, self.config.seed)
+    def build(self, dataset: Dataset) -> nn.Module:
+        """A new network for ``dataset``, drawn from the recipe's seed.
+
+        Raises:
+            InvalidArgument: for a network that does not fit the data, or a user's factory that fails.
+        """
+        if is_factory(self.arch):
+            return build_by_factory(self.arch, dataset, self.config.seed)
+        module = build(self.arch, dataset, self.widths, self.activation, bias=self.bias)
+        return initialised(module, self.start, self.gain, self.config.seed, (dataset.features,))
 
 
-def recipe(dataset: Dataset, norm: Norm) -> Recipe:
-    """Our recipe for a dataset and a norm: one for large images, one for each embedded dataset."""
+def recipe(dataset: Dataset, norm: Norm, arch: str = DENSE) -> Recipe:
+    """Our recipe for a dataset, a norm and an architecture.
+
+    Dense networks have one for large images and one for each embedded dataset, convolutional ones one for all images.
+    A user's own architecture trains with the settings of ``conv-small``.
+
+    Raises:
+        UnknownName: for an architecture that is not known.
+    """
+    if is_factory(arch) or arch in CONVOLUTIONAL:
+        return _convolutional(norm, arch)
     if dataset.features <= 16:
         return _small(norm)
     return _digits(norm) if dataset.features <= 256 else _images(norm)
@@ -83,9 +107,27 @@ def _small(norm: Norm) -> Recipe:
     return Recipe((32, 32), bias=True, gain=1.0 if norm == 2 else 0.3, config=config)
 
 
+def _convolutional(norm: Norm, arch: str) -> Recipe:
+    weight: dict[Norm, float] = {1: 0.03, 2: 0.04, "inf": 0.001}
+    config = TrainingConfig(
+        norm=norm, penalty=weight[norm], every=8, stride=1, epochs=40, batch_size=256,
+        learning_rate=1e-3 if norm == 2 else 3e-3, shift=1,
+    )  # fmt: skip
+    widths = CONVOLUTIONAL[arch].widths if arch in CONVOLUTIONAL else ()
+    return Recipe(widths, gain=1.0 if norm == 2 else 0.3, config=config, arch=arch)
+
+
 @torch.no_grad()
-def initialised(module: nn.Sequential, start: Start, gain: float = 1.0, seed: int = 0) -> nn.Sequential:
-    """Draw the dense weights of ``module`` anew; biases become zero. Returns the module.
+def initialised(
+    module: nn.Sequential, start: Start, gain: float = 1.0, seed: int = 0, input_shape: Sequence[int] | None = None
+) -> nn.Sequential:
+    """Draw the weights of dense and convolutional layers anew; biases become zero. Returns the module.
+
+    Args:
+        module: on the CPU.
+        gain: factor of the drawn weights.
+        seed: of what is drawn.
+        input_shape: as for :func:`lipbridge.capture`; an orthogonal start of convolutions needs it.
 
     Raises:
         UnknownName: for a way to draw that is not known.
@@ -97,7 +139,7 @@ def initialised(module: nn.Sequential, start: Start, gain: float = 1.0, seed: in
         raise InvalidArgument("gain", "be above 0", gain)
     generator = torch.Generator().manual_seed(seed)
     for layer in module.modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
             weight = torch.empty(layer.weight.shape)
             if start == "orthogonal":
                 nn.init.orthogonal_(weight, generator=generator)
@@ -107,4 +149,18 @@ def initialised(module: nn.Sequential, start: Start, gain: float = 1.0, seed: in
         for name, parameter in layer.named_parameters(recurse=False):
             if name == "bias":
                 parameter.zero_()
+    if start == "orthogonal" and any(isinstance(layer, nn.Conv1d | nn.Conv2d) for layer in module.modules()):
+        _normalise_convolutions(module, gain, input_shape)
     return module
+
+
+def _normalise_convolutions(module: nn.Module, gain: float, input_shape: Sequence[int] | None) -> None:
+    """Scale every convolution to the l_2 norm ``gain`` on the input that it has in the network."""
+    graph = capture(module, input_shape)
+    for node in graph.nodes:
+        path, _, name = (node.parameter or "").rpartition(".") if isinstance(node, Conv) else ("", "", "")
+        if isinstance(node, Conv) and name == "weight":
+            weight = cast(Tensor, getattr(module.get_submodule(path), name))
+            norm = conv_operator_norm(node.weight, geometry(node, graph.nodes[node.inputs[0]].shape))
+            if norm > 0:
+                weight.mul_(gain / norm)

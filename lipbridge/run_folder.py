@@ -1,7 +1,8 @@
 """The folder of a training run: what stands in it, and how it survives ``kill -9`` at any moment.
 
 ``checkpoint.safetensors``  everything needed to go on: weights, optimiser, penalty, scheduler, history; one per epoch
-``model.safetensors``       the trained network (``lipbridge.load``), written at the end
+``model.safetensors``       the trained network, written at the end: a module (``lipbridge.load``), or for one whose
+                            layers such a file cannot hold a Graph (``lipbridge.store.load_graph``)
 ``metrics.jsonl`` and ``.csv``  one row per epoch
 ``run.json``                configuration, data, result, versions and machine
 
@@ -27,6 +28,8 @@ from lipbridge.store import load_tensors, save_tensors, write_atomically
 MODEL, CHECKPOINT, RUN = "model.safetensors", "checkpoint.safetensors", "run.json"
 _FILES = (MODEL, CHECKPOINT, RUN, "metrics.jsonl", "metrics.csv")
 
+#: Names of the module's tensors in a checkpoint start so.
+_WEIGHTS = "module/"
 Row = Mapping[str, object]
 Scheduler = torch.optim.lr_scheduler.LRScheduler
 
@@ -93,6 +96,24 @@ def save_checkpoint(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
         {**metadata, "groups": groups, "schedule": schedule},
     )
+
+
+def load_weights(folder: Path | str, module: nn.Module) -> nn.Module:
+    """Put the weights of a run's checkpoint into ``module``, of the architecture that was trained; returns it.
+
+    For networks whose layers a model file cannot hold. (The weights are those as trained, before any rescaling.)
+
+    Raises:
+        ModelFileError: if the file is missing or damaged, or belongs to another network.
+    """
+    file = Path(folder) / CHECKPOINT
+    tensors, _ = load_tensors(file)
+    try:
+        module.load_state_dict({k.removeprefix(_WEIGHTS): v for k, v in tensors.items() if k.startswith(_WEIGHTS)})
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[:200]
+        raise ModelFileError(f"{file} does not belong to this network: {line}") from error
+    return module
 
 
 def _plain(value: object) -> bool:

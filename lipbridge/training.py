@@ -20,14 +20,17 @@ from lipbridge.capture import capture
 from lipbridge.data import Dataset
 from lipbridge.devices import Workers, pick_device, workers
 from lipbridge.errors import InvalidArgument, ModelFileError, TrainingError, UnknownName
+from lipbridge.graph import Elementwise, Graph
 from lipbridge.penalty import Form, Method, TrivialBoundPenalty
 from lipbridge.rescaling import require_rescalable
 from lipbridge.rescaling import rescale as rescale_units
-from lipbridge.store import save
+from lipbridge.store import can_save, save, save_graph
 from lipbridge.vocabulary import Norm, as_norm
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 Row = dict[str, object]
+#: Test examples of one forward pass: a convolution's activations at more would take gigabytes.
+_EVALUATED = 1024
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,10 @@ def fit(
     """Train ``module`` on ``dataset`` with its trivial bound in the loss.
 
     Args:
-        module: maps ``(batch, d)`` to ``(batch, classes)`` logits; any module that :func:`lipbridge.capture` reads.
+        module: maps ``(batch, d)`` to ``(batch, classes)`` logits; any module that :func:`lipbridge.capture` reads. One
+            that reads images starts with ``nn.Unflatten(1, dataset.input_shape)``. If a model file cannot hold it
+            (:func:`lipbridge.store.can_save`), the run's model is written as a Graph, and its ``state_dict`` is in the
+            checkpoint: :func:`lipbridge.run_folder.load_weights` puts it back into a module.
         dataset: see :func:`lipbridge.data.load_dataset`.
         config: how to train.
         out: folder of the run; nothing is written if not given. See :mod:`lipbridge.run_folder`.
@@ -158,7 +164,7 @@ def fit(
         TrainingError: if the loss is no longer finite; the folder keeps the last good checkpoint and its model.
     """
     config = config or TrainingConfig()
-    _require_fit(module, dataset)
+    network = _require_fit(module, dataset)
     if rescale:
         require_rescalable(module)
     place = pick_device(device)
@@ -167,16 +173,24 @@ def fit(
         if folder is not None and team.first:
             run_folder.prepare(folder, resume, overwrite)
         team.wait()
-        run = _Run(module.to(place), dataset, config, place, team, folder)
+        run = _Run(module.to(place), dataset, config, place, team, folder, network)
         if resume and folder is not None:
             run.resume()
         return run.train(progress, rescale)
 
 
-def _require_fit(module: nn.Module, dataset: Dataset) -> None:
+def _require_fit(module: nn.Module, dataset: Dataset) -> list[str]:
+    """Refuse a module that does not fit the data; returns what tells its architecture from others."""
     graph = capture(module, (dataset.features,))
     if graph.output_shape != (dataset.classes,):
         raise InvalidArgument("module", f"give {dataset.classes} logits for {dataset.name}", graph.output_shape)
+    return _layers(graph)
+
+
+def _layers(graph: Graph) -> list[str]:
+    """One line a node, without names and numbers: equal for networks that a checkpoint cannot confuse."""
+    kinds = [node.activation if isinstance(node, Elementwise) else type(node).__name__ for node in graph.nodes]
+    return [f"{kind} {node.inputs} {node.shape}" for kind, node in zip(kinds, graph.nodes, strict=True)]
 
 
 def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -251,9 +265,10 @@ class _Run:
         device: torch.device,
         team: Workers,
         folder: Path | None,
+        network: list[str],
     ) -> None:
         self.module, self.dataset, self.config = module, dataset, config
-        self.device, self.team, self.folder = device, team, folder
+        self.device, self.team, self.folder, self.network = device, team, folder, network
         # The whole dataset lives on the device: a batch is an index there, not a copy from the host.
         self.inputs, self.labels = dataset.train_inputs.to(device), dataset.train_labels.to(device)
         self.penalty = TrivialBoundPenalty(
@@ -293,6 +308,11 @@ class _Run:
             raise ModelFileError(
                 f"{self.folder / run_folder.CHECKPOINT} was written with other settings or data; resume with the same "
                 "ones, or start anew with --overwrite."
+            )
+        if metadata.get("network", self.network) != self.network:  # runs of before have no such entry
+            raise ModelFileError(
+                f"{self.folder / run_folder.CHECKPOINT} was written by another network; resume with the same one, or "
+                "start anew with --overwrite."
             )
         self.history = list(metadata["history"])
         self.seconds = float(metadata["seconds"])
@@ -357,9 +377,9 @@ class _Run:
         self.module.eval()
         inputs, labels = self.dataset.test_inputs, self.dataset.test_labels
         right = 0
-        for start in range(0, len(labels), 4096):
-            logits = self.module(inputs[start : start + 4096].to(self.device))
-            right += int((logits.argmax(1).cpu() == labels[start : start + 4096]).sum())
+        for start in range(0, len(labels), _EVALUATED):
+            logits = self.module(inputs[start : start + _EVALUATED].to(self.device))
+            right += int((logits.argmax(1).cpu() == labels[start : start + _EVALUATED]).sum())
         return right / len(labels)
 
     def _diverged(self, epoch: int) -> TrainingError:
@@ -374,7 +394,17 @@ class _Run:
         assert self.folder is not None
         run_folder.load_checkpoint(self.folder, self.parts, self.optimizer, self.scheduler)
         if self.team.first:
-            save(self.module, self.folder / run_folder.MODEL)
+            self._save_model({})
+
+    def _save_model(self, extra: Mapping[str, object]) -> str:
+        """Write the model file; returns what it holds."""
+        assert self.folder is not None
+        file = self.folder / run_folder.MODEL
+        if can_save(self.module):
+            save(self.module, file, extra)
+            return "module"
+        save_graph(capture(self.module, (self.dataset.features,)), file, extra)
+        return "graph"
 
     def _keep(self) -> None:
         if self.folder is None or not self.team.first:
@@ -382,6 +412,7 @@ class _Run:
         metadata: Mapping[str, object] = {
             "config": _jsonable(self.config),
             "dataset": self.dataset.name,
+            "network": self.network,
             "history": self.history,
             "seconds": self.seconds,
         }
@@ -426,12 +457,13 @@ class _Run:
         }
         if result.before is not None:
             figures["bound_before_rescaling"] = result.before.value
-        save(self.module, self.folder / run_folder.MODEL, {"dataset": self.dataset.name, **figures})
+        kind = self._save_model({"dataset": self.dataset.name, **figures})
         record = {
             "dataset": self.dataset.name,
             "source": self.dataset.source,
             "units": self.dataset.units,
             "network": str(self.module),
+            "model": kind,
             "config": _jsonable(self.config),
             "processes": self.team.size,
             "device": str(self.device),

@@ -441,6 +441,11 @@ def test_train_then_resume_or_overwrite(cli: Cli, tmp_path: Path) -> None:
         (["iris", "--lr", "-1"], ["learning_rate"]),
         (["iris", "--shift", "1"], ["shift"]),
         (["iris", "--device", "abacus"], ["device"]),
+        (["digits", "--arch", "conv-medium"], ["conv-medium", "conv-small", "FILE.py:FACTORY"]),
+        (["digits", "--arch", "absent.py:make"], ["absent.py:make", "exists"]),
+        (["digits", "--arch", "absent.py:make", "--activation", "abs"], ["activation", "absent.py:make"]),
+        (["digits", "--arch", "conv-small", "--widths", "8"], ["widths", "2 convolutions of conv-small"]),
+        (["iris", "--arch", "conv-small"], ["arch", "iris", "no images"]),
         (["iris", "--resume"], ["resume"]),
         (["iris", "--resume", "--overwrite"], ["resume"]),
     ],
@@ -451,6 +456,54 @@ def test_bad_options_of_train_write_nothing(
     out = tmp_path / "out"
     refused(cli("train", *arguments, "--out", out, "--json"), *words)
     assert not out.exists()
+
+
+def test_train_a_convolutional_network(cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = [
+        "--arch",
+        "conv-small",
+        "--activation",
+        "crelu",
+        "--widths",
+        "4,4,8",
+        "--epochs",
+        "2",
+        "--batch-size",
+        64,
+    ]
+    answer = cli("train", "digits", *options, "--out", out, "--json")
+    assert answer.code == 0, answer.err
+    (row,) = answer.rows
+    assert (row["arch"], row["widths"], row["activation"], row["norm"]) == ("conv-small", [4, 4, 8], "crelu", "2")
+    assert cli("bound", out, "--json").rows[0]["value"] == row["bound"]
+    (again,) = cli("train", "digits", *options, "--out", out, "--resume", "--json").rows
+    assert again["bound"] == row["bound"]
+    refused(cli("train", "digits", *options, "--activation", "sincos", "--out", out, "--resume"), "another network")
+    assert "conv-small" in cli("train", "digits", *options, "--out", out, "--overwrite").out
+
+
+def test_train_a_network_of_ones_own(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "class Own(nn.Module):\n"
+        "    def __init__(self, shape, classes):\n"
+        "        super().__init__()\n"
+        "        self.conv, self.head = nn.Conv2d(shape[0], 3, 3, 2), nn.Linear(27, classes)\n"
+        "    def forward(self, x):\n"
+        "        return self.head(self.conv(x).abs().flatten(1))\n"
+        "def broken(shape, classes):\n"
+        "    return nn.Linear(64, 3)\n"
+    )
+    out, own = tmp_path / "run", f"{tmp_path / 'own.py'}:Own"
+    options = ["--arch", own, "--epochs", "2"]
+    (row,) = cli("train", "digits", *options, "--out", out, "--json").rows
+    assert (row["arch"], row["widths"], row["activation"]) == (own, None, None)
+    assert cli("bound", out, "--json").rows[0]["value"] == row["bound"]
+    assert cli("train", "digits", *options, "--out", out, "--resume", "--json").rows[0]["bound"] == row["bound"]
+    assert "own.py:Own" in cli("train", "digits", *options, "--out", out, "--overwrite").out
+    refused(cli("train", "digits", "--arch", f"{tmp_path / 'own.py'}:broken", "--out", tmp_path / "b"), "shape (2, 3)")
+    assert not (tmp_path / "b").exists()
 
 
 def test_damaged_data_is_refused(cli: Cli, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import json
@@ -18,11 +19,13 @@ import torch
 from torch import nn
 
 import lipbridge
-from lipbridge import TrainingConfig, TrivialBoundPenalty, fit
+from lipbridge import TrainingConfig, TrivialBoundPenalty, fit, run_folder
+from lipbridge.architectures import build
 from lipbridge.data import Dataset, load_dataset
 from lipbridge.devices import pick_device
 from lipbridge.errors import InvalidArgument, ModelFileError, TrainingError, UnknownName, UnsupportedOperation
-from lipbridge.store import load_tensors
+from lipbridge.recipes import initialised
+from lipbridge.store import load_graph, load_tensors
 from lipbridge.training import make_optimizer, shifted, training_step
 from lipbridge.vocabulary import NORMS
 
@@ -354,3 +357,105 @@ def test_a_network_that_does_not_fit_the_data(digits: Dataset, tmp_path: Path) -
 def test_a_device_that_is_not_there() -> None:
     with pytest.raises(InvalidArgument, match="device"):
         pick_device("warp:9")
+
+
+# --- convolutional networks ------------------------------------------------------------------------------------------
+
+CONV = TrainingConfig(epochs=4, batch_size=128, penalty=0.03, every=3, shift=1)
+
+
+def convolutional(dataset: Dataset, activation: str = "abs", seed: int = 0) -> nn.Sequential:
+    module = build("conv-small", dataset, (4, 6, 8), activation)
+    return initialised(module, "orthogonal", seed=seed, input_shape=(dataset.features,))
+
+
+@pytest.mark.parametrize(("norm", "activation"), [(1, "abs"), (2, "abs"), ("inf", "abs"), (2, "sincos")])
+def test_the_penalty_lowers_the_bound_of_a_convolutional_network(norm, activation: str, digits: Dataset) -> None:
+    weight = {1: 3e-3, 2: 0.03, "inf": 1e-3}[norm]
+    config = TrainingConfig(norm=norm, epochs=8, batch_size=64, penalty=weight, every=3, learning_rate=1e-2)
+    result = fit(convolutional(digits, activation), digits, config)
+    plain = fit(convolutional(digits, activation), digits, dataclasses.replace(config, penalty=0.0))
+    assert result.accuracy > 0.6
+    assert result.bound.proved
+    assert result.bound.value < 0.6 * plain.bound.value
+
+
+def test_resuming_a_convolutional_run_ends_bit_identical(digits: Dataset, tmp_path: Path, monkeypatch) -> None:
+    whole = fit(convolutional(digits), digits, CONV, out=tmp_path / "whole")
+    epoch = lipbridge.training._Run._epoch
+
+    def stops(self, index: int):
+        if index == 2:
+            raise Interrupted
+        return epoch(self, index)
+
+    monkeypatch.setattr(lipbridge.training._Run, "_epoch", stops)
+    with pytest.raises(Interrupted):
+        fit(convolutional(digits), digits, CONV, out=tmp_path / "parts")
+    monkeypatch.undo()
+    resumed = fit(convolutional(digits), digits, CONV, out=tmp_path / "parts", resume=True)
+    assert equal(whole.module, resumed.module)
+    assert equal(lipbridge.load(tmp_path / "parts"), whole.module)
+    assert json.loads((tmp_path / "parts" / "run.json").read_text())["model"] == "module"
+
+
+@pytest.mark.parametrize("change", ["relu", "stride"])
+def test_a_checkpoint_of_equal_tensors_but_another_network_is_refused(
+    digits: Dataset, tmp_path: Path, change: str
+) -> None:
+    short = dataclasses.replace(CONV, epochs=1)
+    fit(convolutional(digits), digits, short, out=tmp_path / "run")
+    other = convolutional(digits, "relu" if change == "relu" else "abs")
+    if change == "stride":
+        other[1].stride, other[3].stride = (1, 1), (4, 4)  # type: ignore[assignment]
+    with pytest.raises(ModelFileError, match="another network"):
+        fit(other, digits, short, out=tmp_path / "run", resume=True)
+
+
+class Residual(nn.Module):
+    """A layer that no model file can hold."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.norm(self.conv(x)).relu()
+
+
+def residual() -> nn.Sequential:
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 4, 3, 2, padding=1)
+    return nn.Sequential(nn.Unflatten(1, (1, 8, 8)), first, Residual(4), nn.Flatten(), nn.Linear(64, 10))
+
+
+def test_a_network_that_no_model_file_holds_is_kept_as_a_graph(digits: Dataset, tmp_path: Path) -> None:
+    """With BatchNorm, whose scale the penalty reads live."""
+    result = fit(residual(), digits, CONV, out=tmp_path / "run")
+    graph = load_graph(tmp_path / "run")
+    assert lipbridge.trivial_bound(graph).value == result.bound.value
+    inputs = digits.test_inputs[:20].double()
+    torch.testing.assert_close(graph(inputs), copy.deepcopy(result.module).double()(inputs))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["model"] == "graph"
+    with pytest.raises(ModelFileError, match="load_graph"):
+        lipbridge.load(tmp_path / "run")
+    again = run_folder.load_weights(tmp_path / "run", residual())
+    assert equal(again, result.module)
+    with pytest.raises(ModelFileError, match="does not belong"):
+        run_folder.load_weights(tmp_path / "run", network())
+    resumed = fit(residual(), digits, CONV, out=tmp_path / "run", resume=True)
+    assert equal(resumed.module, result.module)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["abs", "crelu"])
+@pytest.mark.parametrize("arch", ["conv-small", "conv-large"])
+def test_a_whole_convolutional_step_on_the_meta_device(norm, name: str, arch: str, digits: Dataset) -> None:
+    config = TrainingConfig(norm=norm, shift=1)
+    with torch.device("meta"):
+        module = build(arch, digits, (4, 4, 4, 4, 8), name)
+        inputs, labels = torch.empty(8, 64), torch.empty(8, dtype=torch.int64)
+    penalty = TrivialBoundPenalty(module, norm, input_shape=(64,))
+    optimizer = make_optimizer(module, config)
+    loss, right = training_step(module, penalty, optimizer, shifted(inputs, (1, 8, 8), 1, None), labels, config)
+    assert loss.device.type == right.device.type == "meta"

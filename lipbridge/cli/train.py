@@ -14,12 +14,19 @@ from lipbridge.study.text import number, percent, seconds
 
 
 def train(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A dataset's name, or a folder of IDX files.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A dataset's name, or a folder of IDX or CIFAR-10 files.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the model, its checkpoint and its metrics.")],
     norm: Annotated[str, typer.Option(help="Norm of the bound: 1, 2 or inf.")] = "2",
-    widths: Annotated[str | None, typer.Option(help="Hidden widths, e.g. 256,256.")] = None,
+    arch: Annotated[
+        str, typer.Option(help="dense, conv-small, conv-large, or FILE.py:FACTORY: your own function, which is run.")
+    ] = "dense",
+    widths: Annotated[
+        str | None, typer.Option(help="Hidden widths, e.g. 256,256; of conv-small e.g. 32,64,128: channels first.")
+    ] = None,
     activation: Annotated[str | None, typer.Option(help="A registered activation, e.g. abs, crelu, sincos.")] = None,
-    bias: Annotated[bool | None, typer.Option("--bias/--no-bias", help="Whether dense layers have a bias.")] = None,
+    bias: Annotated[bool | None, typer.Option("--bias/--no-bias", help="Whether layers have a bias.")] = None,
     start: Annotated[str | None, typer.Option(help="Initial weights: orthogonal or uniform.")] = None,
     gain: Annotated[float | None, typer.Option(help="Factor of the initial weights.")] = None,
     penalty: Annotated[float | None, typer.Option(help="Weight of the bound in the loss; 0 for none.")] = None,
@@ -64,6 +71,7 @@ def train(
         out,
         _given(changes),
         _given(settings),
+        arch=arch,
         device=device,
         resume=resume,
         overwrite=overwrite,
@@ -75,7 +83,8 @@ def train(
     print_table(
         f"{run['network']}: trained on {run['data']}",
         {
-            "activation": lambda row: row["activation"],
+            "architecture": lambda row: row["arch"],
+            "activation": lambda row: row["activation"] or "",
             "accuracy": lambda row: percent(row["accuracy"]),
             f"proved bound, l{run['norm']}": _bound,
             "penalty": lambda row: number(row["penalty"]),

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lipbridge.activations import activation as activation_facts
+from lipbridge.architectures import DENSE, is_factory
 from lipbridge.data import load_dataset
+from lipbridge.errors import InvalidArgument
 from lipbridge.recipes import recipe
 from lipbridge.study.rows import jsonable
 from lipbridge.training import fit
@@ -22,6 +24,7 @@ def train_run(
     changes: Mapping[str, Any],
     settings: Mapping[str, Any],
     *,
+    arch: str = DENSE,
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
@@ -35,6 +38,7 @@ def train_run(
         out: folder of the run.
         changes: to the Recipe, by field.
         settings: changes to its TrainingConfig, by field.
+        arch: the architecture; a user's ``FILE.py:FACTORY`` runs that file, and takes no ``changes``.
         device: as in :func:`lipbridge.training.fit`, also the three that follow.
         resume: go on from the checkpoint.
         overwrite: replace an earlier run.
@@ -46,8 +50,12 @@ def train_run(
     p = as_norm(norm)
     if "activation" in changes:
         activation_facts(changes["activation"])
+    own = is_factory(arch)
+    if own and changes:
+        name, value = next(iter(changes.items()))
+        raise InvalidArgument(name, f"be left out with {arch}, which decides it", value)
     dataset = load_dataset(data)
-    default = recipe(dataset, p)
+    default = recipe(dataset, p, arch)
     config = replace(default.config, **settings)
     plan = replace(default, **changes, config=config)
     result = fit(
@@ -63,9 +71,10 @@ def train_run(
     row = {
         "network": out.resolve().name,
         "data": dataset.name,
-        "widths": list(plan.widths),
-        "activation": plan.activation,
-        "bias": plan.bias,
+        "arch": arch,
+        "widths": None if own else list(plan.widths),
+        "activation": None if own else plan.activation,
+        "bias": None if own else plan.bias,
         "norm": str(p),
         "form": config.form,
         "seed": config.seed,
