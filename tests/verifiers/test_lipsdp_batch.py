@@ -130,4 +130,4 @@ def test_errors():
     with pytest.raises(InvalidArgument, match="steps"):
         lipsdp_bounds([relu], 0)
     with pytest.raises(UnsupportedProblem):
-        lipsdp_bounds([lipbridge.capture(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 2)), (1, 3, 3))])
+        lipsdp_bounds([lipbridge.capture(torch.nn.Sequential(torch.nn.Linear(4, 4), lipbridge.MaxMin()))])
