@@ -95,6 +95,10 @@ class TrainingConfig:
             raise InvalidArgument("learning_rate", "be finite and above 0", self.learning_rate)
         if self.every is not None and self.every < 1:
             raise InvalidArgument("every", "be at least 1", self.every)
+        if not 1 <= self.squarings <= 10:
+            raise InvalidArgument("squarings", "lie between 1 and 10", self.squarings)
+        if self.label_smoothing > 1:
+            raise InvalidArgument("label_smoothing", "be at most 1", self.label_smoothing)
         if not 0 < self.warmup < 1:
             raise InvalidArgument("warmup", "lie between 0 and 1", self.warmup)
 
@@ -170,10 +174,11 @@ def fit(
     place = pick_device(device)
     with workers(place) as team:
         folder = Path(out) if out is not None else None
+        # Made first: whatever it refuses must leave the folder as it was.
+        run = _Run(module.to(place), dataset, config, place, team, folder, network)
         if folder is not None and team.first:
             run_folder.prepare(folder, resume, overwrite)
         team.wait()
-        run = _Run(module.to(place), dataset, config, place, team, folder, network)
         if resume and folder is not None:
             run.resume()
         return run.train(progress, rescale)

@@ -310,6 +310,8 @@ def test_shifting_moves_images_and_fills_with_zeros() -> None:
         ({"penalty": -1.0}, "penalty"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"warmup": 1.0}, "warmup"),
+        ({"squarings": 0}, "squarings"),
+        ({"label_smoothing": 1.5}, "label_smoothing"),
         ({"norm": 3}, "norm"),
         ({"form": "square"}, "form"),
         ({"optimizer": "lbfgs"}, "optimizer"),
@@ -350,8 +352,12 @@ def test_a_network_that_does_not_fit_the_data(digits: Dataset, tmp_path: Path) -
         with pytest.raises(ValueError, match=words):
             fit(module, digits, CONFIG, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    iris, old = load_dataset("iris"), dataclasses.replace(CONFIG, epochs=1)
+    fit(lipbridge.mlp([4, 8, 3]), iris, old, out=tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     with pytest.raises(InvalidArgument, match="no images"):
-        fit(lipbridge.mlp([4, 8, 3]), load_dataset("iris"), dataclasses.replace(CONFIG, shift=1))
+        fit(lipbridge.mlp([4, 8, 3]), iris, dataclasses.replace(old, shift=1), out=tmp_path / "run", overwrite=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
 def test_a_device_that_is_not_there() -> None:
