@@ -77,20 +77,20 @@ class _Ball:
     """What the nodes' rules read: the norm p, and proved l_p norms of dense layers where they are known."""
 
     norm: Norm
-    norms: Mapping[str, float] = field(default_factory=lambda: {})
+    norms: Mapping[Node, float] = field(default_factory=lambda: {})
 
 
-def layer_norms(graph: Graph, norm: Norm) -> dict[str, float]:
-    """Proved operator norms in l_p of the dense layers, by name: what :func:`reaches` may know of them.
+def layer_norms(graph: Graph, norm: Norm) -> dict[Node, float]:
+    """Proved operator norms in l_p of the dense layers (by node: names may repeat), which :func:`reaches` may use.
 
     Raises:
         NumericalFailure: if weights hold NaN or a norm overflows.
     """
     dense = [node for node in graph.nodes if isinstance(node, Dense)]
-    return {node.name: proved_operator_norm(node.weight, norm) for node in dense}
+    return {node: proved_operator_norm(node.weight, norm) for node in dense}
 
 
-def reaches(graph: Graph, ball: Ball, norms: Mapping[str, float] | None = None, *, linear: bool = True) -> list[Reach]:
+def reaches(graph: Graph, ball: Ball, norms: Mapping[Node, float] | None = None, *, linear: bool = True) -> list[Reach]:
     """What each node's values are enclosed by on each ball.
 
     Args:
@@ -189,8 +189,8 @@ def _(node: Dense, inputs: list[Reach], ball: _Ball) -> Reach:
         around = outward(center.value - room, center.value + room)
         lower, upper = torch.fmax(lower, around[0]), torch.fmin(upper, around[1])
     distance = torch.full_like(x.distance, math.inf)
-    if node.name in ball.norms:
-        distance = x.distance * ball.norms[node.name] * (1.0 + WIDER) + FLOOR
+    if node in ball.norms:
+        distance = x.distance * ball.norms[node] * (1.0 + WIDER) + FLOOR
     return _narrowed(Reach(lower, upper, center, distance), lower, upper, ball)
 
 

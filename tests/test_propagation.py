@@ -53,6 +53,14 @@ def test_no_value_is_outside(module, radius, norm, linear, known) -> None:
     require_inside(graph, ball, reaches(graph, ball, layer_norms(graph, norm) if known else None, linear=linear))
 
 
+def test_layers_of_one_name_keep_their_own_norms() -> None:
+    big, small = 10.0 * torch.eye(2, dtype=torch.float64), 0.1 * torch.eye(2, dtype=torch.float64)
+    graph = Graph((Input("input", (), (2,)), Dense("same", (0,), (2,), big), Dense("same", (1,), (2,), small)))
+    ball = balls_of(graph, 1.0, 2)
+    require_inside(graph, ball, reaches(graph, ball, layer_norms(graph, 2)))
+    assert sorted(layer_norms(graph, 2).values()) == pytest.approx([0.1, 10.0])
+
+
 class Branches(nn.Module):
     """Concat, Add, Reshape."""
 
