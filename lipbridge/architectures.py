@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -22,6 +22,9 @@ from lipbridge.data import Dataset
 from lipbridge.errors import InvalidArgument, UnknownName
 from lipbridge.layers import mlp
 
+#: ``circular`` makes the l_2 norm of a convolution exact; with ``zeros`` it is proved on a larger torus, but torch
+#: needs no copy of the image.
+Padding = Literal["circular", "zeros"]
 DENSE = "dense"
 #: How a user's own architecture is spelt.
 FACTORY = "FILE.py:FACTORY"
@@ -60,7 +63,13 @@ def is_factory(arch: str) -> bool:
 
 
 def build(
-    arch: str, dataset: Dataset, widths: Sequence[int], activation_name: str = "abs", *, bias: bool = False
+    arch: str,
+    dataset: Dataset,
+    widths: Sequence[int],
+    activation_name: str = "abs",
+    *,
+    bias: bool = False,
+    padding: Padding = "circular",
 ) -> nn.Sequential:
     """A built-in architecture for ``dataset``, with torch's own initial weights.
 
@@ -69,20 +78,23 @@ def build(
         widths: hidden widths; for a convolutional network see :class:`ConvNet`.
         activation_name: a registered activation; in a convolutional network its K components stand along the channels.
         bias: whether layers have a bias.
+        padding: of convolutions, ``circular`` or ``zeros``.
 
     Raises:
-        UnknownName: for an architecture or activation that is not known.
+        UnknownName: for an architecture, activation or padding that is not known.
         InvalidArgument: for widths that do not fit, or inputs that are no images where a network convolves.
     """
     if arch == DENSE:
         return mlp([dataset.features, *widths, dataset.classes], activation_name, bias=bias)
     if arch not in CONVOLUTIONAL:
         raise UnknownName("architecture", arch, [DENSE, *CONVOLUTIONAL])
-    return _convolutional(arch, dataset, widths, activation_name, bias)
+    if padding not in get_args(Padding):
+        raise UnknownName("padding", padding, get_args(Padding))
+    return _convolutional(arch, dataset, widths, activation_name, bias, padding)
 
 
 def _convolutional(
-    arch: str, dataset: Dataset, widths: Sequence[int], activation_name: str, bias: bool
+    arch: str, dataset: Dataset, widths: Sequence[int], activation_name: str, bias: bool, padding: Padding
 ) -> nn.Sequential:
     plan = CONVOLUTIONAL[arch].convolutions
     if len(dataset.input_shape) != 3 or min(dataset.input_shape[1:]) < 4:
@@ -96,8 +108,7 @@ def _convolutional(
     channels, height, width = dataset.input_shape
     layers: list[nn.Module] = [nn.Unflatten(1, dataset.input_shape)]
     for (kernel, stride), filters in zip(plan, widths, strict=False):
-        # Circular padding makes the layer's l_2 norm exact and cheap: one small matrix a frequency.
-        options: dict[str, Any] = {"padding": kernel // 2, "padding_mode": "circular", "bias": bias}
+        options: dict[str, Any] = {"padding": kernel // 2, "padding_mode": padding, "bias": bias}
         layers.append(nn.Conv2d(channels, filters, kernel, stride, **options))
         layers.append(activation_module(activation_name, **({"dim": 1} if components > 1 else {})))
         channels = filters * components

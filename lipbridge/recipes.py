@@ -12,7 +12,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from lipbridge.architectures import CONVOLUTIONAL, DENSE, build, build_by_factory, is_factory
+from lipbridge.architectures import CONVOLUTIONAL, DENSE, Padding, build, build_by_factory, is_factory
 from lipbridge.capture import capture
 from lipbridge.data import Dataset
 from lipbridge.errors import InvalidArgument, UnknownName
@@ -40,6 +40,7 @@ class Recipe:
         config: how to train.
         arch: ``dense``, ``conv-small``, ``conv-large`` or ``FILE.py:FACTORY``, whose function decides all of the
             network and its initial weights (:func:`lipbridge.architectures.build_by_factory`).
+        padding: of convolutions, ``circular`` or ``zeros``.
     """
 
     widths: tuple[int, ...]
@@ -49,6 +50,7 @@ class Recipe:
     gain: float = 1.0
     config: TrainingConfig = field(default_factory=TrainingConfig)
     arch: str = DENSE
+    padding: Padding = "circular"
 
     def build(self, dataset: Dataset) -> nn.Module:
         """A new network for ``dataset``, drawn from the recipe's seed.
@@ -58,7 +60,7 @@ class Recipe:
         """
         if is_factory(self.arch):
             return build_by_factory(self.arch, dataset, self.config.seed)
-        module = build(self.arch, dataset, self.widths, self.activation, bias=self.bias)
+        module = build(self.arch, dataset, self.widths, self.activation, bias=self.bias, padding=self.padding)
         return initialised(module, self.start, self.gain, self.config.seed, (dataset.features,))
 
 

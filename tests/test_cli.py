@@ -446,6 +446,7 @@ def test_train_then_resume_or_overwrite(cli: Cli, tmp_path: Path) -> None:
         (["digits", "--arch", "absent.py:make", "--activation", "abs"], ["activation", "absent.py:make"]),
         (["digits", "--arch", "conv-small", "--widths", "8"], ["widths", "2 convolutions of conv-small"]),
         (["iris", "--arch", "conv-small"], ["arch", "iris", "no images"]),
+        (["digits", "--arch", "conv-small", "--padding", "reflect"], ["reflect", "circular", "zeros"]),
         (["iris", "--method", "svd"], ["svd", "gram"]),
         (["iris", "--every", "0"], ["every"]),
         (["iris", "--squarings", "11"], ["squarings"]),

@@ -27,6 +27,7 @@ def train(
     ] = None,
     activation: Annotated[str | None, typer.Option(help="A registered activation, e.g. abs, crelu, sincos.")] = None,
     bias: Annotated[bool | None, typer.Option("--bias/--no-bias", help="Whether layers have a bias.")] = None,
+    padding: Annotated[str | None, typer.Option(help="Of conv-small and conv-large: circular or zeros.")] = None,
     start: Annotated[str | None, typer.Option(help="Initial weights: orthogonal or uniform.")] = None,
     gain: Annotated[float | None, typer.Option(help="Factor of the initial weights.")] = None,
     penalty: Annotated[float | None, typer.Option(help="Weight of the bound in the loss; 0 for none.")] = None,
@@ -57,7 +58,14 @@ def train(
     What is not given is chosen for the dataset and the norm. A folder that exists needs --resume or --overwrite.
     """
     hidden = None if widths is None else tuple(parse.widths(widths))
-    changes = {"widths": hidden, "activation": activation, "bias": bias, "start": start, "gain": gain}
+    changes = {
+        "widths": hidden,
+        "activation": activation,
+        "bias": bias,
+        "padding": padding,
+        "start": start,
+        "gain": gain,
+    }
     settings = {
         "penalty": penalty,
         "form": form,
