@@ -57,8 +57,7 @@ PUBLISHED: Mapping[str, Published] = {
         5,
         5000,
         1000,
-        f"unpack cifar-10-binary.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html, and put its folder "
-        f"{ARCHIVE_FOLDER} into $LIPBRIDGE_DATA",
+        "unpack cifar-10-binary.tar.gz (https://www.cs.toronto.edu/~kriz/cifar.html) in $LIPBRIDGE_DATA",
     )
 }
 
