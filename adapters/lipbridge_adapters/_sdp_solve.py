@@ -71,11 +71,12 @@ def solve_here(blocks: Blocks, options: Options, deadline: float) -> Answer:
         limit = deadline - time.perf_counter()
         if limit <= 0:
             return _not_begun(options, "the problem alone took longer to build")
-        arguments = options.arguments(limit)
+        arguments, given = options.arguments(limit), limit
         if options.solver == "SCS":  # its clock starts after the factorisation; conjugate gradients need none
             setup = SETUP_SECONDS * sum(len(block.values) for block in blocks.blocks)
             indirect = setup > 0.2 * limit
-            arguments |= {"use_indirect": indirect, "time_limit_secs": limit if indirect else limit - setup}
+            given = limit if indirect else limit - setup
+            arguments |= {"use_indirect": indirect, "time_limit_secs": given}
         begin = time.perf_counter()
         try:
             raw = chain.solve_via_data(problem, data, warm_start=False, verbose=False, solver_opts=arguments)
@@ -86,7 +87,7 @@ def solve_here(blocks: Blocks, options: Options, deadline: float) -> Answer:
         seconds = time.perf_counter() - begin
     value = variable.value
     point = None if value is None or not np.isfinite(value).all() else np.asarray(value, dtype=np.float64)
-    timed_out = seconds >= 0.98 * limit
+    timed_out = seconds >= 0.98 * limit or (status != "optimal" and seconds >= 0.98 * given)
     detail = f"{options.solver} stopped at the time limit; its multipliers so far were proved." if timed_out else ""
     return Answer(point, status, seconds, timed_out, detail)
 

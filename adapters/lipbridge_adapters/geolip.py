@@ -7,9 +7,7 @@ for every activation, and their proofs are in :mod:`lipbridge.verifiers.lmi_linf
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -18,47 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from lipbridge.bounds import Bound, Problem, bound_for, trivial_bound
-from lipbridge.errors import InvalidArgument, LipbridgeError, NumericalFailure, UnsupportedProblem
+from lipbridge.errors import NumericalFailure, UnsupportedProblem
+from lipbridge.verifiers.lmi_blocks import Block, Blocks
 from lipbridge.verifiers.lmi_linf import Multipliers, Piece, closed_form, pieces_of, prove_piece, unsupported
 from lipbridge.verifiers.protocol import Budget
 from lipbridge.vocabulary import Side, Status
+from lipbridge_adapters._sdp_options import Options, predicted_memory, require_solver
+from lipbridge_adapters._sdp_solve import solve
 
 Vector = NDArray[Any]
-#: Seconds an entry of a program for building it with cvxpy, which cannot be interrupted, on a busy machine.
-BUILD_SECONDS = 1e-5
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user may set in ``budget.options``."""
-
-    solver: str = "SCS"
-    eps: float = 1e-5
-    max_iters: int = 1_000_000
-
-    @staticmethod
-    def read(options: Mapping[str, object]) -> Options:
-        """Raises :class:`InvalidArgument` for a value outside its domain. Unknown names belong to other verifiers."""
-        solver, eps = options.get("solver", Options.solver), options.get("eps", Options.eps)
-        iterations = options.get("max_iters", Options.max_iters)
-        if not isinstance(solver, str):
-            raise InvalidArgument("solver", "be the name of a cvxpy solver", solver)
-        if not isinstance(eps, int | float) or not 0 < eps < 1:
-            raise InvalidArgument("eps", "be between 0 and 1", eps)
-        if not isinstance(iterations, int) or iterations < 1:
-            raise InvalidArgument("max_iters", "be a whole number of at least 1", iterations)
-        return Options(solver.upper(), float(eps), iterations)
-
-
-#: Solver options by name: (tolerance, iterations, seconds) -> keyword arguments. Others run with their own defaults.
-SOLVER_OPTIONS: Mapping[str, Callable[[float, int, float], dict[str, object]]] = {
-    "SCS": lambda eps, n, s: {"eps_abs": eps, "eps_rel": eps, "max_iters": n, "time_limit_secs": s},
-    "CLARABEL": lambda eps, n, s: {
-        "tol_gap_abs": eps, "tol_gap_rel": eps, "tol_feas": eps, "max_iter": min(n, 2**31), "time_limit": s
-    },
-    "CVXOPT": lambda eps, n, _: {"abstol": eps, "reltol": eps, "feastol": eps, "max_iters": min(n, 10_000)},
-    "SDPA": lambda eps, n, _: {"epsilonStar": eps, "epsilonDash": eps, "maxIteration": min(n, 10_000)},
-}  # fmt: skip
 
 
 def predicted_size(piece: Piece) -> tuple[int, int]:
@@ -72,12 +38,6 @@ def predicted_size(piece: Piece) -> tuple[int, int]:
         entries += rule.constraints * stage.width * (columns * (columns + 1) // 2) + rule.variables * stage.width
         columns += rule.variables * stage.width
     return entries, (columns + ends) ** 2
-
-
-def predicted_memory(entries: int, cells: int, solver: str = "SCS") -> int:
-    """Bytes that the process takes; CLARABEL keeps a dense matrix of the pairs of cells."""
-    pairs = 11 * cells * cells if solver == "CLARABEL" else 0
-    return 330 * 10**6 + 270 * entries + 750 * cells + pairs
 
 
 class GeoLipVerifier:
@@ -114,7 +74,7 @@ class GeoLipVerifier:
             raise UnsupportedProblem(f"`{self.name}` cannot take this problem: {reason}.")
         options = Options.read(budget.options)
         cvxpy: Any = import_module("cvxpy")
-        _require_solver(cvxpy, options.solver)
+        require_solver(cvxpy, options.solver)
         trivial = trivial_bound(problem.graph, problem.input_norm)
         pieces = pieces_of(problem.graph, problem.input_norm)
         method = f"GeoLIP, {options.solver}"
@@ -124,7 +84,7 @@ class GeoLipVerifier:
             detail = f"{options.solver} would take about {_gib(estimate)}; the limit is {_gib(budget.memory)}."
             return bound_for(problem, float("nan"), Side.UPPER, proved=False, method=method,
                              seconds=time.perf_counter() - start, status=Status.MEMORY, detail=detail)  # fmt: skip
-        run = _Run(cvxpy, options, start + 0.9 * budget.seconds)
+        run = _Run(options, start + 0.9 * budget.seconds, budget.memory)
         run.all(pieces)
         value = min(run.value, trivial.value)
         if value == trivial.value:
@@ -148,26 +108,11 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.2g} GiB"
 
 
-def _require_solver(cvxpy: Any, solver: str) -> None:
-    """Raise if a solver is unknown, not installed, or takes no semidefinite constraint."""
-    table: Any = import_module("cvxpy.reductions.solvers.defines").SOLVER_MAP_CONIC
-    installed = [str(name) for name in cvxpy.installed_solvers()]
-    fit = [name for name in installed if name in table and _takes_psd(table[name])]
-    if solver not in fit:
-        reason = "takes no semidefinite constraints" if solver in installed else "is not installed or not known"
-        raise LipbridgeError(f"Solver {solver!r} {reason}. Installed: {', '.join(fit)}.")
-
-
-def _takes_psd(solver: Any) -> bool:
-    # By name: cvxpy 1.9 split the class PSD in two (PSD, SvecPSD), and a solver lists either.
-    return any("PSD" in constraint.__name__ for constraint in solver.SUPPORTED_CONSTRAINTS)
-
-
 class _Run:
     """The programs of one problem against a deadline; afterwards ``value`` bounds the largest of its pieces."""
 
-    def __init__(self, cvxpy: Any, options: Options, deadline: float) -> None:
-        self.cvxpy, self.options, self.deadline = cvxpy, options, deadline
+    def __init__(self, options: Options, deadline: float, memory: float) -> None:
+        self.options, self.deadline, self.memory = options, deadline, memory
         self.value, self.solved, self.left_over, self.timed_out = 0.0, 0, 0, False
         self.binding: int | None = None
         self.multipliers: dict[str, torch.Tensor] | None = None
@@ -187,16 +132,12 @@ class _Run:
     def _piece(self, piece: Piece, seconds: float) -> tuple[float, Multipliers | None]:
         if piece.system.constant or not piece.system.stages:
             return (0.0 if piece.system.constant else piece.trivial), None
-        entries, _ = predicted_size(piece)
         if seconds <= 0:
             self.timed_out, self.left_over = True, self.left_over + 1
             return piece.trivial, None
         try:
             form = closed_form(piece)
             value, claim = prove_piece(piece, form), form
-            if BUILD_SECONDS * entries > seconds:
-                self.timed_out, self.left_over = True, self.left_over + 1
-                return value, claim
             found = self._solve(piece, form, seconds)
             if found is not None:
                 self.solved += 1
@@ -209,25 +150,14 @@ class _Run:
         return value, claim
 
     def _solve(self, piece: Piece, form: Multipliers, seconds: float) -> Multipliers | None:
-        begin = time.perf_counter()
-        variable, problem = _program(self.cvxpy, piece, form)
-        status = "not started"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # cvxpy warns of inaccurate solutions: here they are proved or replaced
-            try:
-                known = SOLVER_OPTIONS.get(self.options.solver)
-                left = max(seconds - (time.perf_counter() - begin), 0.1 * seconds)
-                arguments = known(self.options.eps, self.options.max_iters, left) if known else {}
-                problem.solve(solver=self.options.solver, **arguments)
-                status = str(problem.status)
-            except Exception as error:  # a foreign solver may raise anything: it is a row, not the end of the study
-                status = f"error: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        if time.perf_counter() - begin >= 0.98 * seconds:
+        answer = solve(_program(piece, form), self.options, time.perf_counter() + seconds, self.memory)
+        if answer.timed_out:
             self.timed_out, self.left_over = True, self.left_over + 1
-        if variable.value is None or not np.isfinite(variable.value).all():
-            self.failures.append(f"{self.options.solver} returned no multipliers ({status}).")
+        if answer.point is None:
+            if not answer.timed_out:
+                self.failures.append(f"{self.options.solver} returned no multipliers ({answer.status}).")
             return None
-        x = torch.tensor(np.maximum(np.asarray(variable.value, dtype=float), 0.0))
+        x = torch.tensor(np.maximum(answer.point[1:], 0.0))
         ends, start = x[: piece.free] * form.ends, piece.free + (0 if piece.norm == "inf" else 1)
         inner: list[torch.Tensor] = []
         for T in form.inner:
@@ -240,11 +170,12 @@ def _named(piece: Piece, claim: Multipliers) -> dict[str, torch.Tensor]:
     return {"d" if piece.norm == "inf" else "w": claim.ends, **piece.system.multipliers(claim.inner)}
 
 
-def _program(cvxpy: Any, piece: Piece, form: Multipliers) -> tuple[Any, Any]:
+def _program(piece: Piece, form: Multipliers) -> Blocks:
     """The program in units of the closed form: all ones is feasible, and the diagonal is of size one.
 
-    The variables are the ends (d or w), for l_1 then rho, then T stage by stage. The rows of the inequality are the
-    inputs, the free variables q and, for l_1, the outputs: the block [F O'; O diag(w)] says ``F >= O' diag(1/w) O``.
+    Variable 0 is what is minimised: a block of one row says that it is at least the objective. Then come the ends (d or
+    w), for l_1 rho, then T stage by stage. The rows of the inequality are the inputs, the free variables q and, for
+    l_1, the outputs: the block [F O'; O diag(w)] says ``F >= O' diag(1/w) O``.
     """
     system, ends = piece.system, form.ends.numpy()
     n, box = system.entry.shape[1], piece.norm == "inf"
@@ -254,7 +185,7 @@ def _program(cvxpy: Any, piece: Piece, form: Multipliers) -> tuple[Any, Any]:
     rows: list[Vector] = []
     columns: list[Vector] = []
     values: list[Vector] = []
-    count = 0
+    count = 1
 
     def add(row: Vector, column: Vector, value: Vector) -> None:
         """The coefficients of the next variable."""
@@ -313,34 +244,28 @@ def _program(cvxpy: Any, piece: Piece, form: Multipliers) -> tuple[Any, Any]:
     place, variable_of = np.concatenate(rows), np.concatenate(columns)
     row, column = place % order, place // order
     value = np.concatenate(values) * scale[row] * scale[column]
-    variable = cvxpy.Variable(count, nonneg=True)
     total = float(ends.sum()) or 1.0
-    objective = (ends / total) @ variable[: piece.free]
-    if not box:
-        objective = objective + variable[piece.free] * (rho / total)
-    constraints = _blocks(cvxpy, variable, (row, column, variable_of, value), constant)
-    return variable, cvxpy.Problem(cvxpy.Minimize(objective), constraints)
+    prices = ends / total if box else np.append(ends, rho) / total
+    zeros = np.zeros(1 + len(prices), dtype=np.int64)
+    objective = Block(1, zeros, zeros, np.arange(1 + len(prices)), np.concatenate([one, -prices]), np.zeros((1, 1)))
+    matrices = _blocks((row, column, variable_of, value), constant)
+    return Blocks((objective, *matrices), (), ((1, count - 1),))
 
 
-def _blocks(cvxpy: Any, variable: Any, entries: tuple[Vector, Vector, Vector, Vector], constant: Vector) -> list[Any]:
+def _blocks(entries: tuple[Vector, Vector, Vector, Vector], constant: Vector) -> list[Block]:
     """One semidefinite constraint for every set of rows that the inequality ties together (abs and sin cut it)."""
     sparse: Any = import_module("scipy.sparse")
     components: Any = import_module("scipy.sparse.csgraph").connected_components
     row, column, variable_of, value = entries
-    order, count = len(constant), variable.shape[0]
+    order = len(constant)
     tied = sparse.coo_array((np.ones(len(row)), (row, column)), shape=(order, order)) + sparse.coo_array(constant != 0)
     number, label = components(tied, directed=False)
-    found: list[Any] = []
+    found: list[Block] = []
     for block in range(number):
         members = np.flatnonzero(label == block)
-        size, place = len(members), np.zeros(order, dtype=np.int64)
-        place[members] = np.arange(size)
+        place = np.zeros(order, dtype=np.int64)
+        place[members] = np.arange(len(members))
         own = label[row] == block
-        r, c = place[row[own]], place[column[own]]
-        # cvxpy takes X >> 0 to mean X + X' >= 0: the lower triangle, counted twice off the diagonal, is enough.
-        coefficients = np.where(r == c, value[own], 2.0 * value[own])
-        shape = (size * size, count)
-        matrix = sparse.coo_array((coefficients, (r + c * size, variable_of[own])), shape=shape).tocsc()
-        expression = matrix @ variable + constant[np.ix_(members, members)].ravel()
-        found.append(cvxpy.reshape(expression, (size, size), order="F") >> 0)
+        inside = constant[np.ix_(members, members)]
+        found.append(Block(len(members), place[row[own]], place[column[own]], variable_of[own], value[own], inside))
     return found
