@@ -29,7 +29,7 @@ from lipbridge.verifiers import Budget, get_verifier
 TOLERANCE = 1e-3
 
 
-def trained(setting: str, epochs: int | None) -> tuple[torch.nn.Module, Dataset, float]:
+def trained(setting: str, epochs: int | None, widths: tuple[int, ...] | None) -> tuple[torch.nn.Module, Dataset, float]:
     """The network of a setting, its data, and its accuracy."""
     name, norm, changes, settings = SETTINGS[setting]
     data = load_dataset(name)
@@ -38,6 +38,7 @@ def trained(setting: str, epochs: int | None) -> tuple[torch.nn.Module, Dataset,
     if epochs is not None:
         config = replace(config, epochs=epochs)
     plan = replace(default, **changes, config=config)
+    plan = plan if widths is None else replace(plan, widths=widths)
     result = lipbridge.fit(plan.build(data), data, plan.config)
     return result.module, data, result.accuracy
 
@@ -57,13 +58,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("settings", nargs="+", choices=[name for name, (_, norm, *_) in SETTINGS.items() if norm == 2])
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--widths", type=lambda text: tuple(int(width) for width in text.split(",")))
     parser.add_argument("--seconds", type=float, default=300.0, help="limit of each verifier")
     options = parser.parse_args()
     print(json.dumps(machine_facts()), flush=True)
     for setting in options.settings:
-        module, data, accuracy = trained(setting, options.epochs)
+        module, data, accuracy = trained(setting, options.epochs, options.widths)
         rungs = ladder(module, data, options.seconds)
-        print(f"\n{setting}: {accuracy:.2%} accuracy, load {os.getloadavg()[0]:.2f}\n")
+        widths = options.widths or "of the recipe"
+        print(f"\n{setting}, widths {widths}: {accuracy:.2%} accuracy, load {os.getloadavg()[0]:.2f}\n")
         print("| | bound | over the witness | s | status |\n|---|---|---|---|---|")
         for name, bound in rungs:
             ratio, proved = bound.value / rungs[-1][1].value, "proved" if bound.proved else "not proved"

@@ -25,7 +25,7 @@ from lipbridge.verifiers.lmi_system import LipSDP
 from lipbridge.verifiers.protocol import Budget
 from lipbridge.vocabulary import Side, Status
 from lipbridge_adapters._sdp_options import Options, predicted_memory, require_solver
-from lipbridge_adapters._sdp_solve import Answer, solve
+from lipbridge_adapters._sdp_solve import TOO_LARGE, Answer, solve
 
 CLOSED_FORM = "the bound is that of the closed-form feasible multipliers."
 
@@ -116,7 +116,7 @@ class SDPVerifier(ABC):
         vectors = self.multipliers(system, run)
         status, detail = Status.OK, run.stopped
         if vectors is None:
-            status = Status.FAILED
+            status = Status.MEMORY if run.last.status == TOO_LARGE else Status.FAILED
             reason = run.last.detail or f"{options.solver} returned no multipliers ({run.last.status})"
             bound, detail = fallback, f"{reason}: {CLOSED_FORM}"
         else:

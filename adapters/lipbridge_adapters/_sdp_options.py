@@ -69,10 +69,44 @@ def predicted_memory(entries: int, cells: int, solver: str = "SCS") -> int:
 
     Fitted to the peak resident memory of 12 runs with SCS 3.3 and cvxpy 1.9 (relu, gelu, crelu, abs, sincos; from
     10-50-50-5 to 10-400-400-5 and 784-256-256-10): 310 MB at the start, 228 to 258 bytes an entry, 620 to 720 a cell.
-    CLARABEL keeps a dense matrix of the cells' pairs (1.6 GB for one block of 110 rows). Others are taken to be as SCS.
+    CLARABEL keeps a dense matrix of the cells' pairs (1.6 GB for one block of 110 rows). What the others take beside
+    this is known when the program is there: :func:`solver_memory`.
     """
     pairs = 11 * cells * cells if solver == "CLARABEL" else 0
     return 330 * 10**6 + 270 * entries + 750 * cells + pairs
+
+
+def solver_memory(solver: str, cells: int, variables: int) -> int:
+    """Bytes that a solver takes for itself, above :func:`predicted_memory`; of CVXOPT and SDPA all of their process.
+
+    CVXOPT keeps the program as a dense matrix, cells by variables, and QICS a part of it; SDPA keeps the Schur
+    complement, variables squared. Factors are such that no measured peak (resident memory, 20 ms apart) is above:
+
+    ========== ============== ======== ========== =========
+    solver     network        cells    variables  peak
+    ========== ============== ======== ========== =========
+    CVXOPT     10-100-100-5   44,100   201        231 MB
+    CVXOPT     10-200-200-5   168,100  401        740 MB
+    CVXOPT     10-4x50-5, c.  33,600   4,026      1,388 MB
+    SDPA       10-100-100-5   44,100   201        164 MB
+    SDPA       10-200-200-5   168,100  401        205 MB
+    SDPA       10-4x50-5, c.  33,600   4,026      364 MB
+    QICS       10-100-100-5   44,100   201        130 MB
+    QICS       10-200-200-5   168,100  401        184 MB
+    QICS       10-4x50-5, c.  33,600   4,026      565 MB
+    ========== ============== ======== ========== =========
+
+    ("c.": in chordal form; 10-200-200-5 was stopped after 50 s.) MOSEK was not measured, for want of a licence, and counts as the largest of them.
+    """
+    dense, schur = 8.0 * cells * variables, 8.0 * variables**2
+    needs = {
+        "CVXOPT": 160e6 + 1.2 * dense + 1.5 * schur,
+        "SDPA": 165e6 + 320.0 * cells + 2.0 * schur,
+        "QICS": 120e6 + 0.6 * dense,
+    }
+    if solver in ("SCS", "CLARABEL"):
+        return 0
+    return int(needs.get(solver, max(needs.values())))
 
 
 def require_solver(cvxpy: Any, solver: str) -> None:

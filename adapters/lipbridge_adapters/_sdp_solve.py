@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from lipbridge.study.memory import resident_bytes
-from lipbridge_adapters._sdp_options import Options
+from lipbridge_adapters._sdp_options import Options, solver_memory
 from lipbridge_adapters._sdp_qics import solve_qics
 
 if TYPE_CHECKING:  # the child imports no torch
@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # the child imports no torch
 #: Seconds an entry of the program for building it with cvxpy, and for SCS's factorisation, on a busy machine. Neither
 #: can be interrupted, so neither is begun when it would not fit. (Quiet: 0.7e-6 and 2e-6.)
 BUILD_SECONDS, SETUP_SECONDS = 3e-6, 1e-5
+#: The status of a program that was not begun because its solver would take too much memory.
+TOO_LARGE = "not started: too large"
 #: Between two looks at a child.
 _POLL_SECONDS = 0.02
 _FIELDS = ("rows", "columns", "variables", "values", "constant")
@@ -51,6 +53,10 @@ class Answer:
 def solve(blocks: Blocks, options: Options, deadline: float, memory: float) -> Answer:
     """A solver's answer by a time of ``time.perf_counter``. It never raises for what the solver does."""
     entries = sum(len(block.values) for block in blocks.blocks)
+    needed = solver_memory(options.solver, sum(block.size**2 for block in blocks.blocks), blocks.variables)
+    if needed > memory:
+        words = f"{options.solver} would take about {needed / 2**30:.2g} GiB; the limit is {memory / 2**30:.2g} GiB"
+        return Answer(None, TOO_LARGE, 0.0, detail=words)
     if BUILD_SECONDS * entries > deadline - time.perf_counter():
         return _not_begun(options, "the problem alone takes longer to build")
     if options.minds_time:

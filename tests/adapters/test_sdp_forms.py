@@ -20,6 +20,8 @@ from lipbridge.verifiers.lmi_blocks import blocks_of, predicted_size
 from lipbridge.verifiers.lmi_elimination import closed_form
 from lipbridge.verifiers.lmi_system import lipsdp_of
 from lipbridge.vocabulary import Side, Status
+from lipbridge_adapters._sdp_options import Options, solver_memory
+from lipbridge_adapters._sdp_solve import TOO_LARGE, solve
 from tests.families import FLAVOURS, network
 from tests.verifiers.lipsdp_reference import chain, graph_of, sampled
 
@@ -106,6 +108,18 @@ def test_chordal_blocks_are_small_and_as_many_as_predicted():
     entries, cells = predicted_size(system, chordal=True)
     assert sum(len(block.values) for block in blocks.blocks) == entries
     assert sum(block.size**2 for block in blocks.blocks) == cells
+
+
+@pytest.mark.parametrize("solver", ["CVXOPT", "SDPA", "QICS", "MOSEK"])
+def test_a_solver_that_would_take_too_much_memory_is_not_begun(solver):
+    graph, _ = chain(["relu"] * 2, [4, 6, 6, 2], seed=0)
+    system = lipsdp_of(graph)
+    blocks = blocks_of(system, closed_form(system))
+    answer = solve(blocks, Options(solver), time.perf_counter() + 60, memory=1e8)
+    assert (answer.point, answer.status) == (None, TOO_LARGE)
+    assert "GiB; the limit is" in answer.detail
+    cells = 1000**2
+    assert solver_memory("MOSEK", cells, 500) >= solver_memory(solver, cells, 500) > solver_memory(solver, cells, 100)
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------
