@@ -96,7 +96,8 @@ def solver_memory(solver: str, cells: int, variables: int) -> int:
     QICS       10-4x50-5, c.  33,600   4,026      565 MB
     ========== ============== ======== ========== =========
 
-    ("c.": in chordal form; 10-200-200-5 was stopped after 50 s.) MOSEK was not measured, for want of a licence, and counts as the largest of them.
+    ("c.": in chordal form; 10-200-200-5 was stopped after 50 s.) MOSEK was not measured, for want of a licence, and
+    counts as the largest of them.
     """
     dense, schur = 8.0 * cells * variables, 8.0 * variables**2
     needs = {
