@@ -54,6 +54,9 @@ class TrainingConfig:
         warmup: share of the steps in which the learning rate rises.
         shift: augmentation: each image moves by up to this many pixels along each axis, filled with zeros.
         label_smoothing: of the cross entropy.
+        logit_scale: factor of the logits in the cross entropy (an inverse temperature). A bound of B trained with s is
+            worth what one of s B is with 1: larger favours accuracy, smaller the margin, at one value of the bound.
+            (Béthune et al. 2022: a Lipschitz constraint and this factor are one trade-off.)
         seed: of initial order, augmentation and dropout. (The initial weights are the caller's.)
     """
 
@@ -73,6 +76,7 @@ class TrainingConfig:
     warmup: float = 0.3
     shift: int = 0
     label_smoothing: float = 0.0
+    logit_scale: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -91,8 +95,9 @@ class TrainingConfig:
         for name in ("penalty", "weight_decay", "label_smoothing"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InvalidArgument(name, "be finite and not negative", getattr(self, name))
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise InvalidArgument("learning_rate", "be finite and above 0", self.learning_rate)
+        for name in ("learning_rate", "logit_scale"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise InvalidArgument(name, "be finite and above 0", getattr(self, name))
         if self.every is not None and self.every < 1:
             raise InvalidArgument("every", "be at least 1", self.every)
         if not 1 <= self.squarings <= 10:
@@ -170,7 +175,7 @@ def fit(
     config = config or TrainingConfig()
     network = _require_fit(module, dataset)
     if rescale:
-        require_rescalable(module)
+        require_rescalable(module, (dataset.features,))
     place = pick_device(device)
     with workers(place) as team:
         folder = Path(out) if out is not None else None
@@ -229,7 +234,8 @@ def training_step(
         The cross entropy (without penalty) and the number of right answers, as tensors without axes, detached.
     """
     logits = model(inputs)
-    entropy = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    scaled = logits if config.logit_scale == 1 else config.logit_scale * logits
+    entropy = F.cross_entropy(scaled, labels, label_smoothing=config.label_smoothing)
     direct = penalty is not None and penalty.direct
     loss = entropy if penalty is None or direct else entropy + config.penalty * penalty()
     optimizer.zero_grad(set_to_none=True)
@@ -430,7 +436,7 @@ class _Run:
         bound = trivial_bound(capture(self.module, (self.dataset.features,)), config.norm)
         before: Bound | None = None
         if rescaled:
-            found = rescale_units(self.module, config.norm)
+            found = rescale_units(self.module, config.norm, input_shape=(self.dataset.features,))
             self.module, before, bound = found.module, found.before, found.after
         result = TrainingResult(
             self.module,

@@ -312,6 +312,7 @@ def test_shifting_moves_images_and_fills_with_zeros() -> None:
         ({"warmup": 1.0}, "warmup"),
         ({"squarings": 0}, "squarings"),
         ({"label_smoothing": 1.5}, "label_smoothing"),
+        ({"logit_scale": 0.0}, "logit_scale"),
         ({"norm": 3}, "norm"),
         ({"form": "square"}, "form"),
         ({"optimizer": "lbfgs"}, "optimizer"),
@@ -465,3 +466,26 @@ def test_a_whole_convolutional_step_on_the_meta_device(norm, name: str, arch: st
     optimizer = make_optimizer(module, config)
     loss, right = training_step(module, penalty, optimizer, shifted(inputs, (1, 8, 8), 1, None), labels, config)
     assert loss.device.type == right.device.type == "meta"
+
+
+def test_the_logit_scale_is_a_factor_of_the_logits(digits: Dataset) -> None:
+    """A step with scale s is one with s times the last layer and scale one: the loss cannot tell them apart."""
+    x, y = digits.train_inputs[:64], digits.train_labels[:64]
+    losses: list[float] = []
+    for scale, factor in ((1.0, 3.0), (3.0, 1.0)):
+        net = network()
+        with torch.no_grad():
+            net[-1].weight *= factor
+        config = dataclasses.replace(CONFIG, logit_scale=scale)
+        losses.append(float(training_step(net, None, make_optimizer(net, config), x, y, config)[0]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    scaled = fit(network(), digits, dataclasses.replace(CONFIG, logit_scale=4.0))
+    assert scaled.bound.value < 0.7 * fit(network(), digits, CONFIG).bound.value
+
+
+def test_a_convolutional_network_is_rescaled_at_the_end(digits: Dataset, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, epochs=1, penalty=0.0)
+    net = build("conv-small", digits, (4, 6, 8))
+    result = fit(net, digits, config, out=tmp_path / "run", rescale=True)
+    assert result.before is not None
+    assert result.bound.value < result.before.value

@@ -43,6 +43,9 @@ def train(
     weight_decay: Annotated[float | None, typer.Option(help="Of the optimizer.")] = None,
     warmup: Annotated[float | None, typer.Option(help="Share of the steps in which the learning rate rises.")] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="Of the cross entropy.")] = None,
+    logit_scale: Annotated[
+        float | None, typer.Option(help="Factor of the logits in the cross entropy: larger favours accuracy.")
+    ] = None,
     shift: Annotated[int | None, typer.Option(help="Augmentation: move images by up to so many pixels.")] = None,
     seed: Annotated[int, typer.Option(help="Of the initial weights and of everything drawn later.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
@@ -80,6 +83,7 @@ def train(
         "weight_decay": weight_decay,
         "warmup": warmup,
         "label_smoothing": label_smoothing,
+        "logit_scale": logit_scale,
         "shift": shift,
         "seed": seed,
     }
