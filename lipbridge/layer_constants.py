@@ -236,7 +236,7 @@ def geometry(node: Conv, shape: tuple[int, ...]) -> Convolution:
 
 
 @dataclass(frozen=True, eq=False)
-class _Block:
+class Block:
     """A layer and the diagonal maps ``before`` and ``after`` it, reading node ``source``."""
 
     core: Dense | Conv
@@ -282,7 +282,7 @@ def _magnitude(norm_up: _NormUp, p: Norm, q: Norm) -> float:
     return mul_up(sqrt_up(norm_up(1, 1)), sqrt_up(norm_up("inf", "inf")))
 
 
-def _block(graph: Graph, index: int) -> _Block | None:
+def _block(graph: Graph, index: int) -> Block | None:
     """The block that ends in node ``index``, if there is a diagonal map to merge."""
     node = graph.nodes[index]
     before = after = None
@@ -297,7 +297,7 @@ def _block(graph: Graph, index: int) -> _Block | None:
     first = graph.nodes[source]
     if isinstance(first, Conv) and first.diagonal:
         before, source = first.weight.flatten(), first.inputs[0]
-    return None if before is None and after is None else _Block(node, before, after, source)
+    return None if before is None and after is None else Block(node, before, after, source)
 
 
 # --- sums and joins of linear branches -------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import torch
 
 from lipbridge.bounds import Bound, Problem
 from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
+from lipbridge.verifiers.channel_multipliers import bound_by_channels, has_convolutions, unsupported_by_channels
 from lipbridge.verifiers.lipsdp_barrier import program_of
 from lipbridge.verifiers.lipsdp_descent import descend_one
 from lipbridge.verifiers.lipsdp_newton import Solution, interior_point, minimise
@@ -40,11 +41,16 @@ class LipSDPFastVerifier:
     install = ""
 
     def supports(self, problem: Problem) -> str | None:
-        """Dense chains, l2 to l2, everywhere or on balls of any norm."""
-        return unsupported(problem)
+        """Dense chains, everywhere or on balls of any norm; chains with convolutions and pooling; l2 to l2."""
+        reason = unsupported(problem)
+        if reason is None or not has_convolutions(problem):
+            return reason
+        return unsupported_by_channels(problem)
 
     def bound(self, problem: Problem, budget: Budget) -> Bound:
-        """A proved upper bound, never above the closed form's; ``extra["gap"]`` says how far above the optimum at most.
+        """A proved upper bound, never above the closed form's; convolutions that are too large for a matrix get one
+        multiplier a channel (:mod:`lipbridge.verifiers.channel_multipliers`), without a gap;
+        ``extra["gap"]`` says how far above the optimum at most.
 
         Options: ``gap`` (5e-4), the relative distance to the optimum at which to stop. The gap is measured in plain
         floating point by a dual feasible point; the bound itself is proved. Newton's method runs on
@@ -62,6 +68,9 @@ class LipSDPFastVerifier:
         gap = budget.options.get("gap", 5e-4)
         if not isinstance(gap, int | float) or not 0 < gap < 1:
             raise InvalidArgument("gap", "be between 0 and 1", gap)
+        if unsupported(problem) is not None:
+            bound = bound_by_channels(problem, start + budget.seconds)
+            return replace(bound, region=problem.region_name, seconds=time.perf_counter() - start)
         device = _device(problem)
 
         def solved(system: LipSDP, deadline: float) -> Bound:
