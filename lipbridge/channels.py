@@ -38,6 +38,8 @@ from lipbridge.rounding import UNIT, mul_up
 #: Orders of the Schatten norms, as squarings, and the relative progress at which L-BFGS goes on to the next: along this
 #: path it ends within 0.2 % of the optimum, where a high order alone stalls far away.
 STAGES = ((1, 1e-4), (2, 1e-4), (3, 1e-4), (4, 1e-4), (5, 1e-4), (6, 1e-5), (7, 1e-5), (8, 1e-5))
+#: How far above the last value infinity lies for the line search, whose cubics a larger number would spoil.
+BEYOND = 2.0
 #: Factors are kept within these powers of two.
 LARGEST_FACTOR = 2.0**30
 
@@ -202,8 +204,10 @@ def ones(chain: ChannelChain) -> list[Tensor]:
     return [torch.ones(joint.units, dtype=torch.float64) for joint in chain.joints]
 
 
-def proved_product(chain: ChannelChain, factors: Sequence[Tensor]) -> float:
+def proved_product(chain: ChannelChain, factors: Sequence[Tensor], layers: Sequence[int] | None = None) -> float:
     """A proved upper bound of the l_2 Lipschitz constant from positive factors, ``(units,)`` float64 a joint.
+
+    With ``layers``, the share of these in it, each with the joint behind it.
 
     Raises:
         NumericalFailure: for NaN weights, or a norm beyond float64.
@@ -211,12 +215,13 @@ def proved_product(chain: ChannelChain, factors: Sequence[Tensor]) -> float:
     Law: never below a witness, whatever the factors.
     """
     bound = 1.0
-    for index, layer in enumerate(chain.layers):
+    for index in range(len(chain.layers)) if layers is None else layers:
+        layer = chain.layers[index]
         before = factors[index - 1].reciprocal()[layer.reads] if index else None
         after = factors[index][layer.writes] if index < len(chain.joints) else None
         bound = mul_up(bound, Block(layer.node, before, after, 0).norm_up(layer.shape, 2, 2))
-    for joint in chain.joints:  # a factor times its rounded reciprocal is one but for a rounding
-        bound = mul_up(bound, joint.constant, 1.0 + 2.0 * UNIT)
+        if after is not None:  # a factor times its rounded reciprocal is one but for a rounding
+            bound = mul_up(bound, chain.joints[index].constant, 1.0 + 2.0 * UNIT)
     return bound
 
 
@@ -231,70 +236,104 @@ def best_factors(chain: ChannelChain, deadline: float = math.inf) -> list[Tensor
         chain: of :func:`channel_chain`; its weights' device does the work.
         deadline: of ``time.perf_counter``; the factors at that time are returned.
     """
-    minimize: Any = import_module("scipy.optimize").minimize
     free = [index for index, joint in enumerate(chain.joints) if joint.free and joint.units > 1]
-    objective = _Objective(chain, free, deadline)
-    x: np.ndarray[Any, Any] = np.zeros(sum(chain.joints[index].units for index in free))
-    for squarings, tolerance in STAGES:
-        if not free or objective.late:
-            break
-        options = {"maxiter": 100, "maxcor": 30, "ftol": tolerance, "gtol": 1e-6}
-        solved = minimize(objective, x, args=(squarings,), jac=True, method="L-BFGS-B", options=options)
-        x = solved.x if np.isfinite(solved.fun) else x
+    objective = Objective(chain, free)
+    x = minimised(objective, torch.zeros(sum(chain.joints[index].units for index in free)), STAGES, deadline)
     found = ones(chain)
-    for index, value in objective.split(torch.as_tensor(x)).items():
-        centred = (value - value.mean()).clamp(-math.log(LARGEST_FACTOR), math.log(LARGEST_FACTOR))
-        found[index] = centred.exp().cpu()
+    for index, value in objective.split(x).items():
+        found[index] = as_factors(value)
     return found
 
 
-class _Objective:
-    """The log of the product of Schatten norms, and its gradient in the logs of the free joints' factors."""
+def as_factors(logs: Tensor) -> Tensor:
+    """Factors of geometric mean one, within their limits, on the CPU."""
+    limit = math.log(LARGEST_FACTOR)
+    return (logs - logs.mean()).clamp(-limit, limit).exp().cpu()
 
-    def __init__(self, chain: ChannelChain, free: Sequence[int], deadline: float) -> None:
-        self.chain, self.free, self.deadline = chain, free, deadline
+
+def minimised(
+    function: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+    x: Tensor,
+    stages: Sequence[tuple[int, float]],
+    deadline: float,
+) -> Tensor:
+    """The point that L-BFGS reaches, order after order.
+
+    Args:
+        function: value and gradient at a point, for a number of squarings. It may be infinite, but not at ``x``.
+        x: where to begin, float64 on the CPU.
+        stages: squarings, and the relative progress at which the next ones follow.
+        deadline: of ``time.perf_counter``.
+    """
+    optimize: Any = import_module("scipy.optimize")
+
+    seen = math.inf
+
+    def evaluated(point: np.ndarray[Any, Any], squarings: int) -> tuple[float, np.ndarray[Any, Any]]:
+        nonlocal seen
+        if time.perf_counter() > deadline:  # a flat function ends the search at once
+            return 0.0, np.zeros_like(point)
+        value, gradient = function(torch.as_tensor(point), squarings)
+        if bool(torch.isfinite(value) & torch.isfinite(gradient).all()):
+            seen = float(value)
+            return seen, gradient.cpu().numpy()
+        return seen + BEYOND, np.zeros_like(point)
+
+    for squarings, tolerance in stages:
+        if not len(x) or time.perf_counter() > deadline:
+            break
+        options = {"maxiter": 100, "maxcor": 30, "ftol": tolerance, "gtol": 1e-6}
+        start = x.double().numpy()
+        solved = optimize.minimize(evaluated, start, args=(squarings,), jac=True, method="L-BFGS-B", options=options)
+        if time.perf_counter() <= deadline and math.isfinite(solved.fun):
+            x = torch.as_tensor(solved.x)
+    return x
+
+
+class Objective:
+    """The log of the product of Schatten norms of some layers, and its gradient in the logs of free joints' factors."""
+
+    def __init__(self, chain: ChannelChain, free: Sequence[int], layers: Sequence[int] | None = None) -> None:
+        self.chain, self.free = chain, free
+        self.layers = range(len(chain.layers)) if layers is None else layers
         self.device = chain.layers[0].node.weight.device
-        self.weights = [_normalised(layer.node.weight.detach()) for layer in chain.layers]
+        self.weights = [normalised(layer.node.weight.detach()) for layer in chain.layers]
         self.units = [(layer.reads.to(self.device), layer.writes.to(self.device)) for layer in chain.layers]
-        self.late = False
 
     def split(self, x: Tensor) -> dict[int, Tensor]:
         return dict(
             zip(self.free, torch.split(x, [self.chain.joints[index].units for index in self.free]), strict=True)
         )
 
-    def __call__(self, point: np.ndarray[Any, Any], squarings: int) -> tuple[float, np.ndarray[Any, Any]]:
-        x = torch.as_tensor(point).to(self.device)
-        self.late = self.late or time.perf_counter() > self.deadline
-        if self.late:  # a flat function ends the search at once
-            return 0.0, np.zeros_like(point)
+    def __call__(self, x: Tensor, squarings: int) -> tuple[Tensor, Tensor]:
+        x = x.to(self.device)
         logs, gradient = self.split(x), torch.zeros_like(x)
         slopes = self.split(gradient)  # views
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        layers = zip(self.chain.layers, self.weights, self.units, strict=True)
-        for index, (layer, W, (reads, writes)) in enumerate(layers):
+        for index in self.layers:
+            layer, W, (reads, writes) = self.chain.layers[index], self.weights[index], self.units[index]
             before, after = _at(logs, index - 1, reads), _at(logs, index, writes)
-            norm, by_rows, by_columns = _log_norm(layer, W, before, after, squarings)
+            norm, by_rows, by_columns = log_norm(layer, W, before, after, squarings)
             total = total + norm
             if index - 1 in slopes:
                 slopes[index - 1].index_add_(0, reads, -by_columns)
             if index in slopes:
                 slopes[index].index_add_(0, writes, by_rows)
-        return float(total), gradient.cpu().numpy()
+        return total, gradient
 
 
 def _at(logs: Mapping[int, Tensor], index: int, units: Tensor) -> Tensor | None:
     return logs[index][units] if index in logs else None
 
 
-def _normalised(weight: Tensor) -> Tensor:
+def normalised(weight: Tensor) -> Tensor:
     """Divided by its largest entry, so that products stay in range; zero stays zero."""
     weight = weight.to(torch.float64)
     largest = weight.abs().max()
     return weight / torch.where(largest > 0, largest, 1.0)
 
 
-def _log_norm(
+def log_norm(
     layer: Layer, W: Tensor, before: Tensor | None, after: Tensor | None, squarings: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The log of the scaled layer's Schatten norm, and its derivatives in the logs of rows' and columns' factors.

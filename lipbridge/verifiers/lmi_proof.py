@@ -7,7 +7,7 @@ exact float64 matrices a little above the computed ones, and each stage is prove
     [-G_qz                   D - G_qq    ]  >= 0,     G = [A B]' H_(l+1) [A B],
 
 which says that V_l(z) <= z' H_l z. H_l is made from a computed Cholesky factor in such a way that the matrix is a
-square plus a remainder, whose parts are bounded (:func:`_attempt`): one factorisation and four products a layer, no
+square plus a remainder, whose parts are bounded (:func:`attempt`): one factorisation and four products a layer, no
 eigenvalues and no search. The rounding of a product is bounded by |fl(XY) - XY| <= gamma |X||Y|, of which only row
 sums are needed; everything is scaled by powers of two to a unit diagonal, so that layers and neurons of very different
 size do not spoil each other. One inequality of all variables would prove the same and cost more: the stages are as
@@ -62,11 +62,11 @@ def prove(system: LipSDP, vectors: Sequence[Tensor]) -> tuple[float, list[Tensor
 
 def prove_stage(stage: Stage, T: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
     """A storage matrix of the stage that is proved to dominate V, and the multipliers that do it."""
-    G, spread = _gram(stage, H)
-    T = _at_least_diagonal(stage, T, G)
+    G, spread = gram_of(stage, H)
+    T = at_least_diagonal(stage, T, G)
     raised, lift = T, 0.0
     while lift < LARGEST_LIFT:
-        storage, shift = _attempt(stage, raised, G, spread)
+        storage, shift = attempt(stage, raised, G, spread)
         if storage is not None:
             return storage, raised
         lift = max(4.0 * shift, 8.0 * lift)
@@ -74,7 +74,7 @@ def prove_stage(stage: Stage, T: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
     raise NumericalFailure("The LipSDP multipliers are too far from feasible for a proof.")
 
 
-class _Spread:
+class Spread:
     """An entrywise bound of the error of G, ``((1 + J) u)`` square, that is never formed: only its row sums are.
 
     A block of non-negative entries has a norm of at most ``sqrt(largest row sum * largest column sum)`` (Schur), also
@@ -82,11 +82,15 @@ class _Spread:
     nothing beside the matrix products whose error they bound.
     """
 
-    def __init__(self, stage: Stage, H: Tensor, inner: Tensor) -> None:
-        self._stage, self._weight, self._storage, self._inner = stage, stage.weight.abs(), H.abs(), inner.abs()
+    def __init__(
+        self, stage: Stage, H: Tensor, inner: Tensor, magnitude: Tensor | None = None, error: float = 0.0
+    ) -> None:
+        self._stage, self._storage, self._inner = stage, H.abs(), inner.abs()
+        self._weight = stage.weight.abs() if magnitude is None else magnitude
         m = stage.weight.shape[0]
+        # A weight off by `error` times its magnitude M adds (2 error + error^2) M' |H| M.
         #: |fl(W' fl(H W)) - W' H W| <= (2 gamma_m + gamma_m^2) |W|' |H| |W|; slopes in local weights: a few more ulp.
-        self._relative = 2.1 * gamma(m + 8)
+        self._relative = 2.1 * (gamma(m + 8) + error)
         # Underflow, also in the scaling of the weights: TINY an operation, times what it is multiplied by.
         largest = (1.0 + float(self._storage.max())) * (1.0 + float(self._weight.max()))
         self._tiny = 32.0 * m * m * largest * TINY
@@ -109,18 +113,22 @@ class _Spread:
         return torch.cat([total[:u], self._stage.on_free_units(total[u:].reshape(-1, u)).flatten()])
 
 
-def _gram(stage: Stage, H: Tensor) -> tuple[Tensor, _Spread]:
-    """``G = [A B]' H [A B]``, exactly symmetric, and an entrywise bound of its error."""
+def gram_of(stage: Stage, H: Tensor, magnitude: Tensor | None = None, error: float = 0.0) -> tuple[Tensor, Spread]:
+    """``G = [A B]' H [A B]``, exactly symmetric, and an entrywise bound of its error.
+
+    Where the stage's weight is itself off by up to ``error`` times ``magnitude``, which is at least its size, that is
+    for the true weight.
+    """
     inner = _mirror(stage.weight.T @ (H @ stage.weight))
     E = stage.increments.outputs
-    return _mirror(contract(stage, inner, E, E)), _Spread(stage, H, inner)
+    return _mirror(contract(stage, inner, E, E)), Spread(stage, H, inner, magnitude, error)
 
 
 def _mirror(matrix: Tensor) -> Tensor:
     return torch.tril(matrix) + torch.tril(matrix, -1).T
 
 
-def _at_least_diagonal(stage: Stage, T: Tensor, G: Tensor) -> Tensor:
+def at_least_diagonal(stage: Stage, T: Tensor, G: Tensor) -> Tensor:
     """Raise multipliers to the diagonal of G_qq, which every feasible one exceeds, and above zero."""
     u = stage.width
     needed = stage.on_all_units(G.diagonal()[u:])
@@ -131,7 +139,7 @@ def _at_least_diagonal(stage: Stage, T: Tensor, G: Tensor) -> Tensor:
     return torch.maximum(T, torch.maximum(floor, 1e-40 * floor.max()))
 
 
-def _attempt(stage: Stage, T: Tensor, G: Tensor, spread: _Spread) -> tuple[Tensor | None, float]:
+def attempt(stage: Stage, T: Tensor, G: Tensor, spread: Spread) -> tuple[Tensor | None, float]:
     """A storage matrix, or None if ``T`` was not proved feasible, and the shift of the test.
 
     With ``A = D - G_qq``, ``B = G_qz``, ``C = H - diag(T) - G_zz`` the stage's inequality is ``[A -B; -B' C] >= 0``. In
@@ -153,7 +161,7 @@ def _attempt(stage: Stage, T: Tensor, G: Tensor, spread: _Spread) -> tuple[Tenso
     rows = power_of_two(A.diagonal().rsqrt())
     A = A * rows[:, None] * rows
     sums = spread.times(torch.cat([torch.zeros_like(on_z), rows]))
-    margin = add_up(_largest(sums[u:] * rows), 4.0 * UNIT, mul_up(8.0, A.shape[0], LOST))
+    margin = add_up(largest_sum(sums[u:] * rows), 4.0 * UNIT, mul_up(8.0, A.shape[0], LOST))
     factor, shift = _factor(A, margin)
     if factor is None:
         return None, shift
@@ -179,10 +187,10 @@ def _attempt(stage: Stage, T: Tensor, G: Tensor, spread: _Spread) -> tuple[Tenso
     )
     # R3: the rounding of X'X and of the sums that make H, and the error of G_zz.
     third = add_up(
-        _largest(X.abs().T @ X.abs().sum(1)) * product,
-        _largest((H.abs() @ columns) * columns) * (8.0 * UNIT + uncertain),
-        _largest(error[:u] * columns),
-        _largest(columns.square().sum()[None] * (8.0 * TINY)),  # entries of H that underflow
+        largest_sum(X.abs().T @ X.abs().sum(1)) * product,
+        largest_sum((H.abs() @ columns) * columns) * (8.0 * UNIT + uncertain),
+        largest_sum(error[:u] * columns),
+        largest_sum(columns.square().sum()[None] * (8.0 * TINY)),  # entries of H that underflow
         lost,
     )
     lift = mul_up(add_up(third, second * (second / room)), COVER)
@@ -208,7 +216,7 @@ def _factor(A: Tensor, margin: float) -> tuple[tuple[Tensor, float] | None, floa
         size = L.abs()
         # |fl(S - fl(L L')) - (S - L L')| <= u |fl(S - fl(L L'))| + gamma_n |L| |L|', and underflow.
         residual = mul_up(magnitude_norm_up(S - L @ L.T), COVER)
-        rounding = _largest(size @ size.sum(0)) * gamma(n + 1)
+        rounding = largest_sum(size @ size.sum(0)) * gamma(n + 1)
         error = add_up(residual, rounding, mul_up(4.0 * UNIT, 1.0 + shift), mul_up(8.0 * n, n, TINY), margin)
         if error < 0.75 * shift:
             return (L, down(shift - error)), shift
@@ -216,14 +224,14 @@ def _factor(A: Tensor, margin: float) -> tuple[tuple[Tensor, float] | None, floa
     return None, shift
 
 
-def _largest(sums: Tensor) -> float:
+def largest_sum(sums: Tensor) -> float:
     """The largest of computed sums of non-negative terms, with their rounding."""
     return mul_up(float(sums.max()), COVER) if sums.numel() else 0.0
 
 
 def _schur(row_sums: Tensor, column_sums: Tensor) -> float:
     """Upper bound of the norm of a non-negative matrix of these sums."""
-    return sqrt_up(mul_up(_largest(row_sums), _largest(column_sums)))
+    return sqrt_up(mul_up(largest_sum(row_sums), largest_sum(column_sums)))
 
 
 def power_of_two(values: Tensor) -> Tensor:
@@ -238,7 +246,7 @@ def entry_norm_up(H: Tensor, W: Tensor) -> float:
     m, n = W.shape
     if n <= m:
         product, size = _mirror(W.T @ (H @ W)), W.abs()
-        error = _largest(size.T @ (H.abs() @ size.sum(1))) * 2.1 * gamma(m)
+        error = largest_sum(size.T @ (H.abs() @ size.sum(1))) * 2.1 * gamma(m)
         tiny = mul_up(16.0 * m * m, n, 1.0 + float(H.abs().max()), 1.0 + float(size.max()), TINY)
         return sqrt_up(max(add_up(largest_eigenvalue_up(product), error * COVER, tiny), 0.0))
     return _wide_entry_norm_up(H, W)
@@ -259,7 +267,7 @@ def _wide_entry_norm_up(H: Tensor, W: Tensor) -> float:
     size = L.abs()
     eta = add_up(
         mul_up(magnitude_norm_up(H - L @ L.T), COVER),
-        _largest(size @ size.sum(0)) * gamma(n + 1),
+        largest_sum(size @ size.sum(0)) * gamma(n + 1),
         mul_up(16.0, n, n, LOST),
     )
     Y = L.T @ W
