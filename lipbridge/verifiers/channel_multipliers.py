@@ -30,7 +30,7 @@ from lipbridge.channels import (
 from lipbridge.errors import NumericalFailure, UnsupportedProblem
 from lipbridge.graph import Conv, MaxPool
 from lipbridge.rounding import UNIT, mul_up
-from lipbridge.verifiers.channel_runs import Run, log_constant, prove_run, runs_of, starting_logs
+from lipbridge.verifiers.channel_runs import Run, log_constant, predicted_memory, prove_run, runs_of, starting_logs
 from lipbridge.verifiers.lmi_system import name
 from lipbridge.vocabulary import Quantity, Side, Status
 
@@ -59,8 +59,10 @@ def has_convolutions(problem: Problem) -> bool:
     return any(isinstance(node, Conv | MaxPool) for node in problem.graph)
 
 
-def bound_by_channels(problem: Problem, deadline: float) -> Bound:
+def bound_by_channels(problem: Problem, deadline: float, memory: float = math.inf) -> Bound:
     """The proved bound of the best multipliers by a time of ``time.perf_counter``, never above the trivial bound.
+
+    Runs that would take more than ``memory`` bytes are cut: the scaled layers' norms stand.
 
     Raises:
         NumericalFailure: for NaN weights, or a bound beyond float64.
@@ -71,6 +73,8 @@ def bound_by_channels(problem: Problem, deadline: float) -> Bound:
     value = min(proved_product(chain, factors), trivial_bound(problem.graph).value)
     multipliers = [d.square()[None] for d in factors]
     runs = runs_of(chain)
+    if predicted_memory(runs) > memory:
+        runs = []
     now = time.perf_counter()
     best = best_factors(chain, now + 0.3 * (deadline - now) if runs else deadline)
     found = proved_product(chain, best)

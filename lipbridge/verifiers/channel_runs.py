@@ -245,6 +245,17 @@ def _formed(chain: ChannelChain, first: int, last: int) -> Run:
     return Run(first, last, tuple(blocks), tuple(_rules(chain, first, last)), units)
 
 
+def predicted_memory(runs: Sequence[Run]) -> int:
+    """Bytes that the elimination of runs keeps for its gradient, generously, and of the process before it."""
+    total = 0
+    for run in runs:
+        size = 16 if run.blocks[0].weight.is_complex() else 8
+        for block, rule in zip(run.blocks[1:], run.increments, strict=True):
+            total += 12 * size * len(block.weight) * ((1 + rule.variables) * len(block.reads)) ** 2
+        total += 8 * size * sum(block.weight.numel() for block in run.blocks)
+    return 400 * 10**6 + total
+
+
 # --- layers at all frequencies ----------------------------------------------------------------------------------------
 
 

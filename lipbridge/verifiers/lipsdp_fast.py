@@ -48,9 +48,10 @@ class LipSDPFastVerifier:
         return unsupported_by_channels(problem)
 
     def bound(self, problem: Problem, budget: Budget) -> Bound:
-        """A proved upper bound, never above the closed form's; convolutions that are too large for a matrix get one
-        multiplier a channel (:mod:`lipbridge.verifiers.channel_multipliers`), without a gap;
-        ``extra["gap"]`` says how far above the optimum at most.
+        """A proved upper bound, never above the closed form's; ``extra["gap"]`` says how far above the optimum at most.
+
+        Convolutions that are too large for a matrix get one multiplier a channel, and no gap
+        (:mod:`lipbridge.verifiers.channel_multipliers`).
 
         Options: ``gap`` (5e-4), the relative distance to the optimum at which to stop. The gap is measured in plain
         floating point by a dual feasible point; the bound itself is proved. Newton's method runs on
@@ -69,7 +70,7 @@ class LipSDPFastVerifier:
         if not isinstance(gap, int | float) or not 0 < gap < 1:
             raise InvalidArgument("gap", "be between 0 and 1", gap)
         if unsupported(problem) is not None:
-            bound = bound_by_channels(problem, start + budget.seconds)
+            bound = bound_by_channels(problem, start + budget.seconds, budget.memory)
             return replace(bound, region=problem.region_name, seconds=time.perf_counter() - start)
         device = _device(problem)
 
