@@ -18,9 +18,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lipbridge.activations import SCALAR_FUNCTIONS, Activation, activation
+from lipbridge.activations import SCALAR_FUNCTIONS, Activation, Term, activation, derive
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
-from lipbridge.graph import Dense, Elementwise, Graph, Node, Reshape, without_dead_nodes
+from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node, Reshape, block_axis, without_dead_nodes
 from lipbridge.rounding import UNIT
 
 
@@ -51,27 +51,32 @@ def lower_to_relu(graph: Graph, *, exact: bool = False) -> Graph:
     return relu_lowering(graph, exact=exact).graph
 
 
-def relu_lowering(graph: Graph, *, exact: bool = False) -> Lowering:
+def relu_lowering(graph: Graph, *, exact: bool = False, readable: torch.dtype | None = None) -> Lowering:
     """Write every piecewise linear activation as relu rows merged into the weights around it.
 
     A unit takes one row for each of relu(t) and relu(-t) that any component needs, whatever the number of
     components (and one for each kink elsewhere, and side of it); relu itself is left alone. Scalings and shifts
-    vanish into a neighbouring dense layer. Where an activation has no dense layer beside it, one is put in.
+    vanish into a neighbouring dense layer or convolution. Where an activation has none beside it that can take it in,
+    one is put in: on ``(channels, *space)`` a convolution with a kernel of one tap.
 
     Args:
-        graph: any Graph; nodes other than ``Elementwise`` and ``Dense`` pass through.
-        exact: put in a dense layer of its own wherever merging would round a weight.
+        graph: any Graph; nodes other than ``Elementwise``, ``Dense`` and ``Conv`` pass through.
+        exact: put in a layer of its own wherever merging would round a weight.
+        readable: keep what a reader needs to find the activations again in weights of this dtype: merge only where
+            merged weights of it are of it too and hold the activation for all to see (abs and CReLU do), and never
+            into a layer that others read or read from. As with ``exact``, but for factors and shifts of all units
+            alike, and slopes that are no doubles, which are rounded.
 
     Raises:
         UnsupportedOperation: naming the layer of an activation that is not piecewise linear;
             with ``exact`` also where a slope is no double.
         NumericalFailure: if merged weights overflow.
     """
-    return _Rewriter(graph, hinges=True, exact=exact).run()
+    return _Rewriter(graph, hinges=True, exact=exact or readable is not None, readable=readable).run()
 
 
 def fold_scalings(graph: Graph, *, exact: bool = False) -> Lowering:
-    """Merge every ``Elementwise`` that is affine, t -> s t + o, into a neighbouring dense layer; leave all others.
+    """Merge every ``Elementwise`` that is affine, t -> s t + o, into a dense layer beside it; leave all others.
 
     Law: the function is the same up to float64 rounding.
     """
@@ -95,6 +100,20 @@ class _Blocks:
     @property
     def identity(self) -> bool:
         return self.factors == ((Fraction(1),),) and self.offsets == (Fraction(0),)
+
+    @property
+    def scalar(self) -> bool:
+        """Whether it is one line for one block: a factor and a shift, which hide no activation."""
+        return len(self.factors) == self.sources == 1
+
+    @property
+    def visible(self) -> bool:
+        """Whether merged weights show what was merged: they repeat the old ones, or keep them apart."""
+        if self.scalar:
+            return True
+        one = len(self.factors) == 1 and self.factors[0][0] == 1
+        apart = all(row.count(_ONE) == 1 and row.count(_ZERO) == len(row) - 1 for row in self.factors)
+        return (one or (apart and len(self.factors) == self.sources)) and not any(self.offsets)
 
     @property
     def double(self) -> bool:
@@ -239,12 +258,12 @@ class _Layer:
 
 
 def _merged_after(blocks: _Blocks, weight: Tensor, bias: Tensor | None) -> _Layer:
-    """``blocks(W x + b)`` as one dense layer."""
+    """``blocks(W x + b)`` as one layer, for a matrix or a kernel without groups."""
     rows = weight.chunk(blocks.sources)
     new = _joined([_combination(list(zip(f, rows, strict=True)), rows[0]) for f in blocks.factors], 0)
     if bias is None and not any(blocks.offsets):
         return _Layer(new, None)
-    inner = (torch.zeros_like(weight[:, 0]) if bias is None else bias).chunk(blocks.sources)
+    inner = (weight.new_zeros(len(weight)) if bias is None else bias).chunk(blocks.sources)
     one = torch.ones_like(inner[0])
     pairs = zip(blocks.factors, blocks.offsets, strict=True)
     parts = [_combination([*zip(f, inner, strict=True), (offset, one)], one) for f, offset in pairs]
@@ -252,16 +271,16 @@ def _merged_after(blocks: _Blocks, weight: Tensor, bias: Tensor | None) -> _Laye
 
 
 def _merged_before(blocks: _Blocks, weight: Tensor, bias: Tensor | None) -> _Layer:
-    """``W blocks(h) + b`` as one dense layer."""
+    """``W blocks(h) + b`` as one layer; for a kernel no tap may fall on zeros if there are offsets."""
     columns = weight.chunk(len(blocks.factors), dim=1)
     factors = list(zip(*blocks.factors, strict=True))
     new = _joined([_combination(list(zip(f, columns, strict=True)), columns[0]) for f in factors], 1)
     if not any(blocks.offsets):
         return _Layer(new, None if bias is None else _Rounded(bias, torch.zeros_like(bias)))
-    moved = _Rounded(torch.zeros_like(weight[:, 0]), torch.zeros_like(weight[:, 0]))
+    moved = _Rounded(weight.new_zeros(len(weight)), weight.new_zeros(len(weight)))
     for offset, column in zip(blocks.offsets, columns, strict=True):
         sums = torch.tensor(
-            [math.fsum(row) for row in cast(list[list[float]], cast(Any, column).tolist())],
+            [math.fsum(row) for row in cast(list[list[float]], cast(Any, column.flatten(1)).tolist())],
             dtype=weight.dtype,
             device=weight.device,
         )
@@ -286,16 +305,23 @@ class _Value:
 class _Rewriter:
     """One pass over the nodes; block maps are carried along until a layer takes them in."""
 
-    def __init__(self, graph: Graph, *, hinges: bool, exact: bool) -> None:
-        self.old, self.hinges, self.exact = graph, hinges, exact
+    def __init__(self, graph: Graph, *, hinges: bool, exact: bool, readable: torch.dtype | None = None) -> None:
+        self.old, self.hinges, self.exact, self.readable = graph, hinges, exact, readable
         self.nodes: list[Node] = [graph.nodes[0]]
         self.rounding: dict[str, float] = {}
         self.made: dict[_Value, int] = {}
+        self.shared: set[int] = set()  # new nodes whose old value has several readers
 
     def run(self) -> Lowering:
+        readers = [0] * len(self.old.nodes)
+        for node in self.old.nodes:
+            for source in node.inputs:
+                readers[source] += 1
         values = [_Value(0, None, self.old.input_shape, "input")]
-        for node in self.old.nodes[1:]:
+        for index, node in enumerate(self.old.nodes[1:], start=1):
             values.append(self.rewrite(node, [values[i] for i in node.inputs]))
+            if readers[index] > 1:
+                self.shared.add(values[-1].index)
         output = self.plain(values[-1])
         graph = without_dead_nodes(Graph(tuple(self.nodes), self.old.name), output)
         used = {node.name for node in graph}
@@ -304,6 +330,8 @@ class _Rewriter:
     def rewrite(self, node: Node, inputs: list[_Value]) -> _Value:
         if isinstance(node, Dense):
             return self.dense(node, inputs[0])
+        if isinstance(node, Conv) and self.hinges:
+            return self.conv(node, inputs[0])
         if isinstance(node, Elementwise):
             return self.elementwise(node, inputs[0])
         if isinstance(node, Reshape) and node.axes is None and inputs[0].blocks is not None:
@@ -318,21 +346,33 @@ class _Rewriter:
     def dense(self, node: Dense, source: _Value) -> _Value:
         if source.blocks is not None and len(node.shape) == 1:
             layer = _merged_before(source.blocks, node.weight, node.bias)
-            if self.allowed(layer, source.blocks):
+            if self.allowed(layer, source.blocks) and self.kept(source):
                 return self.layer(node.name, self.flat(source), layer)
+        return self.add(replace(node, inputs=(self.plain(source),)))
+
+    def conv(self, node: Conv, source: _Value) -> _Value:
+        """The kernel over all blocks, if they stand as channels; zeros beside them are not shifted by an offset."""
+        blocks = source.blocks
+        if blocks is not None and node.groups == 1 and self.nodes[source.index].shape[1:] == source.shape[1:]:
+            zeros = node.padding_mode == "zeros" and any(any(pair) for pair in node.padding)
+            layer = _merged_before(blocks, node.weight, node.bias)
+            if not (zeros and any(blocks.offsets)) and self.allowed(layer, blocks) and self.kept(source):
+                return self.layer(node.name, source.index, layer, node)
         return self.add(replace(node, inputs=(self.plain(source),)))
 
     def elementwise(self, node: Elementwise, source: _Value) -> _Value:
         pieces = _pieces(node.activation)
-        if len(node.shape) > 1 and node.activation.width > 1:
+        if node.activation.width > 1 and block_axis(node) != 0:
+            if not self.hinges:
+                return self.add(replace(node, inputs=(self.plain(source),)))
             raise UnsupportedOperation(
                 node.name,
-                f"{node.activation.name} on more than one axis",
+                f"{node.activation.name} along the last of several axes",
                 "Lower the network to dense layers first (lipbridge.lowering_dense).",
             )
         if pieces is not None and not any(factor for piece in pieces for factor in piece.hinges.values()):
             line = _Blocks(tuple((p.slope,) for p in pieces), tuple(p.constant for p in pieces))
-            if self.exact:
+            if self.exact and self.readable is None:
                 _require_doubles(line, node)
             blocks = line.after(source.blocks)
             if self.exact and not blocks.double:
@@ -350,11 +390,20 @@ class _Rewriter:
         inner, take = _hinges(pieces)
         if inner.identity and take.identity:
             return self.add(replace(node, inputs=(self.plain(source),), activation=activation("relu")))
-        if self.exact:
+        if self.exact and self.readable is None:
             _require_doubles(inner, node)
             _require_doubles(take, node)
-        rows = self.plain(replace(source, blocks=inner.after(source.blocks), shape=(-1,)))
+        rows = self.rows(source, inner)
         return self.add(Elementwise(node.name, (rows,), self.nodes[rows].shape, activation("relu")), take, node.shape)
+
+    def rows(self, source: _Value, inner: _Blocks) -> int:
+        """The node that holds the arguments of the relus, in the value's space if it has one."""
+        if len(source.shape) > 1 and not self.in_space(source):
+            source = _Value(self.plain(source), None, source.shape, source.name)
+        return self.plain(replace(source, blocks=inner.after(source.blocks), shape=(-1,)))
+
+    def in_space(self, value: _Value) -> bool:
+        return self.nodes[value.index].shape[1:] == value.shape[1:]
 
     def flat(self, value: _Value) -> int:
         """The index of the value's new node, flattened."""
@@ -365,41 +414,90 @@ class _Rewriter:
         return self.add(Reshape(f"{value.name}.flat", (value.index,), (size,))).index
 
     def plain(self, value: _Value) -> int:
-        """The index of a new node that holds the value itself; ``shape=(-1,)`` asks for it flat."""
+        """The index of a new node that holds the value itself; ``shape=(-1,)`` takes any shape."""
         if value not in self.made:
             self.made[value] = self.make(value)
         return self.made[value]
 
     def make(self, value: _Value) -> int:
-        if value.blocks is None:
+        blocks = value.blocks
+        if blocks is None:
             return value.index
         node = self.nodes[value.index]
-        made = self.flat(value) if value.blocks.identity else None
-        if made is None and isinstance(node, Dense) and len(node.shape) == 1:
+        made = value.index if blocks.identity else None
+        if made is None and self.takes(node, blocks) and not (self.readable and value.index in self.shared):
             # a merged copy; the layer itself stays for others that read it, if there are any
-            merged = _merged_after(value.blocks, node.weight, node.bias)
-            if self.allowed(merged, value.blocks):
-                made = self.layer(node.name, node.inputs[0], merged).index
+            assert isinstance(node, Dense | Conv)
+            merged = _merged_after(blocks, node.weight, node.bias)
+            if self.allowed(merged, blocks):
+                made = self.layer(node.name, node.inputs[0], merged, node).index
         if made is None:
-            unit = torch.eye(math.prod(node.shape), dtype=torch.float64, device=self.old.device)
-            inserted = _merged_after(value.blocks, unit, None)
-            made = self.layer(f"{value.name}.linear", self.flat(value), inserted).index
+            made = self.inserted(value, blocks)
         if value.shape in ((-1,), self.nodes[made].shape):
             return made
         return self.add(Reshape(f"{value.name}.shape", (made,), value.shape)).index
 
-    def allowed(self, layer: _Layer, blocks: _Blocks) -> bool:
-        """Whether a merged layer may stand: with ``exact`` only if nothing was rounded."""
-        return not self.exact or (layer.relative == 0.0 and blocks.double)
+    def takes(self, node: Node, blocks: _Blocks) -> bool:
+        """Whether the rows of a layer can be made the rows of its blocks."""
+        if isinstance(node, Conv):
+            return self.hinges and (node.groups == 1 or (len(blocks.factors), blocks.sources) == (1, 1))
+        return isinstance(node, Dense) and len(node.shape) == 1
 
-    def layer(self, name: str, source: int, layer: _Layer) -> _Value:
+    def inserted(self, value: _Value, blocks: _Blocks) -> int:
+        """A node of its own for the blocks: dense on a vector, a kernel of one tap on ``(channels, *space)``.
+
+        Lines stay an Elementwise where there are no rows to make, and on images if a reader should see them.
+        """
+        index, name, K = value.index, f"{value.name}.linear", len(blocks.factors)
+        shape = self.nodes[index].shape
+        if not self.hinges or (self.readable and blocks.scalar and len(shape) > 1):
+            return self.add(_line(name, index, shape, blocks)).index
+        if len(value.shape) > 1 and value.shape[0] % K == 0 and shape[1:] != value.shape[1:]:
+            shape = (value.shape[0] // K * blocks.sources, *value.shape[1:])
+            index = self.add(Reshape(f"{value.name}.blocks", (index,), shape)).index
+        unit = torch.eye(shape[0], dtype=torch.float64, device=self.old.device)
+        if len(shape) == 1:
+            return self.layer(name, index, _merged_after(blocks, unit, None)).index
+        ones = (1,) * (len(shape) - 1)
+        like = Conv(name, (index,), shape, unit.reshape(*unit.shape, *ones), None, ones, ((0, 0),) * len(ones), ones)
+        return self.layer(name, index, _merged_after(blocks, like.weight, None), like).index
+
+    def allowed(self, layer: _Layer, blocks: _Blocks) -> bool:
+        """Whether a merged layer may stand: with ``exact`` only if nothing was rounded, nor will be."""
+        if self.readable is not None and blocks.scalar:
+            return True  # a factor that is rounded hides nothing
+        exact = not self.exact or (layer.relative == 0.0 and blocks.double)
+        parts = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+        dtype = self.readable
+        return exact and (dtype is None or all(bool((p.value.to(dtype) == p.value).all()) for p in parts))
+
+    def kept(self, source: _Value) -> bool:
+        """Whether merging the blocks into their reader hides no activation from a reader of the weights."""
+        blocks = source.blocks
+        return self.readable is None or (source.index not in self.shared and blocks is not None and blocks.visible)
+
+    def layer(self, name: str, source: int, layer: _Layer, like: Node | None = None) -> _Value:
         weight, bias = layer.weight.value, None if layer.bias is None else layer.bias.value
         if not all(bool(torch.isfinite(x).all()) for x in (weight, bias) if x is not None):
             raise NumericalFailure(f"Layer `{name}`: its weights overflow when an activation is merged into them.")
         if layer.relative > 0.0:
             # two layers may share a name (a merged copy): the larger error is told
             self.rounding[name] = max(layer.relative, self.rounding.get(name, 0.0))
+        if isinstance(like, Conv):
+            shape = (weight.shape[0], *like.shape[1:])
+            return self.add(
+                replace(like, name=name, inputs=(source,), shape=shape, weight=weight, bias=bias, parameter=None)
+            )
         return self.add(Dense(name, (source,), (weight.shape[0],), weight, bias))
+
+
+def _line(name: str, index: int, shape: tuple[int, ...], blocks: _Blocks) -> Elementwise:
+    """Affine blocks of one source as an Elementwise again."""
+    pairs = [(row[0], offset) for row, offset in zip(blocks.factors, blocks.offsets, strict=True)]
+    components = tuple((Term("identity", 1.0, float(factor), float(offset)),) for factor, offset in pairs)
+    axis = -1 if len(shape) == 1 or len(pairs) == 1 else 0
+    size = (shape[0] * len(pairs), *shape[1:])
+    return Elementwise(name, (index,), size, derive("affine", components), axis)
 
 
 def _require_doubles(blocks: _Blocks, node: Elementwise) -> None:

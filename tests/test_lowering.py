@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lipbridge.activations import Component, Term, activation, activation_module, activation_names, derive, recognise
 from lipbridge.capture import capture
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
-from lipbridge.graph import Add, Concat, Dense, Elementwise, Graph, Input, Node, Reshape, as_chain
+from lipbridge.graph import Add, Concat, Conv, Dense, Elementwise, Graph, Input, Node, Reshape, as_chain
 from lipbridge.layers import mlp
 from lipbridge.lowering import fold_scalings, lower_to_relu, relu_lowering
 
@@ -176,7 +176,8 @@ def test_captured_scaling_at_the_start_and_an_image() -> None:
     lowered = lower_to_relu(graph)
     assert_only_relu(lowered)
     assert_same_function(graph, lowered)
-    assert widths(lowered) == [24, 10, 2]
+    assert widths(lowered) == [10, 2]
+    assert [node.weight.shape for node in lowered if isinstance(node, Conv)] == [(6, 3, 1, 1)]
     folded = fold_scalings(graph)
     assert_same_function(graph, folded.graph)
 

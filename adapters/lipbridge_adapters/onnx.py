@@ -1,11 +1,14 @@
 """ONNX files in two dialects, written node by node so that every verifier's reader takes them.
 
-``relu``: only Gemm and Relu (and Flatten or Reshape where the input is not flat), which all VNN-COMP tools read;
-piecewise linear activations are lowered into the weights. ``native``: the activations as ONNX operators, for tools
-that know them; cos z is sin(z + pi/2), so that a (sin, cos) pair is one Gemm and one Sin.
+``relu``: piecewise linear activations as rows of relu in the layers around them. A dense network has only Gemm and Relu
+(and Flatten or Reshape where the input is not flat), which all VNN-COMP tools read; beside them come Conv, MaxPool, and
+Add, Mul, Concat, Pad, Slice, MatMul and Transpose only where the network has what they say. ``native``: every node
+and activation as ONNX operators, for tools that know them; a (sin, cos) pair on a dense layer is one Gemm and one Sin
+of shifted rows.
 
 Both are opset 13, IR 7, one file, float32 raw data, static batch 1, input ``X``, output ``Y``; Gemm always has a bias
-and ``transB=1``. GELU is written with Erf and SiLU with Sigmoid, which is what opset 13 has.
+and ``transB=1``, Conv always a bias and explicit pads. How each node is written stands in
+:mod:`lipbridge_adapters.onnx_emitter`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import singledispatchmethod
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from lipbridge.activations import Component, Term, derive
 from lipbridge.bounds import Problem
@@ -37,12 +39,11 @@ from lipbridge.errors import (
     UnknownName,
     UnsupportedOperation,
 )
-from lipbridge.graph import Add, Concat, Dense, Elementwise, Graph, Node, Reshape
+from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node
 from lipbridge.lowering import Lowering, fold_scalings, relu_lowering
 from lipbridge.store import load_problem, parse_json, save_problem, write_atomically
+from lipbridge_adapters.onnx_emitter import IR_VERSION, OPSET, Emitter
 
-OPSET = 13
-IR_VERSION = 7
 DIALECTS = ("relu", "native")
 #: Largest difference that is allowed between a file in ONNX Runtime and its Graph, relative to the outputs' scale.
 TOLERANCE = 1e-5
@@ -58,8 +59,8 @@ class ExportReport:
         dialect: ``relu`` or ``native``.
         opset: of the default operator set.
         operations: the operators that the file uses, sorted.
-        rounding: largest relative change of a weight, by float32 and by merging an activation into it; 0.0 if the
-            file holds the network's weights exactly.
+        rounding: largest relative change of a weight or of a constant in an activation, by float32 and by merging
+            an activation into a weight; 0.0 if the file holds the network exactly.
         error: largest difference of an output from the Graph's, relative to the outputs' scale, in ONNX Runtime on
             1,000 random inputs; None if it was not checked.
     """
@@ -79,6 +80,7 @@ def export_onnx(
     *,
     check: bool = True,
     input_shape: Sequence[int] | None = None,
+    merge: bool = False,
 ) -> ExportReport:
     """Write a network as an ONNX file, atomically; nothing is written if it fails or is checked and found wrong.
 
@@ -88,6 +90,9 @@ def export_onnx(
         dialect: ``relu`` or ``native``, see the module's docstring.
         check: whether to compare it with the Graph first, in ONNX Runtime (see :func:`check_export`).
         input_shape: of one input of a module, without batch, as for :func:`lipbridge.capture`.
+        merge: of the dialect ``relu``: merge every activation into the weights beside it. That rounds them, and hides
+            the activation from a reader; without, one that is not plain to see in them (any but relu, abs and CReLU)
+            gets a linear layer of its own.
 
     Raises:
         UnknownName: for another dialect.
@@ -95,12 +100,21 @@ def export_onnx(
         NumericalFailure: for weights beyond float32's range, or if the check fails.
         MissingDependency: if onnx (or, to check, onnxruntime) is not installed.
         ModelFileError: if the file cannot be written.
+
+    Law: without ``merge``, the Graph that :func:`lipbridge_adapters.onnx_import.read_onnx` reads has the same trivial
+    bound if ``rounding`` is 0.0; a smaller one where it joins functions of one node (t and abs t, side by side or
+    added) that the Graph has as several nodes.
     """
     if dialect not in DIALECTS:
         raise UnknownName("ONNX dialect", dialect, DIALECTS)
     graph = capture(network, input_shape) if isinstance(network, nn.Module) else network
-    lowering = relu_lowering(graph) if dialect == "relu" else fold_scalings(_sines_joined(graph))
-    emitter = _Emitter(lowering, dialect)
+    if dialect == "native":
+        lowering, rounding = fold_scalings(_sines_joined(graph)), 0.0
+    elif merge:
+        lowering, rounding = relu_lowering(graph), 0.0
+    else:
+        lowering, rounding = _relu_readable(graph)
+    emitter = Emitter(_tool("onnx"), lowering.graph, dialect, max(rounding, *lowering.rounding.values(), 0.0))
     data = emitter.model()
     error = _compare(data, graph, 1000, 0, str(path)) if check else None
     try:
@@ -214,16 +228,44 @@ def _tool(name: str) -> Any:
         raise MissingDependency(name, INSTALL) from error
 
 
+def _relu_readable(graph: Graph) -> tuple[Lowering, float]:
+    """The network in float32 with relu alone and every activation in plain sight, and the rounding of its weights."""
+    nodes: list[Node] = []
+    rounding = 0.0
+    for node in graph.nodes:
+        if isinstance(node, Dense | Conv):
+            tensors = [t for t in (node.weight, node.bias) if t is not None]
+            stored = [t.to(torch.float32).to(torch.float64) for t in tensors]
+            if not all(bool(t.isfinite().all()) for t in stored):
+                raise NumericalFailure(f"Layer `{node.name}`: its weights overflow float32, which ONNX verifiers read.")
+            changes = (
+                torch.where(s == t, 0.0, (s - t).abs() / t.abs()).max() for s, t in zip(stored, tensors, strict=True)
+            )
+            rounding = max(rounding, *(float(change) for change in changes))
+            node = replace(node, weight=stored[0], bias=None if node.bias is None else stored[1])
+        nodes.append(node)
+    return relu_lowering(Graph(tuple(nodes), graph.name), readable=torch.float32), rounding
+
+
 # --- a pair of sines is one sine ---------------------------------------------------------------------------------
 
 
 def _sines_joined(graph: Graph) -> Graph:
-    """Each (poly)activation of plain sines and cosines as sines of one affine map, which is folded into the weights."""
+    """Each (poly)activation of plain sines and cosines as sines of one affine map, which is folded into the weights.
+
+    Only on dense layers that nothing else reads: others would be copied.
+    """
     nodes: list[Node] = []
     place: list[int] = []
+    readers = [0] * len(graph.nodes)
     for node in graph.nodes:
+        for source in node.inputs:
+            readers[source] += 1
+    for node in graph.nodes:
+        source = graph.nodes[node.inputs[0]] if node.inputs else node
+        alone = isinstance(source, Dense) and len(source.shape) == 1 and readers[node.inputs[0]] == 1
         node = replace(node, inputs=tuple(place[i] for i in node.inputs))
-        components = node.activation.components if isinstance(node, Elementwise) and len(node.shape) == 1 else ()
+        components = node.activation.components if isinstance(node, Elementwise) and alone else ()
         lines = [_sine_argument(component) for component in components]
         if isinstance(node, Elementwise) and components and not any(line is None for line in lines):
             affine = derive("affine", tuple((line,) for line in lines if line is not None))
@@ -241,185 +283,6 @@ def _sine_argument(component: Component) -> Term | None:
     (term,) = component
     shift = math.pi / 2 if term.function == "cos" else 0.0
     return Term("identity", 1.0, term.scale, term.offset + shift)
-
-
-# --- writing -------------------------------------------------------------------------------------------------------
-
-
-class _Emitter:
-    """Writes the nodes of one Graph; a value that is needed twice is computed once."""
-
-    def __init__(self, lowering: Lowering, dialect: str) -> None:
-        self.onnx = _tool("onnx")
-        self.graph, self.dialect = lowering.graph, dialect
-        self.rounding = max(lowering.rounding.values(), default=0.0)
-        self.operations: set[str] = set()
-        self.nodes: list[Any] = []
-        self.tensors: dict[tuple[bytes, tuple[int, ...], str], Any] = {}
-        self.known: dict[tuple[Any, ...], str] = {}
-        self.layer = ""
-
-    def model(self) -> bytes:
-        """The bytes of the ONNX file."""
-        helper, float32 = self.onnx.helper, self.onnx.TensorProto.FLOAT
-        values = ["X"]
-        for node in self.graph.nodes[1:]:
-            self.layer = node.name
-            values.append(self.emit(node, [values[i] for i in node.inputs]))
-        if values[-1] == "X":
-            raise UnsupportedOperation("input", "a network without layers")
-        for node in self.nodes:  # the output may have readers, and may stand anywhere if it was needed before
-            for names in (node.input, node.output):
-                names[:] = ["Y" if name == values[-1] else name for name in names]
-        ends = [
-            helper.make_tensor_value_info(name, float32, [1, *shape])
-            for name, shape in (("X", self.graph.input_shape), ("Y", self.graph.output_shape))
-        ]
-        graph = helper.make_graph(self.nodes, "lipbridge", ends[:1], ends[1:], list(self.tensors.values()))
-        opset = helper.make_opsetid("", OPSET)
-        model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="lipbridge")
-        return model.SerializeToString()
-
-    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
-        """The name of the output of one operator."""
-        key = (kind, inputs, tuple(sorted((name, repr(value)) for name, value in attributes.items())))
-        if key not in self.known:
-            name = f"v{len(self.nodes)}"
-            label = f"{self.layer}.{len(self.nodes)}"
-            self.nodes.append(self.onnx.helper.make_node(kind, list(inputs), [name], name=label, **attributes))
-            self.operations.add(kind)
-            self.known[key] = name
-        return self.known[key]
-
-    def tensor(self, array: NDArray[Any]) -> str:
-        key = (array.tobytes(), array.shape, str(array.dtype))
-        if key not in self.tensors:
-            self.tensors[key] = self.onnx.numpy_helper.from_array(array, name=f"c{len(self.tensors)}")
-        return str(self.tensors[key].name)
-
-    def weight(self, values: Tensor) -> str:
-        """A float32 tensor; what rounding changes is noted."""
-        exact = values.detach().cpu().contiguous()
-        stored = exact.to(torch.float32)
-        back = stored.to(torch.float64)
-        if not bool(torch.isfinite(stored).all()):
-            raise NumericalFailure(f"Layer `{self.layer}`: its weights overflow float32, which ONNX verifiers read.")
-        change = torch.where(back == exact, 0.0, (back - exact).abs() / exact.abs())
-        self.rounding = max(self.rounding, float(change.max()))
-        return self.tensor(stored.numpy())
-
-    def scalar(self, value: float) -> str:
-        number = np.array(value, dtype=np.float32)
-        if not np.isfinite(number):
-            raise NumericalFailure(f"Layer `{self.layer}`: its constant {value:g} overflows float32.")
-        return self.tensor(number)
-
-    def unsupported(self, operation: str, hint: str = "") -> UnsupportedOperation:
-        return UnsupportedOperation(self.layer, f"{operation} in the ONNX dialect `{self.dialect}`", hint)
-
-    @singledispatchmethod
-    def emit(self, node: Node, inputs: list[str]) -> str:
-        """The name of the value of ``node``."""
-        raise self.unsupported(type(node).__name__)
-
-    @emit.register
-    def _(self, node: Dense, inputs: list[str]) -> str:
-        if len(node.shape) != 1:
-            raise self.unsupported("a dense layer on more than one axis", "Flatten before it.")
-        bias = torch.zeros_like(node.weight[:, 0]) if node.bias is None else node.bias
-        return self.op("Gemm", inputs[0], self.weight(node.weight), self.weight(bias), transB=1)
-
-    @emit.register
-    def _(self, node: Reshape, inputs: list[str]) -> str:
-        value = inputs[0]
-        if node.axes is not None:
-            if self.dialect == "relu":
-                raise self.unsupported("a transposition", "The dialect `native` takes it.")
-            value = self.op("Transpose", value, perm=[0, *(axis + 1 for axis in node.axes)])
-        if len(node.shape) == 1:
-            return self.op("Flatten", value, axis=1)
-        return self.op("Reshape", value, self.tensor(np.array([1, *node.shape], dtype=np.int64)))
-
-    @emit.register
-    def _(self, node: Concat, inputs: list[str]) -> str:
-        self.only_native("Concat")
-        return self.op("Concat", *inputs, axis=node.axis + 1)
-
-    @emit.register
-    def _(self, node: Add, inputs: list[str]) -> str:
-        self.only_native("Add")
-        return self.total(inputs)
-
-    @emit.register
-    def _(self, node: Elementwise, inputs: list[str]) -> str:
-        components = node.activation.components
-        if len(components) > 1 and len(node.shape) > 1:
-            raise self.unsupported(f"{node.activation.name} on more than one axis", "Flatten before it.")
-        parts = [self.total([self.term(inputs[0], term) for term in component]) for component in components]
-        return parts[0] if len(parts) == 1 else self.op("Concat", *parts, axis=1)
-
-    def only_native(self, operation: str) -> None:
-        if self.dialect == "relu":
-            raise self.unsupported(operation, "The dialect `native` takes it.")
-
-    def total(self, values: Sequence[str]) -> str:
-        total = values[0]
-        for value in values[1:]:
-            total = self.op("Add", total, value)
-        return total
-
-    def affine(self, z: str, factor: float, shift: float = 0.0) -> str:
-        if factor == -1.0:
-            z = self.op("Neg", z)
-        elif factor != 1.0:
-            z = self.op("Mul", z, self.scalar(factor))
-        return z if shift == 0.0 else self.op("Add", z, self.scalar(shift))
-
-    def term(self, z: str, term: Term) -> str:
-        write = _FUNCTIONS.get(term.function)
-        if write is None:
-            raise self.unsupported(term.function)
-        return self.affine(write(self, self.affine(z, term.scale, term.offset), term.parameters), term.coefficient)
-
-
-_Write = Callable[[_Emitter, str, tuple[float, ...]], str]
-
-
-def _plain(kind: str) -> _Write:
-    return lambda emitter, z, _: emitter.op(kind, z)
-
-
-def _softplus(emitter: _Emitter, z: str, parameters: tuple[float, ...]) -> str:
-    (beta,) = parameters
-    return emitter.affine(emitter.op("Softplus", emitter.affine(z, beta)), 1.0 / beta)
-
-
-def _sin_squared(emitter: _Emitter, z: str, _: tuple[float, ...]) -> str:
-    sine = emitter.op("Sin", z)
-    return emitter.op("Mul", sine, sine)
-
-
-def _gelu(emitter: _Emitter, z: str, _: tuple[float, ...]) -> str:
-    error = emitter.op("Erf", emitter.affine(z, math.sqrt(0.5)))
-    return emitter.op("Mul", emitter.affine(z, 0.5), emitter.affine(error, 1.0, 1.0))
-
-
-#: How each scalar function is said in opset 13.
-_FUNCTIONS: dict[str, _Write] = {
-    "identity": lambda _emitter, z, _: z,
-    "relu": _plain("Relu"),
-    "abs": _plain("Abs"),
-    "leaky_relu": lambda emitter, z, p: emitter.op("LeakyRelu", z, alpha=p[0]),
-    "elu": lambda emitter, z, p: emitter.op("Elu", z, alpha=p[0]),
-    "softplus": _softplus,
-    "tanh": _plain("Tanh"),
-    "sigmoid": _plain("Sigmoid"),
-    "sin": _plain("Sin"),
-    "cos": lambda emitter, z, _: emitter.op("Sin", emitter.affine(z, 1.0, math.pi / 2)),
-    "sin_squared": _sin_squared,
-    "silu": lambda emitter, z, _: emitter.op("Mul", z, emitter.op("Sigmoid", z)),
-    "gelu": _gelu,
-}
 
 
 # --- checking ------------------------------------------------------------------------------------------------------

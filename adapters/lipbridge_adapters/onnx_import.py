@@ -21,7 +21,7 @@ from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError
 from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node
 from lipbridge_adapters import onnx_layout, onnx_operators
 from lipbridge_adapters.onnx_file import FLOATS, Fault, open_onnx
-from lipbridge_adapters.onnx_joining import join_stacked_rows
+from lipbridge_adapters.onnx_joining import join_stacked_rows, straightened
 from lipbridge_adapters.onnx_reader import MAX_SIZE, OnnxReader
 
 _REGISTERED = (_handlers_registered, onnx_layout, onnx_operators)
@@ -82,7 +82,7 @@ def _read(path: Path, input_shape: Sequence[int] | None, output: str | None) -> 
             raise Fault(f"it has {len(graph.output)} outputs{_list(graph.output)}: name one (--output)")
         output = str(graph.output[0].name)
     found = reader.read_graph(output, path.stem)
-    found = join_stacked_rows(found, ours=file.producer == "lipbridge")
+    found = join_stacked_rows(straightened(found), ours=file.producer == "lipbridge")
     return replace(found, nodes=_named_apart(found.nodes))
 
 

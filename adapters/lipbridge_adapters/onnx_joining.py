@@ -1,9 +1,13 @@
 """Rows that were stacked for tools that know fewer operations, as the joint activation that they stand for.
 
-``relu([W; -W] x + [b; -b])`` is crelu on ``W x + b``, and ``[V V] crelu(z)`` is ``V |z|``: both exact, and both with a
-smaller bound. ``sin([W; W] x + [b; b + pi/2])`` is (sin, cos) on ``W x + b``, which our own emitter writes so, with
-each shift rounded to float32; where every one is exactly that rounding the pair is read as the cosine it was written
-for, in files of ours alone. So is an activation whose constants are float32 roundings of a registered one's.
+``relu([W; -W] x + [b; -b])`` is crelu on ``W x + b``; what comes after it may show the activation that it is part of:
+``[V V] crelu(z)`` is ``V |z|``, ``[V -aV] crelu(z)`` is ``V`` on a leaky ReLU, and a layer that only mixes the two
+blocks, such as ``[I -I; I I]`` for (t, abs t), is that activation itself. All of these are exact, hold for kernels as
+for matrices and in files of anybody, and have a smaller bound.
+
+``sin([W; W] x + [b; b + pi/2])`` is (sin, cos) on ``W x + b``, which our own emitter writes so, with each shift rounded
+to float32; where every one is exactly that rounding the pair is read as the cosine it was written for, in files of ours
+alone. So is an activation whose constants are float32 roundings of a registered one's.
 """
 
 from __future__ import annotations
@@ -15,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipbridge.activations import Activation, Term, activation, activation_names, recognise
-from lipbridge.graph import Dense, Elementwise, Graph, Node
+from lipbridge.activations import Activation, Component, Term, activation, activation_names, recognise
+from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node, Reshape, block_axis, without_dead_nodes
 
 
 def join_stacked_rows(graph: Graph, *, ours: bool) -> Graph:
@@ -32,18 +36,56 @@ def join_stacked_rows(graph: Graph, *, ours: bool) -> Graph:
         for source in node.inputs:
             readers[source] += 1
     for index, node in enumerate(nodes):
-        if ours and isinstance(node, Elementwise):
-            nodes[index] = node = replace(node, activation=_before_rounding(node.activation))
-        if not (isinstance(node, Elementwise) and len(node.shape) == 1 and node.activation.width == 1):
+        if not (isinstance(node, Elementwise) and node.activation.width == 1):
             continue
         source = node.inputs[0]
         layer = nodes[source]
-        if isinstance(layer, Dense) and layer.shape == node.shape and readers[source] == 1:
+        if isinstance(layer, Dense | Conv) and _rows(layer) and layer.shape == node.shape and readers[source] == 1:
             joint = _joint(layer, node.activation, ours)
             if joint is not None:
-                nodes[source] = _first_half(layer)
-                nodes[index] = replace(node, activation=joint)
-    return Graph(_absolute(nodes, readers), graph.name)
+                nodes[source] = half = _first_half(layer)
+                nodes[index] = replace(node, activation=joint, axis=0 if len(node.shape) > 1 else -1)
+                if _identity(half) and nodes[half.inputs[0]].shape == half.shape:
+                    nodes[index] = replace(nodes[index], inputs=half.inputs)
+    for index in range(len(nodes)):
+        _mixed(nodes, index)
+    for index in range(len(nodes)):
+        _repeated(nodes, readers, index)
+    if ours:
+        nodes = [
+            replace(node, activation=_before_rounding(node.activation)) if isinstance(node, Elementwise) else node
+            for node in nodes
+        ]
+    return without_dead_nodes(Graph(tuple(nodes), graph.name))
+
+
+def straightened(graph: Graph) -> Graph:
+    """The same function without reshapes of reshapes, and with a factor of a single entry as a vector's."""
+    nodes: list[Node] = []
+    place: list[int] = []
+    for node in graph.nodes:
+        node = replace(node, inputs=tuple(place[i] for i in node.inputs))
+        if isinstance(node, Conv | Reshape):
+            source = nodes[node.inputs[0]]
+            flat = isinstance(source, Reshape) and source.axes is None
+            if isinstance(node, Conv) and flat and node.diagonal and math.prod(node.shape) == 1:
+                if nodes[source.inputs[0]].shape == (1,):
+                    vector = (node.weight.reshape(1, 1), node.bias, (), (), (), 1)
+                    nodes.append(Conv(node.name, source.inputs, (1,), *vector))
+                    node = Reshape(node.name, (len(nodes) - 1,), node.shape)
+            elif isinstance(node, Reshape) and node.axes is None and flat:
+                node = replace(node, inputs=source.inputs)
+            if isinstance(node, Reshape) and node.axes is None and nodes[node.inputs[0]].shape == node.shape:
+                place.append(node.inputs[0])
+                continue
+        nodes.append(node)
+        place.append(len(nodes) - 1)
+    return without_dead_nodes(Graph(tuple(nodes), graph.name), place[-1])
+
+
+def _rows(layer: Dense | Conv) -> bool:
+    """Whether each row of the weight is one coordinate or channel of the layer's value."""
+    return len(layer.shape) == 1 if isinstance(layer, Dense) else layer.groups == 1
 
 
 def _before_rounding(act: Activation) -> Activation:
@@ -51,9 +93,13 @@ def _before_rounding(act: Activation) -> Activation:
     for name in activation_names():
         known = activation(name)
         rounded = tuple(tuple(_rounded(term) for term in component) for component in known.components)
-        if rounded != known.components and recognise(rounded).components == act.components:
+        if rounded != known.components and _spelling(rounded) == _spelling(act.components):
             return known
     return act
+
+
+def _spelling(components: tuple[Component, ...]) -> list[list[Term]]:
+    return [sorted(term.canonical for term in component) for component in components]
 
 
 def _rounded(term: Term) -> Term:
@@ -61,41 +107,123 @@ def _rounded(term: Term) -> Term:
     return replace(term, coefficient=coefficient, scale=scale, offset=offset)
 
 
-def _joint(layer: Dense, act: Activation, ours: bool) -> Activation | None:
+# --- rows before the activation --------------------------------------------------------------------------------------
+
+
+def _joint(layer: Dense | Conv, act: Activation, ours: bool) -> Activation | None:
     m = layer.weight.shape[0]
     if m % 2 or act.name not in ("relu", "sin"):
         return None
     bias, half = _bias(layer), m // 2
     W, V, b, c = layer.weight[:half], layer.weight[half:], bias[:half], bias[half:]
     if act.name == "relu":
-        return activation("crelu") if bool((V == -W).all()) and bool((c == -b).all()) else None
+        return activation("crelu") if torch.equal(V, -W) and torch.equal(c, -b) else None
     shifted = (b + math.pi / 2).to(torch.float32).to(torch.float64)
-    return activation("sincos") if ours and bool((V == W).all()) and bool((c == shifted).all()) else None
+    return activation("sincos") if ours and torch.equal(V, W) and torch.equal(c, shifted) else None
 
 
-def _bias(layer: Dense) -> Tensor:
-    return torch.zeros_like(layer.weight[:, 0]) if layer.bias is None else layer.bias
+def _bias(layer: Dense | Conv) -> Tensor:
+    return layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
 
 
-def _first_half(layer: Dense) -> Dense:
+def _first_half(layer: Dense | Conv) -> Dense | Conv:
     m = layer.weight.shape[0] // 2
     bias = None if layer.bias is None else layer.bias[:m]
-    return replace(layer, shape=(m,), weight=layer.weight[:m], bias=bias)
+    return replace(layer, shape=(m, *layer.shape[1:]), weight=layer.weight[:m], bias=bias)
 
 
-def _absolute(nodes: list[Node], readers: list[int]) -> tuple[Node, ...]:
-    """``[V V] crelu`` as ``V abs``."""
-    for index, node in enumerate(nodes):
-        if not isinstance(node, Dense) or len(node.shape) != 1:
-            continue
-        pair = nodes[node.inputs[0]]
-        if not isinstance(pair, Elementwise) or pair.activation.name != "crelu" or len(pair.shape) != 1:
-            continue
-        n = node.weight.shape[1] // 2
-        if readers[node.inputs[0]] == 1 and bool((node.weight[:, :n] == node.weight[:, n:]).all()):
-            nodes[node.inputs[0]] = replace(pair, shape=(n,), activation=activation("abs"))
-            nodes[index] = replace(node, weight=node.weight[:, :n])
-    return tuple(nodes)
+def _identity(layer: Dense | Conv) -> bool:
+    W = _mixer(layer)
+    return W is not None and torch.equal(W, torch.eye(len(W), dtype=W.dtype))
 
 
-__all__ = ["join_stacked_rows"]
+def _mixer(layer: Node) -> Tensor | None:
+    """The matrix of a layer without bias that works on channels alone, each place by itself."""
+    if isinstance(layer, Dense) and len(layer.shape) == 1:
+        W = layer.weight
+    elif isinstance(layer, Conv) and layer.groups == 1 and math.prod(layer.kernel) == 1:
+        if any(any(pair) for pair in layer.padding) or any(step != 1 for step in layer.stride):
+            return None
+        W = layer.weight.flatten(1)
+    else:
+        return None
+    return None if layer.bias is not None and bool(layer.bias.any()) else W
+
+
+# --- what comes after it ---------------------------------------------------------------------------------------------
+
+
+def _pair(nodes: list[Node], index: int) -> Elementwise | None:
+    """The node, if it is a CReLU whose blocks are halves of its first axis."""
+    node = nodes[index]
+    fits = isinstance(node, Elementwise) and node.activation.name == "crelu" and block_axis(node) == 0
+    return node if isinstance(node, Elementwise) and fits else None
+
+
+def _component(right: float, left: float) -> Component:
+    """``right * relu(t) - left * relu(-t)``: a function with these slopes."""
+    if right == left:
+        return (Term("identity", 1.0, right),)
+    if right == -left:
+        return (Term("abs", right),)
+    if right == 1.0 and left != 0.0:
+        return (Term("leaky_relu", parameters=(left,)),)
+    terms = (Term("relu", right), Term("relu", -left, -1.0))
+    return tuple(term for term in terms if term.coefficient != 0.0)
+
+
+def _mixed(nodes: list[Node], index: int) -> None:
+    """A layer that mixes the two blocks of a CReLU entry by entry, as one activation on what the CReLU reads."""
+    node = nodes[index]
+    pair = _pair(nodes, node.inputs[0]) if node.inputs else None
+    W = None if pair is None else _mixer(node)
+    if pair is None or W is None:
+        return
+    n = W.shape[1] // 2
+    if len(W) % n:
+        return
+    F = W[::n, ::n]
+    if not bool(F.any(1).all()) or not torch.equal(W, torch.kron(F, torch.eye(n, dtype=W.dtype))):
+        return
+    rows = [(float(F[k, 0]), -float(F[k, 1])) for k in range(len(F))]
+    act = recognise(tuple(_component(right, left) for right, left in rows))
+    axis = -1 if len(rows) == 1 or len(node.shape) == 1 else 0
+    nodes[index] = Elementwise(node.name, pair.inputs, node.shape, act, axis)
+
+
+def _repeated(nodes: list[Node], readers: list[int], index: int) -> None:
+    """``[V cV] crelu`` as ``V`` on one activation, also with a flattening between them."""
+    node = nodes[index]
+    if not isinstance(node, Dense | Conv) or not _rows(node):
+        return
+    place, between = node.inputs[0], nodes[node.inputs[0]]
+    flattened = isinstance(between, Reshape) and between.axes is None and len(between.shape) == 1
+    if flattened:
+        place = between.inputs[0]
+    pair = _pair(nodes, place)
+    if pair is None or readers[place] != 1 or readers[node.inputs[0]] != 1:
+        return
+    V, U = node.weight.chunk(2, dim=1)
+    ratio = _ratio(V, U)
+    if ratio is None:
+        return
+    act = recognise((_component(1.0, -ratio),))
+    nodes[place] = replace(pair, shape=(pair.shape[0] // 2, *pair.shape[1:]), activation=act, axis=-1)
+    if flattened:
+        nodes[node.inputs[0]] = replace(between, shape=(between.shape[0] // 2,))
+    nodes[index] = replace(node, weight=V.contiguous())
+
+
+def _ratio(V: Tensor, U: Tensor) -> float | None:
+    """The number of float32 with U = c V exactly, if there is one other than -1, which would be no activation."""
+    if torch.equal(V, U):
+        return 1.0
+    largest = int(V.abs().argmax())
+    top = float(V.flatten()[largest])
+    ratio = float(np.float32(float(U.flatten()[largest]) / top)) if top else 0.0
+    # Products of numbers of float32 are exact in float64.
+    short = bool((V.to(torch.float32) == V).all()) and math.isfinite(ratio) and ratio != -1.0
+    return ratio if short and torch.equal(U, ratio * V) else None
+
+
+__all__ = ["join_stacked_rows", "straightened"]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lipbridge.capture_diagonal import diagonal, share
 from lipbridge.capture_layers import Padded, select_channels
-from lipbridge.capture_reader import Curve
+from lipbridge.capture_reader import LINE, Curve, Deferred, Reader
 from lipbridge.capture_shapes import Part
+from lipbridge_adapters import onnx_moments as moments
 from lipbridge_adapters.onnx_constants import axes_of, flattened, integers, reshaped, slices, squeezed, unsqueezed
 from lipbridge_adapters.onnx_file import FLOATS, Fault
 from lipbridge_adapters.onnx_operators import Pairs, integers_of, padding_of, permuted, space_of, windows
-from lipbridge_adapters.onnx_reader import Call, Flow, OnnxReader, Value, has_batch, operator, per_input
+from lipbridge_adapters.onnx_reader import SCORES, Call, Flow, OnnxReader, Scaled, Value, has_batch, operator, per_input
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
 
@@ -112,11 +114,75 @@ def _concat(reader: OnnxReader, call: Call) -> Value:
         raise Fault(f"its Concat joins {[x.shape for x in flows][:4]} along axis {axis}")
     total = list(flows[0].shape)
     total[axis] = sum(x.shape[axis] for x in flows)
+    padded = _wrapped(flows, axis)
+    if padded is not None:
+        return Flow(padded, tuple(total))
     along_batch = axis == 0 or not has_batch(tuple(total))
-    values = [reader.in_shape(x.value, x.shape) if along_batch else reader.seen(x) for x in flows]
+    values = _together(reader, flows, along_batch)
     size, place = (tuple(total), axis) if along_batch else (tuple(total[1:]), axis - 1)
     made = reader.aten("cat", size, tensors=[reader.moderate(value) for value in values], dim=place + 1)
     return Flow(reader.moderate(made), tuple(total))
+
+
+def _together(reader: OnnxReader, flows: list[Flow], along_batch: bool) -> list[Any]:
+    """The values in ONNX's shape; functions of one node stay functions of one node, which takes that shape."""
+    sizes = [x.shape if along_batch else per_input(x.shape) for x in flows]
+    plain = [x.value.made if isinstance(x.value, Scaled) else x.value for x in flows]
+    curves = [value if isinstance(value, Curve) and len(value.components) == 1 else None for value in plain]
+    sources = [(curve.source, size) for curve, size in zip(curves, sizes, strict=True) if curve is not None]
+    turned: dict[tuple[int, tuple[int, ...]], int] = {}
+    values: list[Any] = []
+    for x, curve, size in zip(flows, curves, sizes, strict=True):
+        if curve is None or sources.count((curve.source, size)) < 2:
+            values.append(reader.in_shape(x.value, size))
+            continue
+        if (curve.source, size) not in turned:
+            turned[curve.source, size] = reader.in_shape(Curve(curve.source, (LINE,)), size).source
+        values.append(Curve(turned[curve.source, size], curve.components))
+    return values
+
+
+@dataclass(frozen=True)
+class Cut(Deferred):
+    """Positions along an axis of a padded value, which may be what pads it along that axis."""
+
+    value: Padded
+    axis: int
+    start: int
+    step: int
+    count: int
+
+    def materialise(self, reader: Reader) -> Curve:
+        """The padding as a layer, and a part of that."""
+        return Part(reader.curve(self.value), self.axis, self.start, self.step, self.count).materialise(reader)
+
+
+def _wrapped(flows: list[Flow], axis: int) -> Padded | None:
+    """The last entries before the first and the first after the last: circular padding of one axis."""
+    shape = flows[0].shape
+    if axis < 2 or not 3 <= len(shape) <= 5 or shape[0] != 1 or not 2 <= len(flows) <= 3:
+        return None
+    whole = [i for i, x in enumerate(flows) if not isinstance(x.value, Part | Cut)]
+    if len(whole) != 1 and not (len(whole) == 3 and flows[0].value == flows[1].value == flows[2].value):
+        return None
+    middle = whole[len(whole) // 2]
+    value, n = flows[middle].value, flows[middle].shape[axis]
+    widths = [0, 0]
+    for i, x in enumerate(flows):
+        side, count = int(i > middle), x.shape[axis]
+        fits = isinstance(x.value, Part | Cut) and (x.value.value, x.value.axis, x.value.step) == (value, axis - 1, 1)
+        if i == middle:
+            continue
+        if widths[side] or (x.value != value and not (fits and x.value.start == (0 if side else n - count))):
+            return None
+        widths[side] = count
+    pairs = [(0, 0)] * (len(shape) - 2)
+    if isinstance(value, Padded):
+        if value.mode != "circular" or any(value.padding[axis - 2]):
+            return None
+        value, pairs = value.value, list(value.padding)
+    pairs[axis - 2] = (widths[0], widths[1])
+    return Padded(value, tuple(pairs), "circular", 0.0) if isinstance(value, Curve) else None
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
@@ -132,6 +198,8 @@ def _selected(reader: OnnxReader, x: Flow, axis: int, rows: list[int]) -> Flow:
     if rows == list(range(n)):
         return x
     size, place = _graph_axis(reader, x.shape, axis)
+    if isinstance(x.value, Padded) and rows == list(range(rows[0], rows[0] + len(rows))) and axis > 1:
+        return Flow(Cut(x.value, place, rows[0], 1, len(rows)), shape)
     curve = reader.curve(reader.in_shape(x.value, size))
     step = rows[1] - rows[0] if len(rows) > 1 else 1
     if step > 0 and rows == list(range(rows[0], rows[0] + step * len(rows), step)):
@@ -178,6 +246,21 @@ def _split(reader: OnnxReader, call: Call) -> Value | list[Value]:
         _selected(reader, x, axis, list(range(start, start + length)))
         for start, length in zip(starts, lengths, strict=True)
     ]
+
+
+@operator("TopK", "axis k largest sorted")
+def _top_k(reader: OnnxReader, call: Call) -> Value | list[Value]:
+    """All entries of an axis in order; only the values are read, not their places."""
+    x, k = call.flow(), call.constant(1) if len(call.inputs) > 1 else call.attributes.get("k")
+    axis = _axis(call, len(x.shape), -1)
+    if k is None or integers(k) != [x.shape[axis]] or not call.attributes.get("sorted", 1):
+        raise reader.unsupported(f"Only all entries of an axis in order are a layer. {SCORES}")
+    if x.shape[axis] == 1:
+        return [x]
+    size, place = _graph_axis(reader, x.shape, axis)
+    value, largest = reader.in_shape(x.value, size), bool(call.attributes.get("largest", 1))
+    (made,) = reader.aten("sort", size, self=value, dim=place + 1, descending=largest)
+    return [Flow(made, x.shape)]
 
 
 # --- padding and pooling ---------------------------------------------------------------------------------------------
@@ -356,14 +439,19 @@ def _reduced(reader: OnnxReader, x: Flow, axes: list[int], keep: bool, largest: 
     """The mean or the maximum over axes."""
     kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
     shape = kept if keep else tuple(n for i, n in enumerate(x.shape) if i not in axes)
+    variance = None if largest else moments.mean_of_square(x, axes, shape)
+    if variance is not None:
+        return variance
     over = [axis for axis in axes if x.shape[axis] != 1]
     if not over:
-        return Flow(reader.line(x.value), shape)
+        same = Flow(reader.line(x.value), shape)
+        return moments.mean(x, axes, same) if keep and not largest else same
     size = x.shape[1:] if has_batch(x.shape) else x.shape
     dims = [axis if has_batch(x.shape) else axis + 1 for axis in over]
     value = reader.curve(reader.in_shape(x.value, size))
     made = reader.aten("amax" if largest else "mean", per_input(kept), self=value, dim=dims, keepdim=True)
-    return Flow(made, shape)
+    found = Flow(made, shape)
+    return moments.mean(x, axes, found) if keep and not largest else found
 
 
 # --- normalisation ---------------------------------------------------------------------------------------------------

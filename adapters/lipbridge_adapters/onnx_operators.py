@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations import Term
+from lipbridge.capture_diagonal import reciprocal
 from lipbridge.capture_reader import LINE, Curve, Deferred, Reader
 from lipbridge.capture_shapes import Extreme
 from lipbridge.graph import Conv, Dense, Node
+from lipbridge_adapters import onnx_moments as moments
 from lipbridge_adapters.onnx_constants import broadcast_shape
 from lipbridge_adapters.onnx_file import Fault
-from lipbridge_adapters.onnx_reader import Call, Flow, OnnxReader, Value, operator
+from lipbridge_adapters.onnx_reader import Call, Flow, OnnxReader, Scaled, Value, operator, per_input
 
 #: How far a stored sqrt 2 may be from the number itself: a few units in the last place of float32.
 FLOAT32 = 2.0**-21
@@ -33,7 +35,7 @@ def _dense(reader: OnnxReader, x: Flow, W: Tensor, shape: tuple[int, ...], bias:
         raise Fault(f"its operator {reader.kind} has {n} columns for values of shape {x.shape}")
     size = (m,) if vector else (*reader.shape_of(value)[:-1], m)
     reader.require_small(math.prod(size))
-    return Flow(reader.aten("linear", size, input=value, weight=W, bias=bias), shape, fresh=True)
+    return Flow(reader.aten("linear", size, input=value, weight=W.contiguous(), bias=bias), shape, fresh=True)
 
 
 def _turned(reader: OnnxReader, x: Flow) -> Flow:
@@ -259,7 +261,9 @@ def _erf(reader: OnnxReader, call: Call) -> Value:
     x = call.flow()
     curve = reader.curve(x.value)
     line = _line(curve)
-    if line is None or line[1] != 0.0:
+    if line is None and isinstance(x.value, Scaled):
+        curve, line = reader.line(x.value.bent), (x.value.factor, 0.0)
+    elif line is None or line[1] != 0.0:
         curve, line = reader.line(curve), (1.0, 0.0)
     return Flow(ErrorFunction(curve.source, line[0]), x.shape)
 
@@ -293,6 +297,9 @@ def _aligned(reader: OnnxReader, x: Flow, constant: Tensor) -> tuple[Curve, Tens
         return value, constant.reshape(()), shape
     node = reader.shape_of(value)
     constant = constant.reshape((1,) * (len(shape) - constant.ndim) + tuple(constant.shape))
+    seen = per_input(shape)
+    if node[0] != seen[0] == constant.numel():  # one number for each channel of ONNX's shape
+        value, node = reader.curve(reader.in_shape(value, seen)), seen
     if node == (shape[1:] if len(shape) > 1 and shape[0] == 1 else shape):
         return value, constant[0] if node != shape else constant, shape
     return value, constant.expand(shape).reshape(node), shape
@@ -321,7 +328,8 @@ def _pair(reader: OnnxReader, call: Call) -> tuple[Any, Any, tuple[int, ...]]:
         raise reader.unsupported("A value of another shape would be repeated.")
     values = [v if isinstance(v, ErrorFunction) else reader.moderate(reader.curve(v)) for v in (x.value, y.value)]
     whole = [v for v in values if isinstance(v, Curve)]
-    size = reader.shape_of(whole[0]) if whole else ()
+    sizes = [reader.shape_of(v) for v in whole]
+    size = per_input(shape) if per_input(shape) in sizes or not sizes else sizes[0]
     first, second = (reader.in_shape(v, size) for v in values)
     return first, second, shape
 
@@ -331,6 +339,9 @@ def _add(reader: OnnxReader, call: Call) -> Value:
     a, b = call.inputs[:2]
     name = "add" if call.kind == "Add" else "sub"
     if isinstance(a, Flow) and isinstance(b, Flow):
+        centred = moments.difference(a, b) if name == "sub" else None
+        if centred is not None:
+            return centred
         x, y, shape = _pair(reader, call)
         size = reader.shape_of(x)
         return Flow(reader.moderate(reader.aten(name, size, self=x, other=y, alpha=1)), shape)
@@ -341,10 +352,30 @@ def _add(reader: OnnxReader, call: Call) -> Value:
         shift = float(c) * (-1.0 if name == "sub" and place == 0 else 1.0)
         erf = replace(x.value, factor=sign * x.value.factor, shift=sign * x.value.shift + shift)
         return replace(x, value=erf)
+    moved = moments.shifted(x, c if name == "add" else -c) if name == "add" or place == 0 else None
+    if moved is not None:
+        return moved
     if name == "add" or place == 0:
         return _shifted(reader, x, c if name == "add" else -c, call.alone[place])
     value, c, shape = _aligned(reader, x, c)
     return Flow(reader.aten("sub", reader.shape_of(value), self=c, other=value, alpha=1), shape)
+
+
+@operator("Scaler", "offset scale")
+def _scaler(reader: OnnxReader, call: Call) -> Value:
+    """Of scikit-learn's converter: (x - offset) * scale, one number for all or one for each column."""
+    x, n = call.flow(), call.flow().shape[-1]
+    for name in ("offset", "scale"):
+        given: Any = call.attributes.get(name)
+        numbers = torch.tensor([given] if isinstance(given, float) else given or [], dtype=torch.float64)
+        if numbers.numel() not in (1, n):
+            raise Fault(f"the attribute {name} of its Scaler has {numbers.numel()} numbers for {n} columns")
+        kind, numbers = ("Add", -numbers) if name == "offset" else ("Mul", numbers)
+        step = replace(call, kind=kind, inputs=[x, numbers], attributes={}, alone=(True, True))
+        made = _add(reader, step) if kind == "Add" else _mul(reader, step)
+        assert isinstance(made, Flow)
+        x = made
+    return x
 
 
 @operator("Sum")
@@ -364,25 +395,40 @@ def _sum(reader: OnnxReader, call: Call) -> Value:
 def _mul(reader: OnnxReader, call: Call) -> Value:
     a, b = call.inputs[:2]
     if isinstance(a, Flow) and isinstance(b, Flow):
-        return _product(reader, call)
+        return moments.product(reader, a, b) or _product(reader, call)
     place = 0 if isinstance(a, Flow) else 1
     x, c = call.flow(place), call.numbers(1 - place)
     if isinstance(x.value, ErrorFunction) and c.numel() == 1:
         factor = float(c)
         return replace(x, value=replace(x.value, factor=factor * x.value.factor, shift=factor * x.value.shift))
     value, c, shape = _aligned(reader, x, c)
-    return Flow(reader.aten("mul", reader.shape_of(value), self=value, other=c), shape)
+    made = reader.aten("mul", reader.shape_of(value), self=value, other=c)
+    if c.numel() == 1:
+        return Flow(_scaled(value, made, float(c)), shape)
+    return Flow(made, shape, fresh=True)
+
+
+def _scaled(value: Curve, made: Curve, factor: float) -> Any:
+    return made if _line(value) is not None else Scaled(made, value, factor)
 
 
 @operator("Div")
 def _div(reader: OnnxReader, call: Call) -> Value:
-    if not isinstance(call.inputs[0], Flow) or isinstance(call.inputs[1], Flow):
+    a, b = call.inputs[:2]
+    if isinstance(b, Flow):
+        if isinstance(a, Flow):
+            found = moments.quotient(reader, a, b)
+        else:
+            found = moments.power(b, -1.0) if a is not None and a.numel() == 1 and float(a) == 1.0 else None
+        if found is not None:
+            return found
         raise reader.unsupported("A quotient by a function of the input has no global Lipschitz constant.")
     x, c = call.flow(), call.numbers(1)
     if isinstance(x.value, ErrorFunction) and c.numel() == 1 and float(c) != 0.0:
         return replace(x, value=replace(x.value, factor=x.value.factor / float(c), shift=x.value.shift / float(c)))
     value, c, shape = _aligned(reader, x, c)
-    return Flow(reader.aten("div", reader.shape_of(value), self=value, other=c), shape)
+    made = reader.aten("div", reader.shape_of(value), self=value, other=c)
+    return Flow(_scaled(value, made, 1.0 / float(c)) if c.numel() == 1 else made, shape)
 
 
 def _product(reader: OnnxReader, call: Call) -> Value:
@@ -390,11 +436,49 @@ def _product(reader: OnnxReader, call: Call) -> Value:
     x, y, shape = _pair(reader, call)
     if not isinstance(x, ErrorFunction) and x == y:
         return Flow(reader.aten("square", reader.shape_of(x), self=x), shape)
+    x, y = _as_line(reader, x, y), _as_line(reader, y, x)
     for line, other in ((x, y), (y, x)):
-        made = _gelu_of(line, other) if isinstance(other, ErrorFunction) else _silu_of(line, other)
-        if made is not None:
-            return Flow(replace(line, components=((made,),)), shape)
+        if isinstance(other, ErrorFunction):
+            made = [_gelu_of(line, other)]
+        elif _alike(line, other):
+            made = [_silu_of(one, two) for one, two in zip(_each(line), _each(other), strict=True)]
+        else:
+            continue
+        terms = [term for term in made if term is not None]
+        if len(terms) == len(made):
+            return Flow(replace(line, components=tuple((term,) for term in terms)), shape)
     raise reader.unsupported("A product of two functions of the input has no Lipschitz constant.")
+
+
+def _each(curve: Curve) -> list[Curve]:
+    """The components of a curve, each as a curve."""
+    return [replace(curve, components=(component,)) for component in curve.components]
+
+
+def _alike(x: Any, y: Any) -> bool:
+    """Whether two curves are on one node and have as many components."""
+    if not isinstance(x, Curve) or not isinstance(y, Curve):
+        return False
+    return (x.source, x.axis, len(x.components)) == (y.source, y.axis, len(y.components))
+
+
+def _as_line(reader: OnnxReader, value: Any, other: Any) -> Any:
+    """A multiple of what the other one's node holds, as a line on that node."""
+    if not isinstance(value, Curve) or value.source == other.source:
+        return value
+    for known, index in reader.materialised.items():
+        if index == other.source and _alike(known, value):
+            first, second = (_size(curve) for curve in (known, value))
+            ratio = second / first if first else math.nan
+            if reader.aten("mul", reader.shape_of(known), self=known, other=ratio) == value:
+                return Curve(index, ((Term("identity", 1.0, ratio),),))
+    return value
+
+
+def _size(curve: Curve) -> float:
+    """The factor of a curve's first term."""
+    term = curve.components[0][0]
+    return term.scale if term.function == "identity" else term.coefficient
 
 
 def _silu_of(line: Any, other: Any) -> Term | None:
@@ -417,7 +501,7 @@ def _silu_of(line: Any, other: Any) -> Term | None:
 def _gelu_of(line: Any, erf: ErrorFunction) -> Term | None:
     """k t (f erf(r t) + f) = 2 f k / c * gelu(c t) with c = r sqrt 2.
 
-    A stored sqrt 2 is rounded to float32, so that c is 1 (or k) but for that: it is read as 1 (or k). The slopes of
+    A stored sqrt 2 is rounded to float32, so that c is 1 (or k, or 2k) but for that, and is read so. The slopes of
     gelu(c t) / c are those of gelu itself, so this changes no Lipschitz constant.
     """
     found = _line(line)
@@ -426,6 +510,8 @@ def _gelu_of(line: Any, erf: ErrorFunction) -> Term | None:
     k, c = found[0], erf.rate * math.sqrt(2.0)
     if k != 0.0 and abs(c - k) <= FLOAT32 * abs(k):
         return Term("gelu", 2.0 * erf.factor, k)
+    if k != 0.0 and abs(c - 2.0 * k) <= FLOAT32 * abs(2.0 * k):  # half of 2k t, as the formula has it
+        return Term("gelu", erf.factor, 2.0 * k)
     if abs(c - 1.0) <= FLOAT32:
         return Term("gelu", 2.0 * erf.factor * k)
     return None
@@ -434,12 +520,30 @@ def _gelu_of(line: Any, erf: ErrorFunction) -> Term | None:
 @operator("Pow")
 def _pow(reader: OnnxReader, call: Call) -> Value:
     x, exponent = call.flow(), call.constant(1)
-    if exponent is None or exponent.numel() != 1 or float(exponent) not in (1.0, 2.0):
-        raise reader.unsupported("It has no global Lipschitz constant.")
-    if float(exponent) == 1.0:
+    found = None if exponent is None or exponent.numel() != 1 else float(exponent)
+    step = None if found is None else moments.power(x, found)
+    if step is not None:
+        return step
+    if found not in (1.0, 2.0):
+        raise reader.unsupported(_TANH_GELU if found == 3.0 else "It has no global Lipschitz constant.")
+    if found == 1.0:
         return x
     value = reader.curve(x.value)
     return Flow(reader.aten("square", reader.shape_of(value), self=value), x.shape)
+
+
+_TANH_GELU = (
+    "A cube has no global Lipschitz constant. If it is of a GELU in its approximation by tanh, export the exact one "
+    "(approximate='none'), which is read."
+)
+
+
+@operator("Sqrt Reciprocal")
+def _root(reader: OnnxReader, call: Call) -> Value:
+    step = moments.power(call.flow(), 0.5 if call.kind == "Sqrt" else -1.0)
+    if step is None:
+        raise reader.unsupported("It has no global Lipschitz constant.")
+    return step
 
 
 # --- scalar functions ------------------------------------------------------------------------------------------------
@@ -492,6 +596,20 @@ def _selu(reader: OnnxReader, call: Call) -> Value:
     return _applied(reader, made, "mul", other=gamma)
 
 
+@operator("Celu", "alpha")
+def _celu(reader: OnnxReader, call: Call) -> Value:
+    """alpha * elu(t / alpha), with 1 / alpha rounded away from zero where it is no double."""
+    alpha = float(call.attributes.get("alpha", 1.0))
+    x = call.flow()
+    inner = x if alpha == 1.0 else _applied(reader, x, "mul", other=_over(reader, alpha))
+    made = _applied(reader, inner, "elu", alpha=1.0, scale=1, input_scale=1)
+    return made if alpha == 1.0 else _applied(reader, made, "mul", other=alpha)
+
+
+def _over(reader: OnnxReader, divisor: float) -> float:
+    return float(reciprocal(reader, torch.tensor(divisor, dtype=torch.float64)))
+
+
 @operator("Softplus")
 def _softplus(reader: OnnxReader, call: Call) -> Value:
     return _applied(reader, call.flow(), "softplus", beta=1.0, threshold=math.inf)
@@ -499,7 +617,9 @@ def _softplus(reader: OnnxReader, call: Call) -> Value:
 
 @operator("Gelu", "approximate")
 def _gelu(reader: OnnxReader, call: Call) -> Value:
-    return _applied(reader, call.flow(), "gelu", approximate=call.attributes.get("approximate", "none"))
+    if call.attributes.get("approximate", "none") != "none":
+        raise reader.unsupported("Only the exact GELU is read (approximate='none'), not its approximation by tanh.")
+    return _applied(reader, call.flow(), "gelu", approximate="none")
 
 
 @operator("HardSigmoid", "alpha beta")

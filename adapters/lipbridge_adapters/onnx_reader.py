@@ -37,6 +37,19 @@ class Flow:
     fresh: bool = False
 
 
+@dataclass(frozen=True)
+class Scaled(Deferred):
+    """A bent curve times a number: a curve as well, but what is measured against the bend may ask for the two."""
+
+    made: Curve
+    bent: Curve
+    factor: float
+
+    def materialise(self, reader: Reader) -> Curve:
+        """The product."""
+        return self.made
+
+
 Value = Flow | Tensor
 
 
@@ -143,8 +156,9 @@ class OnnxReader(Reader):
         if not isinstance(found, Flow):
             raise UnsupportedOperation("output", output[:60], "It does not depend on the input.")
         value = self.curve(found.value)
-        if _without_ones(self.shape_of(value)) != _without_ones(found.shape):
-            value = self.seen(found)
+        shape, wanted = self.shape_of(value), per_input(found.shape)
+        if _without_ones(shape) != _without_ones(wanted) or len(shape) > len(wanted):
+            value = self.seen(found)  # only axes of length one that the node has not are left out
         last = self.materialise(value)
         return without_dead_nodes(Graph(tuple(self.nodes), name), last)
 
@@ -179,7 +193,7 @@ class OnnxReader(Reader):
         self.kind = printable(str(proto.op_type))[:60]
         made = [str(name) for name in proto.output]
         self.layer = printable(str(proto.name) or next(iter(made), ""))
-        if proto.domain not in ("", "ai.onnx"):
+        if proto.domain not in ("", "ai.onnx") and (proto.domain, self.kind) != ("ai.onnx.ml", "Scaler"):
             raise self.unsupported(f"It belongs to the domain {str(proto.domain)[:60]!r}; only ONNX's own is read.")
         inputs = [self._value(str(name)) if name else None for name in proto.input]
         attributes = {str(a.name): self._attribute(a) for a in proto.attribute}
@@ -301,6 +315,8 @@ class OnnxReader(Reader):
 
     def in_shape(self, value: Any, shape: tuple[int, ...]) -> Any:
         """A flow's value with its node in the given shape of the same order."""
+        if isinstance(value, Scaled):
+            value = value.made
         if isinstance(value, Curve) and self.shape_of(value) != shape:
             return self.aten("reshape", shape, self=value)
         return value
@@ -326,16 +342,31 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)[:100] or "(without a name)"
 
 
-_SCORES = "Read the network up to the scores before it: name that value as the output (--output in the command line)."
+SCORES = "Read the network up to the scores before it: name that value as the output (--output in the command line)."
 _HINTS: Mapping[str, str] = {
-    **dict.fromkeys(("Softmax", "LogSoftmax", "ArgMax", "ArgMin", "TopK", "Hardmax"), _SCORES),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "ArgMax", "ArgMin", "Hardmax"), SCORES),
     **dict.fromkeys(("If", "Loop", "Scan"), "A feed-forward network has no control flow."),
-    **dict.fromkeys(("Exp", "Log", "Sqrt", "Reciprocal"), "It has no global Lipschitz constant."),
+    **dict.fromkeys(("Exp", "Log"), "It has no global Lipschitz constant."),
     **dict.fromkeys(
-        ("QuantizeLinear", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear", "Sign", "Round", "Floor", "Ceil"),
+        (
+            *("QuantizeLinear", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear"),
+            *("Sign", "Round", "Floor", "Ceil", "ThresholdedRelu", "Shrink"),
+        ),
         "It jumps, so it has no Lipschitz constant.",
     ),
+    **dict.fromkeys(("HardSwish", "Mish", "Softsign"), "It is none of the activations that lipbridge has facts about."),
     "ConvTranspose": "Transposed convolutions are not supported.",
 }
 
-__all__ = ["OPERATORS", "Call", "Deferred", "Flow", "OnnxReader", "Value", "has_batch", "operator", "per_input"]
+__all__ = [
+    "OPERATORS",
+    "SCORES",
+    "Call",
+    "Deferred",
+    "Flow",
+    "OnnxReader",
+    "Value",
+    "has_batch",
+    "operator",
+    "per_input",
+]

@@ -23,7 +23,7 @@ from lipbridge.errors import (
     UnknownName,
     UnsupportedOperation,
 )
-from lipbridge.graph import Add, Concat, Conv, Dense, Elementwise, Graph, Input, Node, Reshape
+from lipbridge.graph import Add, Concat, Conv, Dense, Elementwise, Graph, GroupSort, Input, Node, Normalize, Reshape
 from lipbridge.layers import Sinusoidal, mlp
 from lipbridge_adapters.onnx import check_export, export_onnx, problem_from_files, problem_to_files
 
@@ -64,7 +64,7 @@ def kinds(path: Path) -> Counter[str]:
 def test_every_activation_in_every_dialect_that_takes_it(name: str, dialect: str, tmp_path: Path) -> None:
     torch.manual_seed(3)
     module = mlp([6, 9, 8, 3], name)
-    report = export_onnx(module, tmp_path / "m.onnx", dialect)
+    report = export_onnx(module, tmp_path / "m.onnx", dialect, merge=True)
     assert report.error is not None
     assert report.error <= 1e-5
     assert check_export(report.path, capture(module), seed=1) <= 1e-5
@@ -137,7 +137,7 @@ def test_an_image_is_flattened_in_the_file(tmp_path: Path) -> None:
         report = export_onnx(graph, tmp_path / "m.onnx", dialect)
         assert report.operations == ("Flatten", "Gemm", "Relu")
     image = Graph((Input("input", (), (3, 2)), Elementwise("abs", (0,), (3, 2), activation("abs"))))
-    assert export_onnx(image, tmp_path / "i.onnx").operations == ("Flatten", "Gemm", "Relu", "Reshape")
+    assert export_onnx(image, tmp_path / "i.onnx").operations == ("Conv", "Relu")
     assert export_onnx(image, tmp_path / "i.onnx", "native").operations == ("Abs",)
 
 
@@ -155,14 +155,9 @@ def test_branches_are_native(tmp_path: Path) -> None:
         Elementwise("again", (7,), (4,), activation("tanh")),
     )
     export_onnx(Graph(nodes), tmp_path / "m.onnx", "native")
-    for last, layer in ((4, "cat"), (7, "swap")):
-        cut = (
-            nodes[: last + 1]
-            if layer == "cat"
-            else (nodes[0], nodes[1], replace(nodes[6], inputs=(1,)), replace(nodes[7], inputs=(2,)))
-        )
-        with pytest.raises(UnsupportedOperation, match=f"Layer `{layer}`.*native"):
-            export_onnx(Graph(cut), tmp_path / "n.onnx", "relu")
+    plain = Graph((*nodes[:8], replace(nodes[8], activation=activation("relu"))))  # type: ignore[call-arg]
+    report = export_onnx(plain, tmp_path / "r.onnx", "relu")
+    assert set(report.operations) == {"Gemm", "Relu", "Concat", "Add", "Reshape", "Transpose", "Flatten"}
     twice = (*nodes[:3], Elementwise("same", (1,), (4,), activation("abs")), Add("sum", (2, 3), (4,)))
     assert kinds(export_onnx(Graph(twice), tmp_path / "m.onnx", "native").path)["Abs"] == 1
     ends = (*nodes[:3], Concat("both", (2, 2), (8,)), Elementwise("relu", (1,), (4,), activation("abs")))
@@ -183,6 +178,28 @@ def test_float64_weights_are_rounded_and_told(tmp_path: Path) -> None:
     with pytest.raises(NumericalFailure, match=r"`0`.*overflow float32"):
         export_onnx(module, tmp_path / "m.onnx", "native")
     assert report.path.read_bytes() == before
+
+
+def test_constants_of_activations_are_rounded_and_told(tmp_path: Path) -> None:
+    """ReLU's slopes are exact; 0.1, sqrt(1/2) of a GELU, and a scale that overflows are not."""
+    leaky, exact = (Term("leaky_relu", parameters=(a,)) for a in (0.1, 0.25))
+    assert export_onnx(single(((exact,),)), tmp_path / "m.onnx", "native").rounding == 0.0
+    for term in (
+        leaky,
+        Term("gelu"),
+        Term("tanh", 1.0, 0.1),
+        Term("tanh", 1.0, 1.0, 0.1),
+        Term("elu", 0.1, parameters=(1.0,)),
+    ):
+        rounding = export_onnx(single(((term,),)), tmp_path / "m.onnx", "native").rounding
+        assert 1e-9 < rounding <= 2.0**-24
+    for term in (Term("tanh", 1e39), Term("leaky_relu", parameters=(1e39,))):
+        with pytest.raises(NumericalFailure, match="overflow"):
+            export_onnx(single(((term,),)), tmp_path / "n.onnx", "native", check=False)
+    tiny = Graph((Input("input", (), (3,)), Normalize("norm", (0,), (3,), 1, 1e-60)))
+    with pytest.raises(NumericalFailure, match=r"`norm`.*zero in float32"):
+        export_onnx(tiny, tmp_path / "n.onnx", "native", check=False)
+    assert not (tmp_path / "n.onnx").exists()
 
 
 def test_a_check_that_fails_writes_nothing(tmp_path: Path) -> None:
@@ -207,8 +224,13 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = Graph((Input("input", (), (3,)),))
     image = Graph((Input("input", (), (1, 3)), Dense("d", (0,), (1, 2), torch.zeros(2, 3, dtype=torch.float64))))
     conv = Graph((Input("input", (), (1, 3)), Conv("c", (0,), (1, 3), torch.zeros(1, 1, 1, dtype=torch.float64))))
-    for graph, text in ((empty, "without layers"), (image, "`d`"), (conv, "`c`")):
-        for dialect in ("relu", "native"):
+    sort = Graph((Input("input", (), (4,)), GroupSort("s", (0,), (4,), 2)))
+    for dialect in ("relu", "native"):
+        assert export_onnx(image, tmp_path / "m.onnx", dialect).operations == ("MatMul",)
+        assert export_onnx(conv, tmp_path / "m.onnx", dialect).operations == ("Conv",)
+        (tmp_path / "m.onnx").unlink()
+    for graph, text, dialects in ((empty, "without layers", ("relu", "native")), (sort, "`s`.*native", ("relu",))):
+        for dialect in dialects:
             with pytest.raises(UnsupportedOperation, match=text):
                 export_onnx(graph, tmp_path / "m.onnx", dialect)
     (tmp_path / "file").write_text("")

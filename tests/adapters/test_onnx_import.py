@@ -221,12 +221,22 @@ def test_the_shape_of_the_input(tmp_path: Path) -> None:
         ([op("Cast", "X", "Y", to=7)], "Cast"),
         ([op("Erf", "X", "Y")], "GELU"),
         ([op("Gelu", "X", "Y", approximate="tanh")], "GELU"),
-        ([op("Celu", "X", "Y")], "Celu"),
+        ([op("Pow", "X three", "Y")], "approximation by tanh"),
+        ([op("Sqrt", "X", "Y")], "no global Lipschitz"),
+        ([op("ThresholdedRelu", "X", "Y")], "jumps"),
+        ([op("HardSwish", "X", "Y")], "none of the activations"),
+        ([op("TopK", "X two", "Y i")], "all entries"),
         ([op("Add", "X tall", "Y")], "repeat"),
     ],
 )
 def test_what_is_no_layer_is_named(nodes: list[Any], what: str, tmp_path: Path) -> None:
-    path = save(tmp_path / "m.onnx", nodes, {"tall": normal(3, 4)}, (1, 4), 20)
+    path = save(
+        tmp_path / "m.onnx",
+        nodes,
+        {"tall": normal(3, 4), "three": np.float32(3), "two": np.array([2])},
+        (1, 4),
+        20,
+    )
     with pytest.raises(UnsupportedOperation, match=what):
         read_onnx(path)
 
