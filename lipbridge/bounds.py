@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
@@ -149,7 +149,13 @@ def bound_for(
     )
 
 
-def trivial_bound(network: Graph | nn.Module, norm: Norm | str = 2, output_norm: Norm | str | None = None) -> Bound:
+def trivial_bound(
+    network: Graph | nn.Module,
+    norm: Norm | str = 2,
+    output_norm: Norm | str | None = None,
+    *,
+    input_shape: Sequence[int] | None = None,
+) -> Bound:
     """The product of the layers' operator norms: a proved upper bound of the Lipschitz constant, everywhere.
 
     Each layer's norm is rounded outward (:func:`lipbridge.rigor.proved_operator_norm`, for convolutions
@@ -162,6 +168,7 @@ def trivial_bound(network: Graph | nn.Module, norm: Norm | str = 2, output_norm:
         network: a Graph, or a module that :func:`lipbridge.capture` can read.
         norm: input norm, 1, 2 or "inf".
         output_norm: output norm, the input norm if not given.
+        input_shape: of one input of a module, as for :func:`lipbridge.capture`.
 
     Raises:
         UnsupportedProblem: for inf->1, inf->2 and 2->1, whose matrix norms are NP-hard.
@@ -173,7 +180,7 @@ def trivial_bound(network: Graph | nn.Module, norm: Norm | str = 2, output_norm:
     if isinstance(network, nn.Module):
         from lipbridge.capture import capture
 
-        network = capture(network)
+        network = capture(network, input_shape)
     p = as_norm(norm)
     q = p if output_norm is None else as_norm(output_norm, "output_norm")
     start = time.perf_counter()

@@ -177,3 +177,11 @@ def test_tangent_is_the_jacobian_vector_product() -> None:
         _, expected = torch.func.jvp(graph, (x,), (v,))
         torch.testing.assert_close(value, graph(x))
         torch.testing.assert_close(tangent, expected)
+
+
+def test_a_module_of_images_is_bounded_by_its_shape():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2))
+    with pytest.raises(InvalidArgument, match="input_shape"):
+        lipbridge.trivial_bound(net)
+    bound = lipbridge.trivial_bound(net, input_shape=(1, 5, 5))
+    assert bound.value == lipbridge.trivial_bound(lipbridge.capture(net, (1, 5, 5))).value
