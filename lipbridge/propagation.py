@@ -2,7 +2,7 @@
 
 Three enclosures of every node are intersected:
 
-* interval arithmetic, in centre-and-radius form for dense layers;
+* interval arithmetic, in centre-and-radius form for dense layers and convolutions;
 * distance: on the ball a node moves from its value at the centre by at most D in l_p, the radius times the layers'
   norms and the activations' *local* slopes, so a unit of the next layer moves by at most ``|w|_dual D``. This is exact
   for the first layer, and much the best for networks that were trained for a small bound;
@@ -14,80 +14,59 @@ length n is trusted to |fl(w'x) - w'x| <= gamma_n |w|'|x| (Higham 2002, section 
 :mod:`lipbridge.search.accuracy`. An overflow makes an interval infinite, never wrong.
 
 Source: Weng et al. 2018 (Fast-Lin, parallel lines), Zhang et al. 2018 (CROWN); distances and rounding are ours.
-A further kind of node needs :func:`reach`, and for the linear part :func:`pull`.
+The rules of the nodes are in :mod:`lipbridge.propagation_rules` and :mod:`lipbridge.propagation_space`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import singledispatch
 
 import torch
 from torch import Tensor
 
+from lipbridge import propagation_space as _space
 from lipbridge.bounds import Ball
-from lipbridge.errors import InvalidArgument, UnsupportedProblem
-from lipbridge.graph import Add, Concat, Dense, Elementwise, Graph, Node, Reshape, block_axis, evaluate
-from lipbridge.linalg import vector_norm
+from lipbridge.errors import InvalidArgument
+from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node, Reshape
+from lipbridge.layer_constants import conv_norm_up
+from lipbridge.propagation_rules import (
+    DUAL,
+    Context,
+    Lines,
+    Pulled,
+    Reach,
+    lines_around,
+    narrowed,
+    norm_up,
+    nothing,
+    pull,
+    reach,
+    times,
+)
 from lipbridge.rigor import proved_operator_norm
 from lipbridge.rounding import gamma
-from lipbridge.search.running_error import Enclosure, enclosed
-from lipbridge.slopes import FLOOR, WIDER, component_bend, component_range, component_slopes, outward
+from lipbridge.search.running_error import Enclosure
+from lipbridge.slopes import FLOOR, WIDER, outward
 from lipbridge.vocabulary import Norm
 
 #: Linear forms are pulled back in pieces of at most so many numbers.
 LARGEST = 2**24
 
 
-@dataclass(frozen=True, eq=False)
-class Reach:
-    """Where a node's value lies while the input runs through each of k balls.
-
-    Attributes:
-        lower: ``(k, *shape)`` float64; may be infinite.
-        upper: likewise; never below ``lower`` but for nothing being known.
-        center: the value at the balls' centres, enclosed.
-        distance: ``(k,)``: how far in l_p, the balls' norm, the value moves from that at the centre, at most.
-    """
-
-    lower: Tensor
-    upper: Tensor
-    center: Enclosure
-    distance: Tensor
-
-    @property
-    def magnitude(self) -> Tensor:
-        """``(k, size)``: the largest absolute value of each coordinate."""
-        return torch.fmax(self.lower.abs(), self.upper.abs()).flatten(1)
-
-
-@dataclass(frozen=True, eq=False)
-class Lines:
-    """A component on its interval: ``slope t + offset`` is within ``radius`` of it. All ``(k, *shape)``."""
-
-    slope: Tensor
-    offset: Tensor
-    radius: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class _Ball:
-    """What the nodes' rules read: the norm p, and proved l_p norms of dense layers where they are known."""
-
-    norm: Norm
-    norms: Mapping[Node, float] = field(default_factory=lambda: {})
-
-
 def layer_norms(graph: Graph, norm: Norm) -> dict[Node, float]:
-    """Proved operator norms in l_p of the dense layers (by node: names may repeat), which :func:`reaches` may use.
+    """Proved l_p norms of dense layers and convolutions (by node: names may repeat), which :func:`reaches` may use.
 
     Raises:
         NumericalFailure: if weights hold NaN or a norm overflows.
     """
-    dense = [node for node in graph.nodes if isinstance(node, Dense)]
-    return {node: proved_operator_norm(node.weight, norm) for node in dense}
+    found: dict[Node, float] = {}
+    for node in graph.nodes:
+        if isinstance(node, Dense):
+            found[node] = proved_operator_norm(node.weight, norm)
+        elif isinstance(node, Conv):
+            found[node] = conv_norm_up(node, graph.nodes[node.inputs[0]].shape, norm, norm)
+    return found
 
 
 def reaches(graph: Graph, ball: Ball, norms: Mapping[Node, float] | None = None, *, linear: bool = True) -> list[Reach]:
@@ -107,7 +86,7 @@ def reaches(graph: Graph, ball: Ball, norms: Mapping[Node, float] | None = None,
     """
     if tuple(ball.centers.shape[1:]) != graph.input_shape:
         raise InvalidArgument("centers", f"have shape (k, *{graph.input_shape})", tuple(ball.centers.shape))
-    context = _Ball(ball.norm, norms or {})
+    context = Context(ball.norm, norms or {})
     centers = ball.centers.detach().to(device=_device(graph, ball), dtype=torch.float64)
     zero = torch.zeros_like(centers)
     radius = torch.full((len(centers),), ball.radius, dtype=torch.float64, device=centers.device)
@@ -115,213 +94,39 @@ def reaches(graph: Graph, ball: Ball, norms: Mapping[Node, float] | None = None,
     found = [Reach(lower, upper, Enclosure(centers, zero), radius)]
     lines: dict[int, list[Lines]] = {}
     for index, node in enumerate(graph.nodes[1:], start=1):
-        if isinstance(node, Elementwise):
+        if linear and _gains(graph, index):
             source = node.inputs[0]
-            if linear and lines:
-                pulled = _pulled_back(graph, source, found, lines, ball)
-                if pulled is not None:
-                    found[source] = _narrowed(found[source], *pulled, context)
-            lines[index] = _lines(node, found[source])
+            pulled = _pulled_back(graph, source, found, lines, ball)
+            if pulled is not None:
+                found[source] = narrowed(found[source], *pulled, context)
+        if isinstance(node, Elementwise):
+            lines[index] = lines_around(node, found[node.inputs[0]])
         found.append(reach(node, [found[i] for i in node.inputs], context))
     return found
 
 
 def _device(graph: Graph, ball: Ball) -> torch.device:
-    return next((node.weight.device for node in graph if isinstance(node, Dense)), ball.centers.device)
+    return next((node.weight.device for node in graph if isinstance(node, Dense | Conv)), ball.centers.device)
 
 
-# --- forward ---------------------------------------------------------------------------------------------------------
+def _gains(graph: Graph, index: int) -> bool:
+    """Whether lines may narrow a node's source: it is nonlinear, and behind more than one layer or copying padding.
 
-
-@singledispatch
-def reach(node: Node, inputs: list[Reach], ball: _Ball) -> Reach:
-    """What encloses a node's values, given its inputs'."""
-    raise UnsupportedProblem(f"Layer `{node.name}` ({type(node).__name__}) has no interval rule yet.")
-
-
-def _narrowed(found: Reach, lower: Tensor, upper: Tensor, ball: _Ball) -> Reach:
-    """Intersected with a further interval; the distance follows."""
-    lower, upper = torch.fmax(found.lower, lower), torch.fmin(found.upper, upper)
-    center, room = found.center, found.center.error + found.distance.reshape(-1, *[1] * (lower.ndim - 1))
-    around = outward(center.value - room, center.value + room)
-    lower, upper = torch.fmax(lower, around[0]), torch.fmin(upper, around[1])
-    # The center's own error counts: the true value at the center is only known to within it.
-    span = torch.maximum(upper - center.value, center.value - lower) + center.error
-    distance = _norm_up(span.clamp_min(0.0).flatten(1), ball.norm)
-    return replace(found, lower=lower, upper=upper, distance=torch.fmin(found.distance, distance))
-
-
-def _norm_up(x: Tensor, norm: Norm) -> Tensor:
-    """Upper bound of the norms of rows with entries >= 0."""
-    if norm == "inf":
-        return x.amax(-1) * (1.0 + 4.0 * WIDER) + FLOOR
-    n = x.shape[-1]
-    slack = 1.0 + 4.0 * gamma(n + 16)
-    if norm == 1:
-        return x.sum(-1) * slack + FLOOR
-    largest = x.amax(-1, keepdim=True)
-    scaled = torch.where(largest > 0, x / largest, 0.0)
-    return vector_norm(scaled, 2, -1) * largest.squeeze(-1) * slack + n * FLOOR
-
-
-_DUAL: Mapping[Norm, Norm] = {1: "inf", 2: 2, "inf": 1}
-
-
-@reach.register
-def _(node: Dense, inputs: list[Reach], ball: _Ball) -> Reach:
-    (x,) = inputs
-    n = node.weight.shape[1]
-    middle = 0.5 * x.lower + 0.5 * x.upper
-    half = torch.maximum(x.upper - middle, middle - x.lower) * (1.0 + WIDER) + FLOOR
-    center = enclosed(node, [x.center])
-    size = node.weight.abs()
-    spread = (half + gamma(n + 2) * middle.abs()) @ size.T + n * FLOOR
-    if node.bias is not None:
-        spread = spread + gamma(n + 2) * node.bias.abs()
-    spread = spread * (1.0 + 4.0 * gamma(n + 16))
-    value = evaluate(node, [middle])
-    lower, upper = outward(value - spread, value + spread)
-    single = node.weight.ndim == 2 and len(node.shape) == 1
-    # The rows' dual norms bound every unit by itself: exact where the input is the ball.
-    rows = _norm_up(size, _DUAL[ball.norm]) * x.distance[:, None]
-    if single:
-        room = rows * (1.0 + WIDER) + center.error
-        around = outward(center.value - room, center.value + room)
-        lower, upper = torch.fmax(lower, around[0]), torch.fmin(upper, around[1])
-    distance = torch.full_like(x.distance, math.inf)
-    if node in ball.norms:
-        distance = x.distance * ball.norms[node] * (1.0 + WIDER) + FLOOR
-    return _narrowed(Reach(lower, upper, center, distance), lower, upper, ball)
-
-
-@reach.register
-def _(node: Elementwise, inputs: list[Reach], ball: _Ball) -> Reach:
-    (z,) = inputs
-    lower: list[Tensor] = []
-    upper: list[Tensor] = []
-    steepest: list[Tensor] = []
-    ends = (_at(node, z.lower), _at(node, z.upper))
-    for k, component in enumerate(node.activation.components):
-        a, b = component_slopes(component, node.activation.slopes[k], z.lower, z.upper)
-        bend = component_bend(component, z.lower, z.upper)
-        low, high = _offsets(z, torch.zeros_like(a), a, b, bend, (ends[0][k], ends[1][k]))
-        least, most = component_range(component)
-        lower.append(torch.fmax(low, torch.full_like(low, least)))
-        upper.append(torch.fmin(high, torch.full_like(high, most)))
-        steepest.append(torch.maximum(a.abs(), b.abs()).flatten(1))
-    gain = _norm_up(torch.stack(steepest, dim=-1), ball.norm).amax(-1).clamp(max=node.activation.lipschitz[ball.norm])
-    values, errors = zip(*_blocks(node, z.center), strict=True)
-    axis = block_axis(node) + 1
-    center = Enclosure(torch.cat(values, axis), torch.cat(errors, axis))
-    distance = z.distance * gain * (1.0 + WIDER) + FLOOR
-    found = Reach(torch.cat(lower, axis), torch.cat(upper, axis), center, distance)
-    return _narrowed(found, found.lower, found.upper, ball)
-
-
-def _at(node: Elementwise, t: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Per component the value at t and its error, of t's shape."""
-    return _blocks(node, Enclosure(t, torch.zeros_like(t)))
-
-
-def _blocks(node: Elementwise, z: Enclosure) -> list[tuple[Tensor, Tensor]]:
-    """Per component the value at an enclosed z and its error, of z's shape."""
-    shape, K = z.value.shape, node.activation.width
-    flat = replace(node, shape=(K * math.prod(shape[1:]),), axis=-1)
-    found = enclosed(flat, [Enclosure(z.value.flatten(1), z.error.flatten(1))])
-    pairs = zip(found.value.chunk(K, 1), found.error.chunk(K, 1), strict=True)
-    return [(value.reshape(shape), error.reshape(shape)) for value, error in pairs]
-
-
-def _offsets(
-    z: Reach, slope: Tensor, a: Tensor, b: Tensor, bend: Tensor, ends: tuple[tuple[Tensor, Tensor], ...]
-) -> tuple[Tensor, Tensor]:
-    """An interval of ``g(t) - slope t`` for t in [l, u], for a in [l, u] slopes [a, b] of g and values at both ends.
-
-    With x = t - l and w = u - l the difference d obeys ``d(l) - s x <= d <= d(l) + r x`` for r = b - slope and
-    s = slope - a, and likewise from the other end; both meet in a parallelogram. Ends alone decide where g is convex
-    (for the maximum) or concave (for the minimum).
+    Behind an activation only another one asks: what the lines know went into the activation's own source.
     """
-    (at_l, e_l), (at_u, e_u) = ends
-    lines = slope.abs() * torch.fmax(z.lower.abs(), z.upper.abs())
-    width = (z.upper - z.lower) * (1.0 + WIDER)
-    room = torch.fmax(e_l, e_u) + 8.0 * WIDER * (at_l.abs() + at_u.abs() + lines) + FLOOR
-    at_l, at_u = at_l - slope * z.lower, at_u - slope * z.upper
-    rise, fall = (b - slope).clamp_min(0.0), (slope - a).clamp_min(0.0)
-    total = rise + fall
-    line = total <= FLOOR
-    total = torch.where(line, 1.0, total)
-    product = rise * (fall / total) * width
-    upper = (at_l * (fall / total) + at_u * (rise / total)) + product
-    lower = (at_l * (rise / total) + at_u * (fall / total)) - product
-    high, low = torch.maximum(at_l, at_u), torch.minimum(at_l, at_u)
-    # Outside of [a, b] one of rise and fall is cut to zero: then d is monotone, and its ends decide as well.
-    ends_decide = line | (rise == 0) | (fall == 0)
-    upper = torch.where(ends_decide | (bend > 0), high, torch.maximum(upper, high))
-    lower = torch.where(ends_decide | (bend < 0), low, torch.minimum(lower, low))
-    room = room + 8.0 * WIDER * (product + high.abs() + low.abs())
-    return outward(lower - room, upper + room)
+    node = graph.nodes[index]
+    if not isinstance(node, (Elementwise, *_space.NONLINEAR)):
+        return False
+    source = node.inputs[0]
+    if isinstance(graph.nodes[source], Elementwise) and not isinstance(node, Elementwise):
+        return False
+    before = [node for node in graph.nodes[1 : source + 1] if not isinstance(node, Reshape)]
+    return len(before) > 1 or any(_copies(graph, node) for node in before)
 
 
-@reach.register
-def _(node: Reshape, inputs: list[Reach], ball: _Ball) -> Reach:
-    (x,) = inputs
-    lower, upper = evaluate(node, [x.lower]), evaluate(node, [x.upper])
-    return Reach(lower, upper, enclosed(node, [x.center]), x.distance)
-
-
-@reach.register
-def _(node: Concat, inputs: list[Reach], ball: _Ball) -> Reach:
-    lower, upper = evaluate(node, [x.lower for x in inputs]), evaluate(node, [x.upper for x in inputs])
-    value, error = (evaluate(node, part) for part in _parts(inputs))
-    distance = _norm_up(torch.stack([x.distance for x in inputs], -1), ball.norm)
-    return _narrowed(Reach(lower, upper, Enclosure(value, error), distance), lower, upper, ball)
-
-
-def _parts(inputs: list[Reach]) -> tuple[list[Tensor], list[Tensor]]:
-    return [x.center.value for x in inputs], [x.center.error for x in inputs]
-
-
-@reach.register
-def _(node: Add, inputs: list[Reach], ball: _Ball) -> Reach:
-    room = torch.stack([torch.fmax(x.lower.abs(), x.upper.abs()) for x in inputs]).sum(0) * (8.0 * len(inputs) * WIDER)
-    lower, upper = evaluate(node, [x.lower for x in inputs]), evaluate(node, [x.upper for x in inputs])
-    lower, upper = outward(lower - room, upper + room)
-    center = enclosed(node, [x.center for x in inputs])
-    distance = _norm_up(torch.stack([x.distance for x in inputs], -1), 1)
-    return _narrowed(Reach(lower, upper, center, distance), lower, upper, ball)
-
-
-# --- backward --------------------------------------------------------------------------------------------------------
-
-
-def _lines(node: Elementwise, z: Reach) -> list[Lines]:
-    """Parallel lines around each component: along its chord, which is the best slope for a convex function."""
-    ends = (_at(node, z.lower), _at(node, z.upper))
-    found: list[Lines] = []
-    for k, component in enumerate(node.activation.components):
-        a, b = component_slopes(component, node.activation.slopes[k], z.lower, z.upper)
-        width = z.upper - z.lower
-        slope = ((ends[1][k][0] - ends[0][k][0]) / width).nan_to_num(0.0, 0.0, 0.0)
-        slope = torch.minimum(torch.maximum(slope, a), b)
-        slope = torch.where(torch.isfinite(width), slope, 0.0)
-        bend = component_bend(component, z.lower, z.upper)
-        low, high = _offsets(z, slope, a, b, bend, (ends[0][k], ends[1][k]))
-        least, most = component_range(component)
-        flat = slope == 0
-        low = torch.where(flat, torch.fmax(low, torch.full_like(low, least)), low)
-        high = torch.where(flat, torch.fmin(high, torch.full_like(high, most)), high)
-        middle = 0.5 * low + 0.5 * high
-        found.append(Lines(slope, middle, torch.maximum(high - middle, middle - low) * (1.0 + WIDER) + FLOOR))
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class Pulled:
-    """A linear form of a node as one of its inputs: coefficients by input ``(k or 1, m, size)``, offset and error."""
-
-    parts: list[Tensor]
-    offset: Tensor
-    error: Tensor
+def _copies(graph: Graph, node: Node) -> bool:
+    """Whether taps of a convolution meet on one input, so that only lines know their sum."""
+    return isinstance(node, Conv) and _space.meeting_taps(node, graph.nodes[node.inputs[0]].shape) > 1
 
 
 def _pulled_back(
@@ -330,11 +135,13 @@ def _pulled_back(
     """An interval of node ``index`` from linear forms pulled back to the input; None if a node has no rule."""
     center = found[0].center.value
     size = math.prod(graph.nodes[index].shape)
-    forms = torch.eye(size, dtype=torch.float64, device=center.device)[None]
     longest = max(math.prod(node.shape) for node in graph.nodes[: index + 1])
+    step = max(1, LARGEST // (len(center) * longest))
+    units = torch.arange(size, device=center.device)
     ends: list[tuple[Tensor, Tensor]] = []
-    for rows in torch.split(forms, max(1, LARGEST // (len(center) * longest)), 1):
-        end = _form_ends(graph, index, rows, found, lines, ball)
+    for start in range(0, size, step):
+        rows = (units[start : start + step, None] == units).to(torch.float64)
+        end = _form_ends(graph, index, rows[None], found, lines, ball)
         if end is None:
             return None
         ends.append(end)
@@ -349,7 +156,7 @@ def _form_ends(
     """An interval of each linear form ``(1, m, size)`` of node ``index``: ``(k, m)``."""
     center = found[0].center.value.flatten(1)
     forms = {index: form}
-    offset, error = _nothing(form), _nothing(form)
+    offset, error = nothing(form), nothing(form)
     for i in range(index, 0, -1):
         if i not in forms:
             continue
@@ -362,110 +169,18 @@ def _form_ends(
         for j, part in zip(node.inputs, step.parts, strict=True):
             if j in forms:
                 forms[j] = forms[j] + part
-                error = error + WIDER * _times(forms[j].abs(), found[j].magnitude)
+                error = error + WIDER * times(forms[j].abs(), found[j].magnitude)
             else:
                 forms[j] = part
     n = center.shape[1]
     form = forms.get(0, center.new_zeros(1, form.shape[1], n))
-    value = _times(form, center) + offset
-    spread = _norm_up(form.abs(), _DUAL[ball.norm]) * ball.radius
-    error = error + spread + gamma(n + 4) * _times(form.abs(), center.abs()) + WIDER * value.abs() + n * FLOOR
+    value = times(form, center) + offset
+    spread = norm_up(form.abs(), DUAL[ball.norm]) * ball.radius
+    error = error + spread + gamma(n + 4) * times(form.abs(), center.abs()) + WIDER * value.abs() + n * FLOOR
     # Sums of numbers >= 0, each computed with a relative error below that of the longest dot product.
     longest = max(math.prod(node.shape) for node in graph.nodes)
     error = error * (1.0 + 8.0 * gamma(longest + 64))
     return outward(value - error, value + error)
-
-
-def _times(form: Tensor, x: Tensor) -> Tensor:
-    """``(k, m, n)`` forms at ``(k, n)`` points, ``(k, m)``."""
-    return (form @ x[..., None]).squeeze(-1)
-
-
-@singledispatch
-def pull(node: Node, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
-    """A linear form of a node's values as forms of its inputs', with the error that this makes on the balls.
-
-    Args:
-        node: the node.
-        form: ``(k or 1, m, size)``: m forms of the flattened node.
-        inputs: what encloses the inputs.
-        lines: of an Elementwise, per component.
-    """
-    raise UnsupportedProblem(f"Layer `{node.name}` ({type(node).__name__}) has no linear rule yet.")
-
-
-def _nothing(form: Tensor) -> Tensor:
-    return torch.zeros_like(form[..., 0])
-
-
-@pull.register
-def _(node: Dense, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
-    (x,) = inputs
-    k, m = form.shape[:2]
-    rows, n = node.weight.shape
-    forms = form.reshape(k, m, -1, rows)
-    part = (forms @ node.weight).flatten(2)
-    size = x.magnitude.reshape(len(x.lower), -1, n)
-    # |fl(A W) - A W| |x| <= gamma |A| (|W| |x|), and underflow.
-    reach_up = (size @ node.weight.abs().T).flatten(1)
-    error = (
-        gamma(rows + 2) * _times(form.abs(), reach_up) + (4.0 * rows * FLOOR) * (1.0 + size.flatten(1).sum(1))[:, None]
-    )
-    offset = _nothing(form)
-    if node.bias is not None:
-        sums = forms.sum(2)
-        terms = forms.abs().sum(2)
-        offset = sums @ node.bias
-        error = error + gamma(form.shape[2] + 4) * (terms @ node.bias.abs()) + form.shape[2] * FLOOR
-    return Pulled([part], offset, error)
-
-
-@pull.register
-def _(node: Elementwise, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
-    (z,) = inputs
-    K = node.activation.width
-    blocks = form.reshape(*form.shape[:2], *node.shape).chunk(K, block_axis(node) + 2)
-    part, offset, error = torch.zeros_like(blocks[0].flatten(2)), _nothing(form), _nothing(form)
-    size = z.magnitude
-    for block, line in zip(blocks, lines, strict=True):
-        block = block.flatten(2)
-        own = block * line.slope.flatten(1)[:, None]
-        part = part + own
-        n = own.shape[2]
-        middle, radius = line.offset.flatten(1), line.radius.flatten(1)
-        offset = offset + _times(block, middle)
-        error = error + _times(block.abs(), radius + gamma(n + 4) * middle.abs())
-        error = (
-            error
-            + WIDER * (_times(own.abs(), size) + _times(part.abs(), size))
-            + 4.0 * n * FLOOR * (1.0 + size.sum(1))[:, None]
-        )
-    return Pulled([part], offset, error + WIDER * offset.abs())
-
-
-@pull.register
-def _(node: Reshape, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
-    (x,) = inputs
-    if node.axes is None:
-        return Pulled([form], _nothing(form), _nothing(form))
-    before = x.lower.shape[1:]
-    moved = form.reshape(*form.shape[:2], *(before[axis] for axis in node.axes))
-    back = sorted(range(len(node.axes)), key=lambda place: node.axes[place] if node.axes else 0)
-    part = moved.permute(0, 1, *(place + 2 for place in back)).flatten(2)
-    return Pulled([part], _nothing(form), _nothing(form))
-
-
-@pull.register
-def _(node: Concat, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
-    lengths = [x.lower.shape[1 + node.axis] for x in inputs]
-    whole = form.reshape(*form.shape[:2], *node.shape)
-    parts = torch.split(whole, lengths, node.axis + 2)
-    return Pulled([part.flatten(2) for part in parts], _nothing(form), _nothing(form))
-
-
-@pull.register
-def _(node: Add, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
-    return Pulled([form for _ in inputs], _nothing(form), _nothing(form))
 
 
 __all__ = ["Lines", "Pulled", "Reach", "layer_norms", "pull", "reach", "reaches"]

@@ -291,10 +291,10 @@ def _(node: Conv, inputs: list[Tangent]) -> Tangent:
 def _(node: MaxPool, inputs: list[Tangent]) -> Tangent:
     """The largest entry of a window passes its tangent on, if none that may vary comes near it."""
     x = inputs[0]
-    windows = _windows(node, x.primal.value.shape[2:], x.live.device)
-    value = _in_windows(x.primal.value, windows, -torch.inf)
-    error = _in_windows(x.primal.error, windows, 0.0)
-    live = _in_windows(x.live, windows, 0.0)
+    windows = window_places(node, x.primal.value.shape[2:], x.live.device)
+    value = in_windows(x.primal.value, windows, -torch.inf)
+    error = in_windows(x.primal.error, windows, 0.0)
+    live = in_windows(x.live, windows, 0.0)
     top = value.argmax(dim=-1, keepdim=True)
     apart = value.gather(-1, top) - value > 2.0 * (error.gather(-1, top) + error)
     constant = (live.gather(-1, top) == 0) & (live == 0)
@@ -302,13 +302,13 @@ def _(node: MaxPool, inputs: list[Tangent]) -> Tangent:
     sound = x.sound & (apart | constant | itself).flatten(1).all(dim=1)
 
     def taken(y: Tensor) -> Tensor:
-        return _in_windows(y, windows, 0.0).gather(-1, top).reshape(len(y), *node.shape)
+        return in_windows(y, windows, 0.0).gather(-1, top).reshape(len(y), *node.shape)
 
     tangent = Enclosure(taken(x.tangent.value), taken(x.tangent.error))
     return Tangent(enclosed(node, [x.primal]), tangent, taken(x.live), sound)
 
 
-def _windows(node: MaxPool, space: Sequence[int], device: torch.device) -> Tensor:
+def window_places(node: MaxPool, space: Sequence[int], device: torch.device) -> Tensor:
     """``(windows, entries)``: the place of each entry of each window in the flattened space, -1 for padding."""
     place = torch.zeros((), dtype=torch.long, device=device)
     inside = torch.ones((), dtype=torch.bool, device=device)
@@ -329,7 +329,7 @@ def _spread(table: Tensor, axis: int, rank: int) -> Tensor:
     return table.reshape(shape)
 
 
-def _in_windows(x: Tensor, windows: Tensor, outside: float) -> Tensor:
+def in_windows(x: Tensor, windows: Tensor, outside: float) -> Tensor:
     """``(batch, channels, windows, entries)``."""
     flat = torch.nn.functional.pad(x.flatten(2), (0, 1), value=outside)
     return flat[:, :, windows]  # -1 is the last entry
