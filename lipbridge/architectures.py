@@ -43,7 +43,7 @@ class ConvNet:
 
 #: The convolutional networks known by name.
 CONVOLUTIONAL: Mapping[str, ConvNet] = {
-    "conv-small": ConvNet(((5, 2), (5, 2)), (32, 64, 128)),
+    "conv-small": ConvNet(((5, 2), (5, 2)), (48, 96, 256)),
     "conv-large": ConvNet(((3, 1), (5, 2), (3, 1), (5, 2)), (32, 32, 64, 64, 256)),
 }
 

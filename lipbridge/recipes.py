@@ -110,13 +110,17 @@ def _small(norm: Norm) -> Recipe:
 
 
 def _convolutional(norm: Norm, arch: str) -> Recipe:
-    weight: dict[Norm, float] = {1: 0.03, 2: 0.04, "inf": 0.001}
-    config = TrainingConfig(
-        norm=norm, penalty=weight[norm], every=8, stride=1, epochs=40, batch_size=256,
-        learning_rate=1e-3 if norm == 2 else 3e-3, shift=1,
-    )  # fmt: skip
     widths = CONVOLUTIONAL[arch].widths if arch in CONVOLUTIONAL else ()
-    return Recipe(widths, gain=1.0 if norm == 2 else 0.3, config=config, arch=arch)
+    if norm == 2:
+        config = TrainingConfig(
+            penalty=0.033, every=4, squarings=6, stride=1, epochs=60, batch_size=256, learning_rate=2e-3, shift=1
+        )
+        return Recipe(widths, config=config, arch=arch, padding="zeros")
+    weight = 0.03 if norm == 1 else 0.0003
+    config = TrainingConfig(
+        norm=norm, penalty=weight, every=8, stride=1, epochs=40, batch_size=256, learning_rate=3e-3, shift=1
+    )
+    return Recipe(widths, gain=0.3, config=config, arch=arch, padding="zeros")
 
 
 @torch.no_grad()

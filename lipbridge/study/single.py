@@ -42,7 +42,8 @@ def bound_network(
     for verifier in verifiers:
         reason = get_verifier(verifier).supports(problem)
         if reason is not None:
-            raise UnsupportedProblem(f"Verifier {verifier} cannot bound {name} in l{problem.norm_name}: {reason.rstrip('.')}.")
+            words = f"Verifier {verifier} cannot bound {name} in l{problem.norm_name}: {reason.rstrip('.')}."
+            raise UnsupportedProblem(words)
     cells: list[Cell] = []
     for verifier in verifiers:
         own = {**budget.options, **(options or {}).get(verifier, {})}
