@@ -364,11 +364,18 @@ class _Kernel:
 
 
 def _branch(graph: Graph, index: int, root: int) -> Conv | int | None:
-    """A branch that is one convolution of the root, or the root itself; None if it is more."""
+    """A branch that is one convolution of the root, scaled or not, or the root itself; None if it is more."""
     if index == root:
         return root
     node = graph.nodes[index]
-    return node if isinstance(node, Conv) and node.inputs == (root,) else None
+    if not isinstance(node, Conv):
+        return None
+    if node.inputs == (root,):
+        return node
+    inner = graph.nodes[node.inputs[0]]
+    if not (node.diagonal and isinstance(inner, Conv) and not inner.diagonal and inner.inputs == (root,)):
+        return None
+    return replace(inner, weight=inner.weight * node.weight.reshape(-1, *[1] * (inner.weight.ndim - 1)))
 
 
 def _summed_kernels(branches: Iterable[Conv | int | None], shape: tuple[int, ...]) -> _Kernel | None:
@@ -400,7 +407,7 @@ def _summed_kernels(branches: Iterable[Conv | int | None], shape: tuple[int, ...
         magnitude[place] += scale.abs()
     if not bool(torch.isfinite(magnitude).all()):
         return None
-    return _Kernel(core, weight, magnitude, 2 * len(found))
+    return _Kernel(core, weight, magnitude, 2 * len(found) + 2)  # sums, and the scaling of a branch
 
 
 def _own_tap(core: Conv, shape: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -417,7 +424,8 @@ def _own_tap(core: Conv, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 def _sum_norm_up(kernel: _Kernel, exact: Convolution, p: Norm, q: Norm) -> float:
     rounding = _magnitude(lambda a, b: proved_conv_norm(kernel.magnitude, exact, a, b), p, q)
-    return add_up(proved_conv_norm(kernel.weight, exact, p, q), mul_up(kernel.units + 1.0, UNIT, rounding))
+    lost = mul_up(float(kernel.weight.numel()), float(math.prod(exact.input_shape)), 8.0, TINY)
+    return add_up(proved_conv_norm(kernel.weight, exact, p, q), mul_up(kernel.units + 1.0, UNIT, rounding), lost)
 
 
 def _jacobian(graph: Graph, last: Node, root: int) -> tuple[Tensor, Tensor]:

@@ -121,14 +121,21 @@ def test_a_linear_residual_is_one_convolution(p, mode: str, size: int) -> None:
     second = Graph(
         (Input("x", (), shape), conv(0, W, shape, mode), conv(0, V, shape, mode), scale, Add("a", (1, 2, 3), shape))
     )
-    for graph in (first, second):
+    # x + BN(W x): a scaled branch is a branch as well; its scale stands behind it.
+    after = Conv("bn", (1,), shape, D, None, (1, 1), ((0, 0), (0, 0)), (1, 1), 4)
+    third = Graph((Input("x", (), shape), conv(0, W, shape, mode), after, Add("a", (0, 2), shape)))
+    scaled = Graph((Input("x", (), shape), conv(0, W * D, shape, mode), Add("a", (0, 1), shape)))
+    assert constant(third, p) == pytest.approx(constant(scaled, p), rel=1e-12)
+    for graph in (first, second, scaled, third):
         found = constant(graph, p)
         if size == 5:
             exact = matrix_norm(jacobian(graph, torch.zeros(shape, dtype=torch.float64)), p)
             assert exact <= found * (1 + 1e-12)
             assert found <= exact * (1.0 + 1e-8 if mode == "circular" or p != 2 else 1.5)
+        if graph is third:
+            continue
         apart = sum(constant(Graph((graph.nodes[0], node)), p) for node in graph.nodes[1:-1])
-        apart += graph is first
+        apart += graph is not second
         assert found < apart if p == 2 else found <= apart * (1 + 1e-9)
 
 
