@@ -108,6 +108,8 @@ def _concat(reader: OnnxReader, call: Call) -> Value:
     if any(not isinstance(value, Flow) for value in call.inputs):
         raise reader.unsupported("Constants beside a layer's values are not supported.")
     flows = [call.flow(i) for i in range(len(call.inputs))]
+    if len(flows) == 1:
+        return _identity(reader, call)
     rank = len(flows[0].shape)
     axis = _axis(call, rank)
     if any(len(x.shape) != rank or _without(x.shape, axis) != _without(flows[0].shape, axis) for x in flows):

@@ -615,6 +615,57 @@ def _softplus(reader: OnnxReader, call: Call) -> Value:
     return _applied(reader, call.flow(), "softplus", beta=1.0, threshold=math.inf)
 
 
+@operator("Log")
+def _log(reader: OnnxReader, call: Call) -> Value:
+    """log(sigmoid(t)) = -softplus(-t)."""
+    x = call.flow()
+    curve = reader.curve(x.value)
+    terms = [component[0] for component in curve.components if len(component) == 1]
+    if len(terms) != len(curve.components) or any((t.function, t.coefficient) != ("sigmoid", 1.0) for t in terms):
+        raise reader.unsupported("It has no global Lipschitz constant (but log(sigmoid(t)) has).")
+    made = (Term("softplus", -1.0, -t.scale, -t.offset, (1.0,)) for t in terms)
+    return Flow(replace(curve, components=tuple((term,) for term in made)), x.shape)
+
+
+@dataclass(frozen=True)
+class Above(Deferred):
+    """Whether a line is above a limit, which chooses between a softplus and the line that it nears there."""
+
+    curve: Curve
+    limit: float
+
+    def materialise(self, reader: Reader) -> Curve:
+        """Alone it is no layer."""
+        raise reader.unsupported("A comparison jumps; it is read only in a softplus that goes over to its line.")
+
+
+@operator("Greater")
+def _greater(reader: OnnxReader, call: Call) -> Value:
+    x, limit = call.flow(), call.numbers(1)
+    if limit.numel() != 1:
+        raise reader.unsupported("A limit must be one number.")
+    return Flow(Above(reader.curve(x.value), float(limit)), x.shape)
+
+
+@operator("Where")
+def _where(reader: OnnxReader, call: Call) -> Value:
+    """Where(b t > 20, t, softplus(b t) / b), torch's softplus: the step at the limit is below 3e-9, as in capture."""
+    above, line, bent = (call.flow(place) for place in range(3))
+    near, curve = reader.curve(line.value), reader.curve(bent.value)
+    if isinstance(above.value, Above) and line.shape == bent.shape == above.shape and above.value.limit >= 20.0:
+        one = len(curve.components) == len(curve.components[0]) == 1
+        if one and near.source == curve.source == above.value.curve.source:
+            (term,) = curve.components[0]
+            found, inner = _line(near), _line(above.value.curve)
+            slope, offset = term.coefficient * term.scale, term.coefficient * term.offset
+            close = found is not None and all(
+                math.isclose(a, b, rel_tol=2.0**-50) for a, b in ((slope, found[0]), (offset, found[1]))
+            )
+            if close and inner == (term.scale, term.offset) and (term.function, *term.parameters) == ("softplus", 1.0):
+                return Flow(curve, bent.shape)
+    raise reader.unsupported("A choice jumps, unless it is a softplus that goes over to its line at 20 or above.")
+
+
 @operator("Gelu", "approximate")
 def _gelu(reader: OnnxReader, call: Call) -> Value:
     if call.attributes.get("approximate", "none") != "none":

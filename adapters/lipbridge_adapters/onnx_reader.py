@@ -346,7 +346,7 @@ SCORES = "Read the network up to the scores before it: name that value as the ou
 _HINTS: Mapping[str, str] = {
     **dict.fromkeys(("Softmax", "LogSoftmax", "ArgMax", "ArgMin", "Hardmax"), SCORES),
     **dict.fromkeys(("If", "Loop", "Scan"), "A feed-forward network has no control flow."),
-    **dict.fromkeys(("Exp", "Log"), "It has no global Lipschitz constant."),
+    **dict.fromkeys(("Exp",), "It has no global Lipschitz constant."),
     **dict.fromkeys(
         (
             *("QuantizeLinear", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear"),

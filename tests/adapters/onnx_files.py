@@ -138,6 +138,26 @@ def normalised() -> nn.Module:
     )
 
 
+class Circular(nn.Module):
+    """Circular padding on one side and on both, and a bent curve under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular")
+        self.b = nn.Conv2d(3, 2, (3, 2), padding=(1, 0), padding_mode="circular")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.a(x.tanh()).relu())
+
+
+def layer_norms() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Tanh(), nn.LayerNorm(5, elementwise_affine=False))
+
+
+def softplus() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 3), nn.Softplus(), nn.Linear(3, 2), nn.Softplus(2.0))
+
+
 Module = Callable[[], nn.Module]
 #: name -> (module, shape of one input, opset, dynamo, batch left open)
 BY_TORCH: dict[str, tuple[Module, tuple[int, ...], int, bool, bool]] = {
@@ -153,11 +173,15 @@ BY_TORCH: dict[str, tuple[Module, tuple[int, ...], int, bool, bool]] = {
     "smooth_16": (smooth, (5,), 16, False, False),
     "smooth_20": (smooth, (5,), 20, False, True),
     "sequence_17": (sequence, (3, 8), 17, False, False),
+    "circular_13": (Circular, (2, 5, 6), 13, False, False),
+    "layer_norms_13": (layer_norms, (6,), 13, False, False),
     "mlp_18_dynamo": (lambda: lipbridge.mlp([6, 9, 8, 3], "crelu"), (6,), 18, True, False),
     "residual_20_dynamo": (Residual, (2, 8, 8), 20, True, True),
     "pairs_18_dynamo": (Pairs, (6,), 18, True, False),
     "normalised_21_dynamo": (normalised, (2, 6, 6), 21, True, False),
     "smooth_22_dynamo": (smooth, (5,), 22, True, False),
+    "softplus_18_dynamo": (softplus, (4,), 18, True, False),
+    "circular_20_dynamo": (Circular, (2, 5, 6), 20, True, False),
 }
 
 
@@ -383,6 +407,67 @@ def external(path: Path) -> Path:
     return path
 
 
+def statistics(path: Path) -> Path:
+    """Normalisation written out: over channels with Pow and Reciprocal, over space with Mul, Sqrt and Div."""
+    nodes = [
+        op("ReduceMean", "X", "m", axes=[1]),
+        op("Sub", "X m", "c"),
+        op("Pow", "c two", "q"),
+        op("ReduceMean", "q", "v", axes=[1]),
+        op("Add", "v e", "w"),
+        op("Sqrt", "w", "s"),
+        op("Reciprocal", "s", "r"),
+        op("Mul", "r c", "n"),
+        op("ReduceMean", "n", "M", axes=[2, 3]),
+        op("Sub", "n M", "C"),
+        op("Mul", "C C", "Q"),
+        op("ReduceMean", "Q", "V", axes=[-1, -2]),
+        op("Add", "e V", "W"),
+        op("Sqrt", "W", "S"),
+        op("Div", "C S", "N"),
+        op("Add", "N M2", "Y"),
+    ]
+    weights = {"two": np.float32(2), "e": np.float32(0.1), "M2": normal(3, 1, 1)}
+    return save(path, nodes, weights, (1, 3, 4, 5), 13)
+
+
+def curves(path: Path) -> Path:
+    """Celu, a GELU of 2 relu(t) written out, SiLU of a joint activation, LogSigmoid, TopK of all entries."""
+    nodes = [
+        op("Celu", "X", "k", alpha=0.3),
+        op("Gemm", "k W", "z", transB=1),
+        op("Relu", "z", "r"),
+        op("Mul", "r two", "d"),
+        op("Div", "d root", "u"),
+        op("Erf", "u", "e"),
+        op("Add", "e one", "f"),
+        op("Mul", "d f", "g"),
+        op("Mul", "g half", "h"),
+        op("Neg", "h", "i"),
+        op("Concat", "h i", "j", axis=1),
+        op("Sigmoid", "j", "l"),
+        op("Mul", "j l", "n"),
+        op("TopK", "n six", "o p", axis=-1),
+        op("Sigmoid", "o", "q"),
+        op("Log", "q", "Y"),
+    ]
+    numbers = {"two": 2.0, "root": 2.0**0.5, "one": 1.0, "half": 0.5}
+    weights = {"W": normal(3, 4), "six": np.array([6]), **{name: np.float32(n) for name, n in numbers.items()}}
+    return save(path, nodes, weights, (1, 4), 13)
+
+
+def scaler(path: Path) -> Path:
+    """skl2onnx's StandardScaler before a dense layer: an operator of the domain ai.onnx.ml."""
+    scale = helper.make_node(
+        "Scaler", ["X"], ["s"], domain="ai.onnx.ml", offset=[0.5, -1.0, 2.0], scale=[2.0, 0.3, 1.0]
+    )
+    save(path, [scale, op("MatMul", "s W", "Y")], {"W": normal(3, 2)}, (1, 3), 15)
+    model = onnx.load(str(path))
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
 BY_HAND: dict[str, Callable[[Path], Path]] = {
     f.__name__: f
     for f in (
@@ -398,6 +483,9 @@ BY_HAND: dict[str, Callable[[Path], Path]] = {
         old_style,
         halves,
         external,
+        statistics,
+        curves,
+        scaler,
     )
 }
 
