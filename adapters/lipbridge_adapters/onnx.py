@@ -102,8 +102,8 @@ def export_onnx(
         ModelFileError: if the file cannot be written.
 
     Law: without ``merge``, the Graph that :func:`lipbridge_adapters.onnx_import.read_onnx` reads has the same trivial
-    bound if ``rounding`` is 0.0; a smaller one where it joins functions of one node (t and abs t, side by side or
-    added) that the Graph has as several nodes.
+    bound, to the last bit, if ``rounding`` is 0.0. It can be another where the Graph has functions of one node (t and
+    abs t, joined or added) as several nodes, which are read as one joint activation.
     """
     if dialect not in DIALECTS:
         raise UnknownName("ONNX dialect", dialect, DIALECTS)
