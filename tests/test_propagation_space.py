@@ -31,7 +31,10 @@ def chain(shape: tuple[int, ...], *nodes: Node) -> Graph:
     """Nodes one after the other; their inputs and shapes are found here."""
     made: list[Node] = [Input("input", (), shape)]
     for node in nodes:
-        value = evaluate(replace(node, shape=()), [torch.zeros(1, *made[-1].shape, dtype=torch.float64)])
+        value = evaluate(
+            node if isinstance(node, Reshape) else replace(node, shape=()),
+            [torch.zeros(1, *made[-1].shape, dtype=torch.float64)],
+        )
         made.append(replace(node, inputs=(len(made) - 1,), shape=tuple(value.shape[1:])))
     return Graph(tuple(made))
 

@@ -4,6 +4,10 @@ Source: Xu et al. 2020, "Automatic perturbation analysis for scalable certified 
 Zhang et al. 2018 (CROWN); Xu et al. 2021 (alpha-CROWN). The tool never sees the user's module: it gets one built here
 from the Graph, in float64, of nothing but sums of linear layers and the few nonlinear functions it bounds soundly.
 
+Convolutions, and whatever else moves or mixes coordinates, are written as matrices first, if those are small: CROWN
+keeps a matrix of that size for every activation anyway, and release 0.3's own convolution knows only two axes of space
+with equal zero padding. Max pooling and sorting become comparisons, max(a, b) = b + relu(a - b).
+
 Its arithmetic is not rounded outward. We widen what it returns by an a-priori estimate of its rounding error
 (:meth:`Network.slack`), which makes a contradiction by a witness unlikely, but not impossible: nothing here is proved.
 """
@@ -22,9 +26,11 @@ from torch import Tensor, nn
 from lipbridge.activations import SCALAR_FUNCTIONS, Term
 from lipbridge.bounds import Ball, Bound, Problem, bound_for
 from lipbridge.errors import InvalidArgument, LipbridgeError, MissingDependency, NumericalFailure, UnsupportedProblem
-from lipbridge.graph import Add, Concat, Dense, Elementwise, Graph, Node, Reshape
+from lipbridge.graph import Add, Concat, Conv, Dense, Elementwise, Graph, GroupSort, MaxPool, Node, Normalize, Reshape
 from lipbridge.linalg import vector_norm
+from lipbridge.lowering_dense import lower_to_dense
 from lipbridge.rounding import UNIT, gamma
+from lipbridge.search.running_error import window_places
 from lipbridge.verifiers.protocol import Budget
 from lipbridge.vocabulary import Norm, Quantity, Side, Status, as_norm, exponent
 from lipbridge_adapters import _auto_lirpa_shim as shim
@@ -81,7 +87,7 @@ FUNCTIONS: dict[str, Function] = {
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """``constant + sum of matrix @ signal`` over signals by index."""
+    """``constant + sum of matrix @ signal`` over signals by index; a vector stands for a diagonal matrix."""
 
     terms: dict[int, Tensor]
     constant: Tensor
@@ -90,7 +96,7 @@ class Affine:
         """``matrix @ self + bias``."""
         constant = matrix @ self.constant
         return Affine(
-            {signal: matrix @ weight for signal, weight in self.terms.items()},
+            {signal: _times(matrix, weight) for signal, weight in self.terms.items()},
             constant if bias is None else constant + bias,
         )
 
@@ -98,6 +104,29 @@ class Affine:
         return Affine(
             {signal: factor * weight for signal, weight in self.terms.items()}, factor * self.constant + shift
         )
+
+    def rows(self, index: Tensor) -> Affine:
+        """The coordinates ``index``."""
+        return Affine({signal: _rows(weight, index) for signal, weight in self.terms.items()}, self.constant[index])
+
+
+def _times(matrix: Tensor, weight: Tensor) -> Tensor:
+    return matrix * weight if weight.ndim == 1 else matrix @ weight
+
+
+def _rows(weight: Tensor, index: Tensor) -> Tensor:
+    if weight.ndim == 2:
+        return weight[index]
+    picked = weight.new_zeros(len(index), len(weight))
+    return picked.scatter(1, index[:, None], weight[index, None])
+
+
+def _full(weight: Tensor) -> Tensor:
+    return torch.diag(weight) if weight.ndim == 1 else weight
+
+
+def _added(a: Tensor, b: Tensor) -> Tensor:
+    return a + b if a.ndim == b.ndim else _full(a) + _full(b)
 
 
 @dataclass(frozen=True)
@@ -112,11 +141,13 @@ def _sum(forms: list[Affine]) -> Affine:
     terms: dict[int, Tensor] = {}
     for form in forms:
         for signal, weight in form.terms.items():
-            terms[signal] = terms[signal] + weight if signal in terms else weight
+            terms[signal] = _added(terms[signal], weight) if signal in terms else weight
     return Affine(terms, torch.stack([form.constant for form in forms]).sum(0))
 
 
 def _stacked(forms: list[Affine]) -> Affine:
+    if len(forms) == 1:
+        return forms[0]
     total = sum(len(form.constant) for form in forms)
     padded: list[Affine] = []
     start = 0
@@ -127,12 +158,29 @@ def _stacked(forms: list[Affine]) -> Affine:
         def pad(part: Tensor, rows: Tensor = rows) -> Tensor:
             return part.new_zeros(total, *part.shape[1:]).index_copy(0, rows, part)
 
-        padded.append(Affine({signal: pad(weight) for signal, weight in form.terms.items()}, pad(form.constant)))
+        padded.append(Affine({signal: pad(_full(weight)) for signal, weight in form.terms.items()}, pad(form.constant)))
     return _sum(padded)
 
 
+def _in_vectors(graph: Graph) -> Graph:
+    """The same network with one axis throughout, and dense layers only.
+
+    Raises:
+        UnsupportedProblem: for a normalisation, and for layers that are too large as matrices.
+    """
+    for node in graph.nodes:
+        if isinstance(node, Normalize):
+            raise UnsupportedProblem(
+                f"layer `{node.name}` normalises by a deviation of its input, which is not bounded here"
+            )
+    several = any(len(node.shape) > 1 for node in graph.nodes[1:])
+    if several or any(isinstance(node, Conv) for node in graph.nodes):
+        return lower_to_dense(graph).graph
+    return graph
+
+
 class Network(nn.Module):
-    """A Graph as sums of linear layers and unary functions, on flat float64 inputs ``(batch, n)``.
+    """A Graph as sums of linear layers and unary functions, on flat float64 inputs ``(batch, n)``; outputs too.
 
     Signal 0 is the input; signal i is an affine form of earlier signals or a function of one. An activation that is
     linear on both sides of zero is lowered by method: with lines (CROWN) to ``a z + (b - a) relu z``, which keeps its
@@ -150,7 +198,8 @@ class Network(nn.Module):
         self.layers = nn.ModuleList()
         self.input_size = math.prod(graph.input_shape)
         self._known: dict[tuple[object, ...], int] = {}
-        self.device = next((node.weight.device for node in graph if isinstance(node, Dense)), torch.device("cpu"))
+        self.device = graph.device
+        graph = _in_vectors(graph)
         values: list[Affine] = [self._read(0)]
         for index, node in enumerate(graph.nodes[1:], start=1):
             values.append(self._lower(node, index, [values[i] for i in node.inputs], graph))
@@ -232,10 +281,48 @@ class Network(nn.Module):
             return _stacked(sources)
         if isinstance(node, Elementwise) and (flat or node.activation.width == 1):
             return self._activation(node, sources[0], index)
+        if isinstance(node, MaxPool):
+            return self._maxima(node, sources[0], index, graph.nodes[node.inputs[0]].shape)
+        if isinstance(node, GroupSort):
+            return self._sorted(node, sources[0], index)
         where = "" if flat else f" on the shape {graph.nodes[node.inputs[0]].shape}"
-        raise UnsupportedProblem(
-            f"layer `{node.name}`: {type(node).__name__}{where} is not handled, only dense networks"
+        raise UnsupportedProblem(f"layer `{node.name}`: {type(node).__name__}{where} is not handled")
+
+    def _maxima(self, node: MaxPool, source: Affine, index: int, shape: tuple[int, ...]) -> Affine:
+        """Window by window a tournament of its entries."""
+        places = window_places(node, shape[1:], self.device)  # (windows, entries), -1 outside
+        inside = places.gather(1, (places >= 0).to(torch.uint8).argmax(1, keepdim=True))
+        places = torch.where(places >= 0, places, inside)  # an entry counted twice changes no maximum
+        channels = torch.arange(shape[0], device=self.device) * math.prod(shape[1:])
+        values = self._read(self._linear((index,), source))
+        entries = [values.rows((channels[:, None] + column).flatten()) for column in places.T]
+        turn = 0
+        while len(entries) > 1:
+            first, second, *rest = entries
+            turn += 1
+            entries = [*rest, _sum([second, self._excess((index, "max", turn), first, second)])]
+        return entries[0]
+
+    def _sorted(self, node: GroupSort, source: Affine, index: int) -> Affine:
+        """Odd-even transposition: neighbours in a group change places where they stand the wrong way round."""
+        values = self._read(self._linear((index,), source))
+        size, after = len(values.constant), math.prod(node.shape[1:])
+        at = torch.arange(size, device=self.device).reshape(-1, node.group, after)
+        columns = [values.rows(at[:, place].flatten()) for place in range(node.group)]
+        for turn in range(node.group):
+            for low in range(turn % 2, node.group - 1, 2):
+                excess = self._excess((index, "sort", turn, low), columns[low], columns[low + 1])
+                columns[low] = _sum([columns[low], excess.scaled(-1.0)])
+                columns[low + 1] = _sum([columns[low + 1], excess])
+        back = torch.empty(size, dtype=torch.long, device=self.device)
+        back[torch.cat([at[:, place].flatten() for place in range(node.group)])] = torch.arange(
+            size, device=self.device
         )
+        return _stacked(columns).rows(back)
+
+    def _excess(self, key: tuple[object, ...], a: Affine, b: Affine) -> Affine:
+        """``relu(a - b)``."""
+        return self._function("relu", key, _sum([a, b.scaled(-1.0)]))
 
     def _activation(self, node: Elementwise, source: Affine, index: int) -> Affine:
         activation = node.activation
@@ -299,6 +386,7 @@ class Network(nn.Module):
 
     def _affine(self, form: Affine) -> int:
         layers = nn.ModuleList()
+        form = Affine({signal: _full(weight) for signal, weight in form.terms.items()}, form.constant)
         for weight in form.terms.values():
             layer = nn.Linear(weight.shape[1], weight.shape[0], bias=not layers, device="meta", dtype=torch.float64)
             layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
@@ -313,8 +401,8 @@ class Network(nn.Module):
         return len(self.steps)
 
     def _read(self, signal: int) -> Affine:
-        eye = torch.eye(self.widths[signal], dtype=torch.float64, device=self.device)
-        return Affine({signal: eye}, eye.new_zeros(len(eye)))
+        ones = torch.ones(self.widths[signal], dtype=torch.float64, device=self.device)
+        return Affine({signal: ones}, torch.zeros_like(ones))
 
 
 # --- running the tool ----------------------------------------------------------------------------------------------
@@ -422,7 +510,10 @@ class AutoLirpaVerifier:
         shim.load()
 
     def supports(self, problem: Problem) -> str | None:
-        """It takes the deviation over l_2 and l_inf balls of dense networks with the functions that it bounds."""
+        """It takes the deviation over l_2 and l_inf balls of networks with the functions that it bounds.
+
+        Convolutions only if their matrices are small (:func:`lipbridge.lowering_dense.lower_to_dense`).
+        """
         try:
             _require(problem)
             _lowered(problem.graph, None)

@@ -16,12 +16,15 @@ from torch import Tensor, nn
 
 from lipbridge import Ball, Budget, Problem, activation, activation_names, capture, mlp
 from lipbridge.errors import InvalidArgument, LipbridgeError, UnsupportedProblem
-from lipbridge.graph import Add, Concat, Dense, Elementwise, Graph, Input, Node, Reshape
+from lipbridge.graph import Add, Concat, Dense, Elementwise, Graph, GroupSort, Input, MaxPool, Node, Normalize, Reshape
 from lipbridge.linalg import vector_norm
+from lipbridge.propagation import reaches
 from lipbridge.verifiers import Certifier, Verifier
 from lipbridge.vocabulary import Norm, Quantity, Status
 from lipbridge_adapters import _auto_lirpa_shim as shim
 from lipbridge_adapters.auto_lirpa import METHODS, SOUND_OPTIONS, AutoLirpaVerifier, Method, Network
+from tests.dags import MODES
+from tests.test_propagation_space import act, chain, conv, flattened, normal
 
 if find_spec("auto_LiRPA") is None:
     pytest.skip("auto_LiRPA is missing: pip install --no-deps auto-LiRPA==0.3", allow_module_level=True)
@@ -428,6 +431,83 @@ def test_a_missing_tool_names_the_command(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_lowering_names_the_layer_it_cannot_take() -> None:
-    graph = Graph((Input("x", (), (2, 2)), Dense("rows", (0,), (2, 1), torch.ones(1, 2).double())))
-    with pytest.raises(UnsupportedProblem, match="`rows`"):
-        Network(graph, "CROWN")
+    for node in (Normalize("norm", (0,), (4,)), Elementwise("norm", (0,), (4,), activation("gelu"))):
+        with pytest.raises(UnsupportedProblem, match=r"norm|gelu"):
+            Network(Graph((Input("x", (), (4,)), node)), "CROWN")
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def image_network(kind: str, seed: int, name: str = "abs") -> Graph:
+    """A convolution, what ``kind`` says, another convolution, and a dense layer, on 4 x 5 images of two channels."""
+    channels = 4 * activation(name).width
+    middle: dict[str, Node] = {
+        "pool": MaxPool("pool", (), (), (2, 2), (2, 2), (0, 0), (1, 1)),
+        "padded pool": MaxPool("pool", (), (), (3, 2), (1, 2), (1, 1), (1, 1)),
+        "sort": GroupSort("sort", (), (), 2),
+        "sort four": GroupSort("sort", (), (), 4),
+        "none": conv(seed + 4, channels, channels, (1, 1), padding=((0, 0),) * 2),
+    }
+    mode = kind if kind in MODES else "zeros"
+    first = conv(seed, 4, 2, padding_mode=mode, padding=((1, 1), (2, 1)), stride=(1, 2), groups=2)
+    layers = [first, act(name), middle.get(kind, middle["none"]), conv(seed + 2, 3, channels), act("relu")]
+    body = chain((2, 4, 5), *layers)
+    flat = flattened(body)
+    return chain((2, 4, 5), *layers, flat, Dense("out", (), (), normal(seed + 3, 3, flat.shape[0])))
+
+
+KINDS = (*MODES, "pool", "padded pool", "sort", "sort four")
+
+
+@pytest.mark.parametrize("method", METHODS[:2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lowered_images_are_the_graph(kind: str, method: Method) -> None:
+    for name in ("abs", "crelu", "sincos"):
+        graph = image_network(kind, 1, name)
+        x = 3 * torch.randn(20, *graph.input_shape, dtype=torch.float64)
+        with torch.no_grad():
+            torch.testing.assert_close(Network(graph, method)(x.flatten(1)), graph(x), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", BALLS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_point_of_a_ball_of_images_exceeds_the_bound(kind: str, norm: Norm) -> None:
+    assert_sound(image_network(kind, 3), "IBP", norm, 0.2, 3)
+    assert_sound(image_network(kind, 4, "crelu" if norm == 2 else "abs"), "CROWN", norm, 0.1, 4)
+
+
+@pytest.mark.parametrize("kind", ["circular", "pool"])
+def test_optimised_slopes_stay_sound_on_images(kind: str) -> None:
+    assert_sound(image_network(kind, 6), "alpha-CROWN", "inf", 0.1, 6)
+
+
+@pytest.mark.parametrize("kind", ["zeros", "circular", "replicate"])
+def test_images_as_tight_as_our_own_lines(kind: str) -> None:
+    """On a small ball CROWN and our propagation enclose about the same: neither lost the convolution's structure."""
+    graph, radius = image_network(kind, 2), 1e-3
+    center = normal(0, 1, *graph.input_shape)
+    bound = bounded(deviation(graph, center, radius, "inf"), "CROWN")
+    relu = Graph((*graph.nodes, Elementwise("end", (len(graph.nodes) - 1,), (3,), activation("relu"))))
+    found = reaches(relu, Ball(center, radius, "inf"))[-2]
+    ours = torch.maximum(found.upper - graph(center), graph(center) - found.lower).max().item() / radius
+    assert bound.value == pytest.approx(ours, rel=0.05)
+
+
+def test_images_are_certified() -> None:
+    graph = image_network("pool", 1)
+    x = torch.randn(6, *graph.input_shape, dtype=torch.float64)
+    labels = graph(x).argmax(-1)
+    assert VERIFIER.certify(graph, x, labels, 1e-7, "inf", Budget()).all()
+    for i in VERIFIER.certify(graph, x, labels, 0.05, "inf", Budget()).nonzero().flatten().tolist():
+        rivals = torch.arange(3) != labels[i]
+        points = ascended(graph, x[i], 0.05, "inf", lambda y, _, r=rivals, k=labels[i]: y[:, r].amax(1) - y[:, k], i)
+        assert bool((graph(points).argmax(-1) == labels[i]).all())
+
+
+def test_images_too_large_for_matrices_are_refused_with_the_reason() -> None:
+    graph = chain((3, 64, 64), conv(0, 16, 3))
+    flat = Graph((*graph.nodes, Reshape("flat", (1,), (16 * 64 * 64,))))
+    reason = VERIFIER.supports(deviation(flat, torch.zeros(1, 3, 64, 64), 0.1, 2))
+    assert reason is not None
+    assert "as a matrix" in reason
