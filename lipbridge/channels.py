@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -71,6 +71,7 @@ class Layer:
         geometry: of a convolution that is not diagonal.
         reads: the unit of the joint before that each input channel (of a dense layer: coordinate) belongs to.
         writes: the unit of the joint after that each output channel belongs to.
+        scale: of BatchNorm and the like right behind the node, by output channel: the layer is both.
     """
 
     node: Dense | Conv
@@ -78,6 +79,12 @@ class Layer:
     geometry: Convolution | None
     reads: Tensor
     writes: Tensor
+    scale: Tensor | None = None
+
+    def weight(self) -> Tensor:
+        """The layer's weight in float64, its scale included; an entry that is scaled is off by a rounding."""
+        W = self.node.weight.detach().to(torch.float64)
+        return W if self.scale is None else W * self.scale.to(W).reshape(-1, *[1] * (W.ndim - 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +132,14 @@ class _Reader:
         self.joints: list[Joint] = []
         self.activations: list[Activation] = []
         self.constant = 1.0
+        self.direct = False  # whether the node before is the last layer itself
 
     def read(self, node: Node, shape: tuple[int, ...], through: Through) -> None:
-        if isinstance(node, Reshape):
+        direct, self.direct = self.direct, False
+        if direct and isinstance(node, Conv) and node.diagonal and not through(node):
+            last, scale = self.layers[-1], node.weight.detach().to(torch.float64).flatten()
+            self.layers[-1] = replace(last, scale=scale)  # a second one is a layer of its own
+        elif isinstance(node, Reshape):
             unit = self.unit if node.axes is None else self.unit.permute(node.axes)
             self.unit = unit.reshape(node.shape)
         elif isinstance(node, Elementwise):
@@ -168,7 +180,7 @@ class _Reader:
         names = torch.as_tensor(sparse.csgraph.connected_components(edges, directed=False)[1], dtype=torch.int64)
         self.unit = names[self.unit]
         last = self.layers[-1]
-        self.layers[-1] = Layer(last.node, last.shape, last.geometry, last.reads, names[last.writes])
+        self.layers[-1] = replace(last, writes=names[last.writes])
 
     def layer(self, node: Dense | Conv, shape: tuple[int, ...], exact: Convolution | None, reads: Tensor) -> None:
         if self.layers:
@@ -179,6 +191,7 @@ class _Reader:
         outputs = torch.arange(node.weight.shape[0])
         self.layers.append(Layer(node, shape, exact, reads, outputs))
         self.unit = _spread(outputs, node.shape)
+        self.direct = True
 
     def finish(self) -> ChannelChain:
         if self.constant != 1.0 or self.activations:
@@ -218,9 +231,12 @@ def proved_product(chain: ChannelChain, factors: Sequence[Tensor], layers: Seque
     for index in range(len(chain.layers)) if layers is None else layers:
         layer = chain.layers[index]
         before = factors[index - 1].reciprocal()[layer.reads] if index else None
-        after = factors[index][layer.writes] if index < len(chain.joints) else None
+        after = factors[index][layer.writes] if index < len(chain.joints) else layer.scale
+        if layer.scale is not None and index < len(chain.joints):
+            after = factors[index][layer.writes] * layer.scale.cpu()
+            bound = mul_up(bound, 1.0 + 2.0 * UNIT)  # of a factor times a scale
         bound = mul_up(bound, Block(layer.node, before, after, 0).norm_up(layer.shape, 2, 2))
-        if after is not None:  # a factor times its rounded reciprocal is one but for a rounding
+        if index < len(chain.joints):  # a factor times its rounded reciprocal is one but for a rounding
             bound = mul_up(bound, chain.joints[index].constant, 1.0 + 2.0 * UNIT)
     return bound
 
@@ -297,7 +313,7 @@ class Objective:
         self.chain, self.free = chain, free
         self.layers = range(len(chain.layers)) if layers is None else layers
         self.device = chain.layers[0].node.weight.device
-        self.weights = [normalised(layer.node.weight.detach()) for layer in chain.layers]
+        self.weights = [normalised(layer.weight()) for layer in chain.layers]
         self.units = [(layer.reads.to(self.device), layer.writes.to(self.device)) for layer in chain.layers]
 
     def split(self, x: Tensor) -> dict[int, Tensor]:
@@ -328,7 +344,6 @@ def _at(logs: Mapping[int, Tensor], index: int, units: Tensor) -> Tensor | None:
 
 def normalised(weight: Tensor) -> Tensor:
     """Divided by its largest entry, so that products stay in range; zero stays zero."""
-    weight = weight.to(torch.float64)
     largest = weight.abs().max()
     return weight / torch.where(largest > 0, largest, 1.0)
 

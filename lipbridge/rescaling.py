@@ -122,7 +122,13 @@ def _read(module: nn.Module, input_shape: Sequence[int] | None) -> tuple[Graph, 
         name = chain.layers[0].node.name
         raise UnsupportedOperation(name, "rescaling", "A layer that is used twice cannot be rescaled.")
     joints = tuple(
-        replace(joint, free=all(g.homogeneous for g in joint.activations) and None not in modules[i : i + 2])
+        # BatchNorm behind a layer adds a shift that would have to be scaled as well.
+        replace(
+            joint,
+            free=all(g.homogeneous for g in joint.activations)
+            and None not in modules[i : i + 2]
+            and chain.layers[i].scale is None,
+        )
         for i, joint in enumerate(chain.joints)
     )
     if joints and not any(joint.free for joint in joints) and None in modules:
@@ -206,7 +212,7 @@ def _dense_run(chain: ChannelChain, first: int, last: int) -> Graph | None:
         m = layer.node.weight.shape[0]
         if isinstance(layer.node, Conv):
             return None
-        nodes.append(Dense(layer.node.name, (len(nodes) - 1,), (m,), layer.node.weight))
+        nodes.append(Dense(layer.node.name, (len(nodes) - 1,), (m,), layer.weight()))
         if index < len(joints):
             (activation, *others), width = joints[index].activations or (None,), layers[index + 1].shape[0] // m
             if others or activation is None or activation.width != width or joints[index].units != m:
@@ -259,7 +265,7 @@ def _spread_backward(layer: Layer, reach: Tensor | None, units: int) -> Tensor:
 
 
 def _magnitudes(layer: Layer, x: Tensor) -> Tensor:
-    weight = layer.node.weight.detach().cpu().abs()
+    weight = layer.weight().cpu().abs()
     return evaluate(replace(layer.node, weight=weight, bias=None), [x])
 
 

@@ -72,23 +72,23 @@ def bound_by_channels(problem: Problem, deadline: float, memory: float = math.in
     factors = ones(chain)
     value = min(proved_product(chain, factors), trivial_bound(problem.graph).value)
     multipliers = [d.square()[None] for d in factors]
-    runs = runs_of(chain)
-    if predicted_memory(runs) > memory:
-        runs = []
+    runs = _runs(chain, memory)
     now = time.perf_counter()
-    best = best_factors(chain, now + 0.3 * (deadline - now) if runs else deadline)
+    until = deadline - min(2.0 * (now - start), 0.3 * (deadline - start))  # proofs take about as long as the first one
+    best = best_factors(chain, now + 0.3 * (until - now) if runs else until)
+    late = time.perf_counter() > until
     found = proved_product(chain, best)
     if found < value:
         value, factors = found, best
         multipliers = [d.square()[None] for d in factors]
-    if runs and value > 0.0 and time.perf_counter() < deadline:
+    if runs and value > 0.0 and time.perf_counter() < until:
         try:
-            found, whole = _bound_by_runs(chain, runs, factors, deadline)
+            found, whole = _bound_by_runs(chain, runs, best, until)
         except NumericalFailure:  # rounding leaves no room: the product stands
             found, whole = math.inf, multipliers
         if found < value:
             value, multipliers = found, whole
-    late = time.perf_counter() > deadline
+        late = time.perf_counter() > until
     return Bound(
         value,
         Side.UPPER,
@@ -100,6 +100,14 @@ def bound_by_channels(problem: Problem, deadline: float, memory: float = math.in
         detail="The time limit was reached; the multipliers so far were proved." if late else "",
         multipliers={name(index): T.flatten() for index, T in enumerate(multipliers, start=1)},
     )
+
+
+def _runs(chain: ChannelChain, memory: float) -> list[Run]:
+    try:
+        runs = runs_of(chain)
+    except NumericalFailure:  # a scale overflows
+        return []
+    return runs if predicted_memory(runs) <= memory else []
 
 
 class _Whole:
@@ -186,5 +194,5 @@ def _logs(factors: Sequence[Tensor], index: int, units: Tensor) -> Tensor | None
 
 def _unit(chain: ChannelChain, run: Run, index: int) -> float:
     """What a norm of the weight divided by its largest entry is multiplied by, for the run's block."""
-    largest = float(chain.layers[run.first + index].node.weight.abs().max())
+    largest = float(chain.layers[run.first + index].weight().abs().max())
     return math.ldexp(largest, -run.blocks[index].exponent)

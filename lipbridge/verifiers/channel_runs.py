@@ -54,6 +54,9 @@ _linalg: Any = torch.linalg
 
 #: Entries of all the blocks of a layer: runs are cut where one would have more.
 ENTRIES = 2**23
+#: A layer with a scale takes part if its largest entry is above the second, beside which an underflow (2^-1074) is less
+#: than a rounding of the first times that entry.
+SMALLEST_SIZE, SMALLEST_SCALED = 2.0**-600, 2.0**-400
 #: Operations of one elimination (cubes of the blocks' sizes, summed): runs that would take more are not formed.
 OPERATIONS = 2e10
 
@@ -120,6 +123,8 @@ def runs_of(chain: ChannelChain) -> list[Run]:
 
 def _kind(layer: Layer) -> str | None:
     """``dense``, ``circular`` (its own torus), ``zeros``, or None for layers that no run takes."""
+    if layer.scale is not None and float(layer.weight().abs().max()) < SMALLEST_SCALED:
+        return None
     if not isinstance(layer.node, Conv):
         return "dense"
     if layer.geometry is None or layer.geometry.padding_mode in ("reflect", "replicate"):
@@ -265,12 +270,30 @@ def _width(chain: ChannelChain, index: int, first: int) -> int:
 
 
 def _dense_block(layer: Layer, width: int) -> Block:
-    weight = layer.node.weight.detach().to(device="cpu", dtype=torch.float64)
-    scaled, exponent = _scaled(weight, layer)
-    return Block(scaled[None], scaled.abs(), 0.0, exponent, layer.reads[: len(layer.reads) // width], layer.writes)
+    scaled, exponent = _scaled(layer)
+    return Block(
+        scaled[None],
+        _sizes(scaled, layer),
+        _scaling_error(layer),
+        exponent,
+        layer.reads[: len(layer.reads) // width],
+        layer.writes,
+    )
 
 
-def _scaled(weight: Tensor, layer: Layer) -> tuple[Tensor, int]:
+def _scaling_error(layer: Layer) -> float:
+    """The rounding of a layer's scale, relative to :func:`_sizes`."""
+    return 0.0 if layer.scale is None else 2.0 * UNIT
+
+
+def _sizes(weight: Tensor, layer: Layer) -> Tensor:
+    """The entries' sizes; of a scaled layer at least so much that an underflow is within a rounding of it."""
+    return weight.abs() if layer.scale is None else weight.abs().clamp_min(SMALLEST_SIZE)
+
+
+def _scaled(layer: Layer) -> tuple[Tensor, int]:
+    """The weight over a power of two near its largest entry, and that power's exponent."""
+    weight = layer.weight().cpu()
     if not bool(torch.isfinite(weight).all()):
         raise NumericalFailure(f"The weights of layer `{layer.node.name}` hold NaN or infinite entries.")
     exponent = math.frexp(float(weight.abs().max()))[1] if bool(weight.any()) else 0
@@ -305,7 +328,7 @@ def _conv_block(
     """In the unitary Fourier bases of both grids: output frequency g is the sum over the inputs h = g modulo ``after``
     of the kernel's transform at h, over the square root of the stride."""
     axes, node = _axes(layer), cast(Conv, layer.node)
-    weight, exponent = _scaled(node.weight.detach().to(device="cpu", dtype=torch.float64), layer)
+    weight, exponent = _scaled(layer)
     weight = _whole(weight, node.groups)
     out, inputs, taps = weight.shape[0], weight.shape[1], math.prod(weight.shape[2:])
     columns, rows = _aliases(grid, coarse), _aliases(after, coarse)
@@ -323,10 +346,10 @@ def _conv_block(
     differences = (columns[None, :] - rows[:, None]) % torch.tensor(after)
     joined = (differences == 0).all(-1)
     whole = torch.where(joined[None, :, :, None, None], transform[:, None], torch.zeros((), dtype=transform.dtype))
-    sizes = (weight.abs().flatten(2).sum(2) / root).expand(len(columns), out, inputs)
+    sizes = (_sizes(weight, layer).flatten(2).sum(2) / root).expand(len(columns), out, inputs)
     magnitude = torch.where(joined[:, :, None, None], sizes[None], 0.0)
     # A twiddle is off by 5 UNIT an axis, its products with the taps by a dot product's rounding, the root by an ulp.
-    error = add_up(gamma(taps + 4), mul_up(5.0 * len(axes), UNIT), 8.0 * UNIT)
+    error = add_up(gamma(taps + 4), mul_up(5.0 * len(axes), UNIT), 8.0 * UNIT, _scaling_error(layer))
     return Block(
         _ordered(whole, width).contiguous(),
         _ordered(magnitude[None], width)[0] * (1.0 + 2.0 * gamma(taps + 4)),

@@ -119,6 +119,24 @@ def test_zero_padding_is_covered(name, shape):
         assert proved <= 1.5 * dense
 
 
+def test_batchnorm_belongs_to_the_layer_before_it():
+    """With the scale in the kernel the run is the same, but for a rounding."""
+    torch.manual_seed(6)
+    norm = nn.BatchNorm2d(4).eval()
+    with torch.no_grad():
+        norm.weight.copy_(torch.rand(4) + 0.5)
+    net = normalised(nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1)))
+    scaled = nn.Sequential(net[0], norm.double(), net[1], net[2])
+    (run,) = runs_of(channel_chain(lipbridge.capture(scaled, (2, 6, 6))))
+    with torch.no_grad():
+        net[0].weight *= (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None, None, None]
+    (plain,) = runs_of(channel_chain(lipbridge.capture(net, (2, 6, 6))))
+    logs = feasible_logs(plain, 1)
+    T = [own.exp() for own in logs]
+    assert run.blocks[0].error > plain.blocks[0].error
+    assert prove_run(run, T, None, None) == pytest.approx(prove_run(plain, T, None, None), rel=1e-9)
+
+
 def test_without_padding_no_interval_is_widened():
     net = normalised(nn.Sequential(nn.Conv2d(2, 4, 3), nn.LeakyReLU(0.2), nn.Conv2d(4, 3, 3)))
     (run,) = runs_of(channel_chain(lipbridge.capture(net, (2, 7, 7))))
