@@ -43,6 +43,9 @@ def compare(
     ] = None,
     points: Annotated[int, typer.Option(help="Points for local bounds and certified accuracy.")] = 32,
     radius: Annotated[float | None, typer.Option(help="Radius of the balls around them; chosen by the norm.")] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Also the Lipschitz constant in these balls, by those that can bound it.")
+    ] = False,
     time_limit: TimeOption = 300.0,
     memory_limit: MemoryOption = "8G",
     threads: Annotated[int | None, typer.Option(help="Of each verifier's process; all cores if not given.")] = None,
@@ -66,6 +69,8 @@ def compare(
     for name, value in (("--points", points), ("--threads", 1 if threads is None else threads)):
         if value < 1:
             raise InvalidArgument(name, "be at least 1", value)
+    if local and data == "none":
+        raise InvalidArgument("--data", "name the test points that the balls of --local are around", data)
     names = None if verifiers is None else parse.names(verifiers, "--verifiers")
     left_out: list[VerifierInfo] = []
     from lipbridge.cli.models import dataset_of, open_models
@@ -91,7 +96,10 @@ def compare(
     for opened in models:
         dataset = dataset_of(opened, data)
         if dataset is not None:
-            known[opened.name] = Points(dataset.test_inputs, dataset.test_labels, points, radius)
+            known[opened.name] = Points(dataset.test_inputs, dataset.test_labels, points, radius, local)
+        elif local:
+            expected = f"name the test points that the balls of --local are around: the run of {opened.name} names none"
+            raise InvalidArgument("--data", expected, data)
     p, q = as_norm(norm), as_norm(norm if output_norm is None else output_norm, "output_norm")
     for info in left_out:
         note(f"note: verifier {info.name} is left out; {info.install or info.summary}")

@@ -20,6 +20,8 @@ from lipbridge.vocabulary import Norm, Quantity, Status, as_norm
 
 #: The verifier whose lower bounds every other one is judged by; it always runs.
 WITNESS = "witness"
+#: The verifier whose bound, which holds everywhere, stands beside those in balls.
+TRIVIAL = "trivial"
 #: Radii that suit inputs in [0, 1], for verifiers that need a region.
 DEFAULT_RADIUS: Mapping[Norm, float] = {1: 0.3, 2: 0.1, "inf": 0.02}
 DEFAULT_POINTS = 32
@@ -34,13 +36,15 @@ class Points:
 
     ``inputs`` ``(n, *input_shape)`` are where searches start; the first ``count`` of them are the centres of the balls
     for verifiers of local quantities, and with ``labels`` ``(n,)`` the predictions that are certified. ``radius`` is
-    that of the balls, chosen by the norm if it is None.
+    that of the balls, chosen by the norm if it is None. With ``lipschitz`` the Lipschitz constant in the balls is a
+    question of its own, put to every verifier that can answer it.
     """
 
     inputs: Tensor
     labels: Tensor | None = None
     count: int = DEFAULT_POINTS
     radius: float | None = None
+    lipschitz: bool = False
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -147,7 +151,15 @@ def plan(
         )
     if local is not None and any(cell.problem is local for cell in cells):
         cells.insert(1, Cell(network, local, WITNESS, limits(WITNESS)))
+    if local is not None and points is not None and points.lipschitz:
+        question = replace(local, quantity=Quantity.LIPSCHITZ)
+        able = [name for name in verifiers if name not in (WITNESS, TRIVIAL) and _answers(name, question)]
+        cells += [Cell(network, question, name, limits(name)) for name in (WITNESS, *able)]
     return cells
+
+
+def _answers(name: str, question: Problem) -> bool:
+    return get_verifier(name).supports(question) is None
 
 
 def _local(
@@ -172,16 +184,17 @@ def _shaped(inputs: Tensor, graph: Graph) -> Tensor:
 
 def _with_trivial(rows: list[Row], outcomes: Sequence[tuple[Cell, Outcome]]) -> list[Row]:
     """The rows, and the trivial bound restated for each local question, judged by that question's witness."""
-    local = {id(cell.problem): cell.problem for cell, _ in outcomes if cell.problem.quantity is Quantity.DEVIATION}
+    local = {id(cell.problem): cell.problem for cell, _ in outcomes if cell.problem.region is not None}
+    own = [row for row in rows if row.verifier == TRIVIAL]
     witnesses = [outcome.bound.witness for _, outcome in outcomes]
     for problem in local.values():
         lower = best_lower(problem, witnesses)
-        rows = rows + [judged(_restated(row, problem), lower) for row in rows if row.verifier == "trivial"]
+        rows = rows + [judged(_restated(row, problem), lower) for row in own]
     return rows
 
 
 def _restated(row: Row, problem: Problem) -> Row:
-    """A global upper bound as one of the deviation in a ball, which never exceeds it."""
+    """A global upper bound as one of the constant or the deviation in a ball, which never exceeds it."""
     detail = "global, so it holds here"
     status = row.status if math.isnan(row.value) else Status.OK  # judged anew
     return replace(

@@ -16,6 +16,7 @@ def headline(rows: Sequence[Row]) -> list[str]:
         row
         for row in rows
         if row["quantity"] == "lipschitz"
+        and row["region"] == "everywhere"
         and row["side"] != "lower"
         and row["status"] == "ok"
         and row["proved"]

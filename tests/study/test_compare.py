@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,29 @@ def test_local_verifiers_are_measured_by_a_local_witness(rows: Mapping[str, Row]
     assert trivial.tightness is not None
     assert trivial.tightness >= 1 - 1e-9
     assert witness.value <= rows["witness/lipschitz"].value * (1 + 1e-9)
+
+
+def test_the_lipschitz_constant_in_balls_is_a_question_of_its_own(network: lipbridge.Graph, points: Points) -> None:
+    asked = replace(points, lipschitz=True, count=1)
+    options = {"witness": {"restarts": 4}}
+    found = compare(
+        {"net": network},
+        ["trivial", "lipsdp-fast", "eclipse-fast"],
+        points=asked,
+        budget=Budget(seconds=2.0),
+        options=options,
+        isolate=False,
+    )
+    assert {row.quantity for row in found} == {"lipschitz"}
+    local = {row.verifier: row for row in found if row.region == "1 l2 ball, radius 0.1"}
+    everywhere = {row.verifier: row for row in found if row.region == "everywhere"}
+    assert set(local) == set(everywhere) == {"witness", "trivial", "lipsdp-fast", "eclipse-fast"}
+    for name in ("trivial", "lipsdp-fast", "eclipse-fast"):
+        assert local[name].status == "ok"
+        assert local[name].tightness == pytest.approx(local[name].value / local["witness"].value)
+        assert local[name].value <= everywhere[name].value * (1 + 1e-9)
+    assert local["trivial"].detail == "global, so it holds here"
+    assert local["lipsdp-fast"].value < everywhere["lipsdp-fast"].value
 
 
 def test_certified_accuracy_is_that_of_each_certifier(rows: Mapping[str, Row], points: Points) -> None:
