@@ -116,7 +116,7 @@ def _concat(reader: OnnxReader, call: Call) -> Value:
         raise Fault(f"its Concat joins {[x.shape for x in flows][:4]} along axis {axis}")
     total = list(flows[0].shape)
     total[axis] = sum(x.shape[axis] for x in flows)
-    padded = _wrapped(flows, axis)
+    padded = _wrapped(reader, flows, axis)
     if padded is not None:
         return Flow(padded, tuple(total))
     along_batch = axis == 0 or not has_batch(tuple(total))
@@ -159,7 +159,7 @@ class Cut(Deferred):
         return Part(reader.curve(self.value), self.axis, self.start, self.step, self.count).materialise(reader)
 
 
-def _wrapped(flows: list[Flow], axis: int) -> Padded | None:
+def _wrapped(reader: OnnxReader, flows: list[Flow], axis: int) -> Padded | None:
     """The last entries before the first and the first after the last: circular padding of one axis."""
     shape = flows[0].shape
     if axis < 2 or not 3 <= len(shape) <= 5 or shape[0] != 1 or not 2 <= len(flows) <= 3:
@@ -168,14 +168,14 @@ def _wrapped(flows: list[Flow], axis: int) -> Padded | None:
     if len(whole) != 1 and not (len(whole) == 3 and flows[0].value == flows[1].value == flows[2].value):
         return None
     middle = whole[len(whole) // 2]
-    value, n = flows[middle].value, flows[middle].shape[axis]
+    value, n = reader.seen(flows[middle]), flows[middle].shape[axis]
     widths = [0, 0]
     for i, x in enumerate(flows):
         side, count = int(i > middle), x.shape[axis]
         fits = isinstance(x.value, Part | Cut) and (x.value.value, x.value.axis, x.value.step) == (value, axis - 1, 1)
         if i == middle:
             continue
-        if widths[side] or (x.value != value and not (fits and x.value.start == (0 if side else n - count))):
+        if widths[side] or (reader.seen(x) != value and not (fits and x.value.start == (0 if side else n - count))):
             return None
         widths[side] = count
     pairs = [(0, 0)] * (len(shape) - 2)

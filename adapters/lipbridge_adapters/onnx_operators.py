@@ -561,7 +561,11 @@ _FUNCTIONS = {
 
 def _applied(reader: OnnxReader, x: Flow, name: str, **arguments: Any) -> Flow:
     value = reader.moderate(reader.curve(x.value))
-    return Flow(reader.aten(name, reader.shape_of(value), self=value, **arguments), x.shape)
+    if isinstance(x.value, Scaled) and name not in ("neg", "mul", "add"):
+        # A multiple of a bent curve bends again: as a function of the first bend, which others may read as well.
+        value = Curve(reader.materialise(x.value.bent), ((Term("identity", 1.0, x.value.factor),),))
+    made = reader.aten(name, reader.shape_of(value), self=value, **arguments)
+    return Flow(_scaled(value, made, -1.0) if name == "neg" else made, x.shape)
 
 
 @operator(" ".join(_FUNCTIONS))

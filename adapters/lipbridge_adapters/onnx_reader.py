@@ -129,6 +129,7 @@ class OnnxReader(Reader):
         self.named: dict[str, Value] = {entry: Flow(Curve(0, (LINE,)), shape)}
         self.spent, self.held = 0, 0  # numbers that were computed, and read from the file
         self.counted: set[int] = set()
+        self.turned: dict[tuple[int, tuple[int, ...]], Curve] = {}  # nodes under another shape
         self.stored: dict[str, Any] = {}
 
     def read_graph(self, output: str, name: str) -> Graph:
@@ -318,7 +319,12 @@ class OnnxReader(Reader):
         if isinstance(value, Scaled):
             value = value.made
         if isinstance(value, Curve) and self.shape_of(value) != shape:
-            return self.aten("reshape", shape, self=value)
+            if value.components != (LINE,):
+                return self.aten("reshape", shape, self=value)
+            key = (value.source, shape)
+            if key not in self.turned:
+                self.turned[key] = self.aten("reshape", shape, self=value)
+            return self.turned[key]
         return value
 
     def seen(self, flow: Flow) -> Any:
