@@ -611,7 +611,8 @@ def _require(problem: Problem) -> Ball:
     balls = problem.region
     if problem.quantity is not Quantity.DEVIATION or balls is None:
         raise UnsupportedProblem(
-            "it bounds the deviation from a centre; release 0.3 has no Jacobian, hence no Lipschitz constant"
+            "it bounds the deviation from a centre, which compare and certify ask for; release 0.3 has no Jacobian, "
+            "hence no Lipschitz constant"
         )
     if balls.norm not in (2, "inf"):
         raise UnsupportedProblem(f"l{balls.norm} balls are not offered, only l2 and linf")

@@ -46,7 +46,10 @@ def unsupported_by_channels(problem: Problem) -> str | None:
     if (problem.input_norm, problem.output_norm) != (2, 2):
         return f"it bounds the l2 constant, not the norm {problem.norm_name}"
     if problem.region is not None:
-        return "convolutions that are too large for a matrix are bounded everywhere, not on balls"
+        return (
+            "convolutions that have no exact matrix (too large, or padding that copies inputs onto one another) are "
+            "bounded everywhere, not on balls"
+        )
     try:
         channel_chain(problem.graph)
     except UnsupportedProblem as error:
