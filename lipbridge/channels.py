@@ -277,32 +277,31 @@ def minimised(
 
     Args:
         function: value and gradient at a point, for a number of squarings. It may be infinite, but not at ``x``.
-        x: where to begin, float64 on the CPU.
+        x: where to begin, on the CPU.
         stages: squarings, and the relative progress at which the next ones follow.
         deadline: of ``time.perf_counter``.
     """
     optimize: Any = import_module("scipy.optimize")
-
-    seen = math.inf
+    x, seen, least = x.double(), math.inf, math.inf
 
     def evaluated(point: np.ndarray[Any, Any], squarings: int) -> tuple[float, np.ndarray[Any, Any]]:
-        nonlocal seen
+        nonlocal x, seen, least
         if time.perf_counter() > deadline:  # a flat function ends the search at once
             return 0.0, np.zeros_like(point)
         value, gradient = function(torch.as_tensor(point), squarings)
-        if bool(torch.isfinite(value) & torch.isfinite(gradient).all()):
-            seen = float(value)
-            return seen, gradient.cpu().numpy()
-        return seen + BEYOND, np.zeros_like(point)
+        if not bool(torch.isfinite(value) & torch.isfinite(gradient).all()):
+            return seen + BEYOND, np.zeros_like(point)
+        seen = float(value)
+        if seen <= least:
+            x, least = torch.as_tensor(point.copy()), seen
+        return seen, gradient.cpu().numpy()
 
     for squarings, tolerance in stages:
         if not len(x) or time.perf_counter() > deadline:
             break
+        least = math.inf  # values of different orders do not compare
         options = {"maxiter": 100, "maxcor": 30, "ftol": tolerance, "gtol": 1e-6}
-        start = x.double().numpy()
-        solved = optimize.minimize(evaluated, start, args=(squarings,), jac=True, method="L-BFGS-B", options=options)
-        if time.perf_counter() <= deadline and math.isfinite(solved.fun):
-            x = torch.as_tensor(solved.x)
+        optimize.minimize(evaluated, x.numpy(), args=(squarings,), jac=True, method="L-BFGS-B", options=options)
     return x
 
 

@@ -252,3 +252,19 @@ def test_the_gradient_of_a_run():
                 moved = [[x + s * step if x is own else x for x in logs] for s in (1.0, -1.0)]
                 slope = (log_constant(run, moved[0], None, None, 5) - log_constant(run, moved[1], None, None, 5)) / 2e-5
             assert float(own.grad[0, unit]) == pytest.approx(float(slope), abs=1e-6)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 1e-3, 0.3])
+def test_a_time_limit_is_a_status(seconds: float):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3)
+    )  # fmt: skip
+    graph = lipbridge.capture(net, (2, 6, 6))
+    bound = bound_by_channels(lipbridge.Problem(graph), time.perf_counter() + seconds)
+    assert bound.proved
+    assert bound.value <= lipbridge.trivial_bound(graph).value
+    assert bound.status == ("timeout" if seconds < 0.1 else bound.status)
+    cut = bound_by_channels(lipbridge.Problem(graph), time.perf_counter() + 20.0, memory=1.0)
+    whole = bound_by_channels(lipbridge.Problem(graph), time.perf_counter() + 20.0)
+    assert whole.value < cut.value < lipbridge.trivial_bound(graph).value
