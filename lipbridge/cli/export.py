@@ -23,7 +23,7 @@ def export(
     dialect: Annotated[
         str,
         typer.Option(
-            help="Of onnx. relu: dense layers and relu alone, for tools that know no more; native: all as it is."
+            help="Of onnx. relu: linear layers, relu and max pooling, for tools that know no more; native: all as is."
         ),
     ] = "relu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
