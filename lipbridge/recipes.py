@@ -113,7 +113,7 @@ def _convolutional(norm: Norm, arch: str) -> Recipe:
     widths = CONVOLUTIONAL[arch].widths if arch in CONVOLUTIONAL else ()
     if norm == 2:
         config = TrainingConfig(
-            penalty=0.033, every=4, squarings=6, stride=1, epochs=60, batch_size=256, learning_rate=2e-3, shift=1
+            penalty=0.033, every=4, squarings=6, stride=1, epochs=50, batch_size=256, learning_rate=2e-3, shift=1
         )
         return Recipe(widths, config=config, arch=arch, padding="zeros")
     # Longer runs and wider networks get stuck at bounds in the thousands while the learning rate is at its peak.
