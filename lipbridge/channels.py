@@ -53,12 +53,14 @@ class Joint:
         activations: the polyactivations, in order; none between two linear layers.
         constant: a proved Lipschitz constant in l_2, pooling included.
         free: whether the factors may be other than one.
+        plain: whether there are activations and nothing else: no pooling, sorting, or change of places.
     """
 
     units: int
     activations: tuple[Activation, ...]
     constant: float
     free: bool = True
+    plain: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,10 +135,15 @@ class _Reader:
         self.activations: list[Activation] = []
         self.constant = 1.0
         self.direct = False  # whether the node before is the last layer itself
+        self.plain = True  # whether there were only activations since
 
     def read(self, node: Node, shape: tuple[int, ...], through: Through) -> None:
         direct, self.direct = self.direct, False
-        if direct and isinstance(node, Conv) and node.diagonal and not through(node):
+        scaling = direct and isinstance(node, Conv) and node.diagonal and not through(node)
+        layer = isinstance(node, Dense) or (isinstance(node, Conv) and not through(node))
+        self.plain = self.plain and (isinstance(node, Elementwise) or layer)
+        if scaling:
+            assert isinstance(node, Conv)
             last, scale = self.layers[-1], node.weight.detach().to(torch.float64).flatten()
             self.layers[-1] = replace(last, scale=scale)  # a second one is a layer of its own
         elif isinstance(node, Reshape):
@@ -184,10 +191,11 @@ class _Reader:
 
     def layer(self, node: Dense | Conv, shape: tuple[int, ...], exact: Convolution | None, reads: Tensor) -> None:
         if self.layers:
-            self.joints.append(Joint(int(self.layers[-1].writes.max()) + 1, tuple(self.activations), self.constant))
+            units = int(self.layers[-1].writes.max()) + 1
+            self.joints.append(Joint(units, tuple(self.activations), self.constant, plain=self.plain))
         elif self.constant != 1.0 or self.activations:
             raise UnsupportedProblem("The network begins with an activation or a pooling, not with a layer of weights.")
-        self.activations, self.constant = [], 1.0
+        self.activations, self.constant, self.plain = [], 1.0, True
         outputs = torch.arange(node.weight.shape[0])
         self.layers.append(Layer(node, shape, exact, reads, outputs))
         self.unit = _spread(outputs, node.shape)

@@ -146,17 +146,14 @@ def _joins(chain: ChannelChain, index: int) -> bool:
     joint, before, after = chain.joints[index], chain.layers[index], chain.layers[index + 1]
     if _kind(before) is None or _kind(before) != _kind(after) or len(joint.activations) != 1:
         return False
+    if not joint.plain:
+        return False
     channels = before.node.weight.shape[0]
     width = joint.activations[0].width
     if joint.units != channels or not torch.equal(before.writes, torch.arange(channels)):
         return False
     if not torch.equal(after.reads, torch.arange(channels).repeat(width)):
         return False
-    if _kind(before) != "dense":
-        assert before.geometry is not None
-        shape = before.geometry.output_shape(before.node.weight)
-        if tuple(shape[1:]) != tuple(after.shape[1:]):
-            return False  # something between them moved positions
     return not _increments(joint.activations[0], _masked(after)).cuts
 
 
@@ -181,8 +178,6 @@ def _increments(activation: Activation, masked: bool) -> Increments:
         low, high = min(activation.slopes[0][0], 0.0), max(activation.slopes[0][1], 0.0)
         middle = 0.5 * (low + high)
         radius = up(max(up(high - middle), up(middle - low)))
-        if not math.isfinite(radius):
-            return rule
         return Increments(torch.tensor([[middle, radius]], dtype=torch.float64), torch.zeros(1, 2).double(), (0,))
     K = activation.width
     E = torch.zeros(K, 1 + K, dtype=torch.float64)

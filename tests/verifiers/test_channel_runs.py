@@ -137,6 +137,29 @@ def test_batchnorm_belongs_to_the_layer_before_it():
     assert prove_run(run, T, None, None) == pytest.approx(prove_run(plain, T, None, None), rel=1e-9)
 
 
+class Turned(nn.Module):
+    """Exchanges rows and columns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(2, 3)
+
+
+@pytest.mark.parametrize(
+    "between", [nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1), lipbridge.MaxMin(), Turned(), nn.Sequential()], ids=str
+)
+def test_what_moves_positions_ends_a_run(between: nn.Module):
+    torch.manual_seed(7)
+    net = normalised(
+        nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), between, nn.Conv2d(4, 3, 3, padding=1))
+    ).double()
+    graph = lipbridge.capture(net, (2, 6, 6))
+    runs = [(run.first, run.last) for run in runs_of(channel_chain(graph))]
+    assert runs == ([(0, 1)] if isinstance(between, nn.Sequential | nn.AvgPool2d) else [])
+    bound = bound_by_channels(lipbridge.Problem(graph), time.perf_counter() + 20.0)
+    lower = lipbridge.search_lower_bound(lipbridge.Problem(graph), torch.randn(4, 2, 6, 6).double())
+    assert bound.value >= lower.value
+
+
 def test_without_padding_no_interval_is_widened():
     net = normalised(nn.Sequential(nn.Conv2d(2, 4, 3), nn.LeakyReLU(0.2), nn.Conv2d(4, 3, 3)))
     (run,) = runs_of(channel_chain(lipbridge.capture(net, (2, 7, 7))))
