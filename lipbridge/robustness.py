@@ -7,6 +7,7 @@ bound, constants are rounded up and quotients down, so the radius holds for the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,8 +23,8 @@ from lipbridge.search.domain import device_of
 from lipbridge.search.running_error import FLOOR, Enclosure, enclose
 from lipbridge.vocabulary import Norm, as_norm, dual
 
-#: Inputs evaluated at once.
-CHUNK = 1024
+#: Points are taken together up to so many numbers in the widest layer; more take memory and no less time.
+NUMBERS = 2**21
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,10 @@ def certified_radii(network: Graph | nn.Module, inputs: Tensor, labels: Tensor, 
     graph, inputs, labels = _checked(network, inputs, labels)
     constants = pairwise_constants(graph, as_norm(norm))
     radii: list[Tensor] = []
-    for start in range(0, len(inputs), CHUNK):
-        x = inputs[start : start + CHUNK].to(torch.float64)
-        radii.append(radii_of(enclose(graph, x), labels[start : start + CHUNK], constants))
+    chunk = _chunk(graph)
+    for start in range(0, len(inputs), chunk):
+        x = inputs[start : start + chunk].to(torch.float64)
+        radii.append(radii_of(enclose(graph, x), labels[start : start + chunk], constants))
     found = torch.cat(radii) if radii else inputs.new_zeros(0, dtype=torch.float64)
     if bool(torch.isnan(found).any()):
         raise NumericalFailure(
@@ -156,12 +158,16 @@ def radii_of(outputs: Enclosure, labels: Tensor, constants: Tensor) -> Tensor:
     return torch.where(finite, radii, float("nan"))
 
 
+def _chunk(graph: Graph) -> int:
+    return max(1, NUMBERS // max(math.prod(node.shape) for node in graph.nodes))
+
+
 def _classified(graph: Graph, inputs: Tensor, labels: Tensor) -> Tensor:
     """How many points are classified right; a tie counts as wrong."""
-    right = torch.zeros((), dtype=torch.long, device=inputs.device)
-    for start in range(0, len(inputs), CHUNK):
-        f = graph(inputs[start : start + CHUNK].to(torch.float64))
-        y = labels[start : start + CHUNK, None]
+    right, chunk = torch.zeros((), dtype=torch.long, device=inputs.device), _chunk(graph)
+    for start in range(0, len(inputs), chunk):
+        f = graph(inputs[start : start + chunk].to(torch.float64))
+        y = labels[start : start + chunk, None]
         right = right + (f.gather(1, y) > f.scatter(1, y, -float("inf")).amax(dim=1, keepdim=True)).sum()
     return right
 
