@@ -455,7 +455,7 @@ class _Rewriter:
         if len(value.shape) > 1 and value.shape[0] % K == 0 and shape[1:] != value.shape[1:]:
             shape = (value.shape[0] // K * blocks.sources, *value.shape[1:])
             index = self.add(Reshape(f"{value.name}.blocks", (index,), shape)).index
-        unit = torch.eye(shape[0], dtype=torch.float64, device=self.old.device)
+        unit = torch.eye(math.prod(shape[:1]), dtype=torch.float64, device=self.old.device)
         if len(shape) == 1:
             return self.layer(name, index, _merged_after(blocks, unit, None)).index
         ones = (1,) * (len(shape) - 1)
