@@ -241,8 +241,9 @@ def proved_product(chain: ChannelChain, factors: Sequence[Tensor], layers: Seque
         before = factors[index - 1].reciprocal()[layer.reads] if index else None
         after = factors[index][layer.writes] if index < len(chain.joints) else layer.scale
         if layer.scale is not None and index < len(chain.joints):
-            after = factors[index][layer.writes] * layer.scale.cpu()
-            bound = mul_up(bound, 1.0 + 2.0 * UNIT)  # of a factor times a scale
+            # Rounded away from zero, also where it underflows: a larger diagonal map is a larger norm.
+            scale = layer.scale.cpu()
+            after = torch.nextafter(factors[index][layer.writes] * scale, scale.sign() * math.inf)
         bound = mul_up(bound, Block(layer.node, before, after, 0).norm_up(layer.shape, 2, 2))
         if index < len(chain.joints):  # a factor times its rounded reciprocal is one but for a rounding
             bound = mul_up(bound, chain.joints[index].constant, 1.0 + 2.0 * UNIT)

@@ -254,9 +254,11 @@ class Block:
         if not bool(torch.isfinite(weight).all()):
             factors = [float(t.abs().max()) for t in (self.before, self.after) if t is not None]
             return mul_up(*factors, self._norm(self.core.weight, shape, p, q))
-        # Each entry is off by at most 3 UNIT of itself, or by TINY if it underflowed.
+        # Each entry is off by at most 3 UNIT of itself, or by TINY if it underflowed: in the first product, before
+        # the second made it larger.
+        grown = 1.0 if self.after is None else max(1.0, float(self.after.abs().max()))
         size = _magnitude(lambda a, b: self._norm(weight, shape, a, b), p, q)
-        lost = mul_up(float(weight.numel()), float(math.prod(shape)), float(math.prod(self.core.shape)), 4.0, TINY)
+        lost = mul_up(float(weight.numel()), float(math.prod(shape)), float(math.prod(self.core.shape)), 4.0, TINY, grown)
         return add_up(self._norm(weight, shape, p, q), mul_up(4.0 * UNIT, size), lost)
 
     def _of_inputs(self, scale: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from fractions import Fraction
 
 import pytest
 import torch
@@ -117,6 +118,23 @@ def test_any_factors_bound_the_network(seed):
     best = proved_product(chain, best_factors(chain))
     assert best >= witness
     assert trivial == 0.0 or best <= trivial * 1.03 + 1e-200  # merged layers may make the trivial bound the smaller one
+
+
+@pytest.mark.parametrize("scale", [1e-314, 3e-322, 0.7])
+def test_a_scale_that_underflows_with_its_factor_is_rounded_up(scale: float):
+    """One number a layer, so that the constant is a product, in exact arithmetic."""
+    net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1), nn.ReLU(), nn.Conv2d(1, 1, 1, bias=False))
+    net = net.double().eval()
+    with torch.no_grad():
+        net[0].weight.fill_(1e300)
+        net[1].weight.fill_(scale)
+        net[3].weight.fill_(0.3)
+    graph = lipbridge.capture(net, (1, 2, 2))
+    chain = channel_chain(graph)
+    assert chain.layers[0].scale is not None
+    exact = Fraction(1e300) * Fraction(float(chain.layers[0].scale)) * Fraction(0.3)
+    for factor in torch.linspace(0.001, 0.999, 40, dtype=torch.float64):
+        assert Fraction(proved_product(chain, [factor[None]])) >= exact
 
 
 def matrices(graph: Graph) -> list[Tensor]:

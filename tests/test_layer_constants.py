@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -156,6 +157,23 @@ def test_cancelling_branches_and_nested_sums(p) -> None:
     bent = Elementwise("relu", (0,), (3,), activation("relu"))
     partly = Graph((*nested[:3], bent, Dense("U", (3,), (3,), U), Add("a", (0, 1, 2, 4), (3,))))
     assert constant(partly, p) == pytest.approx(exact + matrix_norm(U, p), rel=1e-9)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_what_underflows_before_it_grows_is_covered(p) -> None:
+    """One number: the constant is the product of three, in exact arithmetic."""
+    for first in (2.9e-20, 3.3e-22, 7e-23, 2e-24):
+        number = [torch.full((1, 1), value, dtype=torch.float64) for value in (first, 1e-300, 1e300)]
+        empty = ((), (), (), 1)
+        graph = Graph(
+            (
+                Input("x", (), (1,)),
+                Conv("a", (0,), (1,), number[0], None, *empty),
+                Dense("b", (1,), (1,), number[1]),
+                Conv("c", (2,), (1,), number[2], None, *empty),
+            )
+        )
+        assert Fraction(constant(graph, p)) >= Fraction(first) * Fraction(1e-300) * Fraction(1e300)
 
 
 @pytest.mark.parametrize("p", NORMS)
