@@ -20,6 +20,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import import_module
 from typing import Any
 
@@ -30,9 +31,10 @@ from torch import Tensor
 from lipbridge.activations import Activation
 from lipbridge.errors import UnsupportedProblem
 from lipbridge.graph import Conv, Dense, Elementwise, Graph, GroupSort, MaxPool, Node, Reshape, block_axis
-from lipbridge.layer_constants import Block, geometry, propagate
+from lipbridge.layer_constants import Block, geometry, on_inputs, propagate
 from lipbridge.norms.convolution import Convolution, conv_dual
 from lipbridge.norms.estimate import dual_matrix
+from lipbridge.rigor import times_power_of_two
 from lipbridge.rounding import UNIT, mul_up
 
 #: Orders of the Schatten norms, as squarings, and the relative progress at which L-BFGS goes on to the next: along this
@@ -70,7 +72,6 @@ class Layer:
     Attributes:
         node: its node.
         shape: of its input.
-        geometry: of a convolution that is not diagonal.
         reads: the unit of the joint before that each input channel (of a dense layer: coordinate) belongs to.
         writes: the unit of the joint after that each output channel belongs to.
         scale: of BatchNorm and the like right behind the node, by output channel: the layer is both.
@@ -78,10 +79,14 @@ class Layer:
 
     node: Dense | Conv
     shape: tuple[int, ...]
-    geometry: Convolution | None
     reads: Tensor
     writes: Tensor
     scale: Tensor | None = None
+
+    @cached_property
+    def geometry(self) -> Convolution | None:
+        """Of a convolution that is not diagonal."""
+        return geometry(self.node, self.shape) if isinstance(self.node, Conv) and not self.node.diagonal else None
 
     def weight(self) -> Tensor:
         """The layer's weight in float64, its scale included; an entry that is scaled is off by a rounding."""
@@ -119,7 +124,7 @@ def channel_chain(graph: Graph, through: Through = lambda node: False) -> Channe
                 f"Layer `{node.name}` ({type(node).__name__}) does not read the node before it alone: one multiplier a "
                 "channel takes networks without branches."
             )
-        reader.read(node, graph.nodes[index - 1].shape, through)
+        reader.read(node, graph.nodes[index - 1], through)
     if not reader.layers:
         raise UnsupportedProblem("The network has no dense or convolutional layer.")
     return reader.finish()
@@ -134,42 +139,38 @@ class _Reader:
         self.joints: list[Joint] = []
         self.activations: list[Activation] = []
         self.constant = 1.0
-        self.direct = False  # whether the node before is the last layer itself
-        self.plain = True  # whether there were only activations since
+        self.plain = True  # whether there were only activations since the last layer
 
-    def read(self, node: Node, shape: tuple[int, ...], through: Through) -> None:
-        direct, self.direct = self.direct, False
-        scaling = direct and isinstance(node, Conv) and node.diagonal and not through(node)
-        layer = isinstance(node, Dense) or (isinstance(node, Conv) and not through(node))
-        self.plain = self.plain and (isinstance(node, Elementwise) or layer)
-        if scaling:
-            assert isinstance(node, Conv)
-            last, scale = self.layers[-1], node.weight.detach().to(torch.float64).flatten()
-            self.layers[-1] = replace(last, scale=scale)  # a second one is a layer of its own
-        elif isinstance(node, Reshape):
-            unit = self.unit if node.axes is None else self.unit.permute(node.axes)
-            self.unit = unit.reshape(node.shape)
+    def read(self, node: Node, before: Node, through: Through) -> None:
+        conv = node if isinstance(node, Conv) and not through(node) else None
+        if conv is not None and conv.diagonal and self.layers and before is self.layers[-1].node:
+            scale = conv.weight.detach().to(torch.float64).flatten()
+            self.layers[-1] = replace(self.layers[-1], scale=scale)  # a second one is a layer of its own
+        elif conv is not None:
+            self.tie(_by_channel(self.unit))
+            self.layer(conv, before.shape, _by_channel(self.unit)[:, 0])
+        elif isinstance(node, Dense) and len(node.shape) == 1:
+            self.layer(node, before.shape, self.unit)
         elif isinstance(node, Elementwise):
             self.activations.append(node.activation)
             self.constant = mul_up(self.constant, node.activation.lipschitz[2])
             self.unit = torch.cat([self.unit] * node.activation.width, dim=block_axis(node))
-        elif isinstance(node, MaxPool):
-            self.tie(_by_channel(self.unit))
-            self.constant = mul_up(self.constant, propagate(node, [{2: 1.0}], [shape])[2])
-            self.unit = _spread(self.unit, node.shape)
+        else:
+            self.plain = False
+            self.move(node, before.shape)
+
+    def move(self, node: Node, shape: tuple[int, ...]) -> None:
+        """A node that changes the places of coordinates, or mixes them."""
+        if isinstance(node, Reshape):
+            unit = self.unit if node.axes is None else self.unit.permute(node.axes)
+            self.unit = unit.reshape(node.shape)
         elif isinstance(node, GroupSort):
             groups = self.unit.reshape(self.unit.shape[0] // node.group, node.group, -1).transpose(1, 2)
             self.tie(groups.reshape(-1, node.group))
-        elif isinstance(node, Conv) and through(node):
+        elif isinstance(node, MaxPool | Conv):
             self.tie(_by_channel(self.unit))
-            self.constant = mul_up(self.constant, Block(node, None, None, 0).norm_up(shape, 2, 2))
+            self.constant = mul_up(self.constant, propagate(node, [{2: 1.0}], [shape])[2])
             self.unit = _spread(self.unit, node.shape)
-        elif isinstance(node, Conv):
-            self.tie(_by_channel(self.unit))
-            exact = None if node.diagonal else geometry(node, shape)
-            self.layer(node, shape, exact, self.unit.reshape(shape[0], -1)[:, 0])
-        elif isinstance(node, Dense) and len(node.shape) == 1:
-            self.layer(node, shape, None, self.unit)
         else:
             raise UnsupportedProblem(
                 f"Layer `{node.name}` ({type(node).__name__}) does not fit a chain of dense and convolutional layers."
@@ -189,7 +190,7 @@ class _Reader:
         last = self.layers[-1]
         self.layers[-1] = replace(last, writes=names[last.writes])
 
-    def layer(self, node: Dense | Conv, shape: tuple[int, ...], exact: Convolution | None, reads: Tensor) -> None:
+    def layer(self, node: Dense | Conv, shape: tuple[int, ...], reads: Tensor) -> None:
         if self.layers:
             units = int(self.layers[-1].writes.max()) + 1
             self.joints.append(Joint(units, tuple(self.activations), self.constant, plain=self.plain))
@@ -197,9 +198,8 @@ class _Reader:
             raise UnsupportedProblem("The network begins with an activation or a pooling, not with a layer of weights.")
         self.activations, self.constant, self.plain = [], 1.0, True
         outputs = torch.arange(node.weight.shape[0])
-        self.layers.append(Layer(node, shape, exact, reads, outputs))
+        self.layers.append(Layer(node, shape, reads, outputs))
         self.unit = _spread(outputs, node.shape)
-        self.direct = True
 
     def finish(self) -> ChannelChain:
         if self.constant != 1.0 or self.activations:
@@ -321,7 +321,7 @@ class Objective:
         self.chain, self.free = chain, free
         self.layers = range(len(chain.layers)) if layers is None else layers
         self.device = chain.layers[0].node.weight.device
-        self.weights = [normalised(layer.weight()) for layer in chain.layers]
+        self.weights = [normalised(layer.weight())[0] for layer in chain.layers]
         self.units = [(layer.reads.to(self.device), layer.writes.to(self.device)) for layer in chain.layers]
 
     def split(self, x: Tensor) -> dict[int, Tensor]:
@@ -335,9 +335,8 @@ class Objective:
         slopes = self.split(gradient)  # views
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for index in self.layers:
-            layer, W, (reads, writes) = self.chain.layers[index], self.weights[index], self.units[index]
-            before, after = _at(logs, index - 1, reads), _at(logs, index, writes)
-            norm, by_rows, by_columns = log_norm(layer, W, before, after, squarings)
+            reads, writes = self.units[index]
+            norm, by_rows, by_columns = self.log_norm(index, logs, squarings)
             total = total + norm
             if index - 1 in slopes:
                 slopes[index - 1].index_add_(0, reads, -by_columns)
@@ -345,49 +344,35 @@ class Objective:
                 slopes[index].index_add_(0, writes, by_rows)
         return total, gradient
 
+    def log_norm(self, index: int, logs: Mapping[int, Tensor], squarings: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The log of a scaled layer's Schatten norm, and its derivatives in the logs of rows' and columns' factors.
 
-def _at(logs: Mapping[int, Tensor], index: int, units: Tensor) -> Tensor | None:
-    return logs[index][units] if index in logs else None
-
-
-def normalised(weight: Tensor) -> Tensor:
-    """Divided by its largest entry, so that products stay in range; zero stays zero."""
-    largest = weight.abs().max()
-    return weight / torch.where(largest > 0, largest, 1.0)
-
-
-def log_norm(
-    layer: Layer, W: Tensor, before: Tensor | None, after: Tensor | None, squarings: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The log of the scaled layer's Schatten norm, and its derivatives in the logs of rows' and columns' factors.
-
-    The derivatives are ``(out channels,)`` and minus those of the columns ``(in channels,)``.
-    """
-    scaled = W
-    if after is not None:
-        scaled = scaled * after.exp().reshape(-1, *[1] * (W.ndim - 1))
-    if before is not None:
-        scaled = scaled / on_columns(layer, before.exp(), W)
-    if layer.geometry is not None:
-        dual, norm = conv_dual(scaled, layer.geometry, 2, squarings=squarings)
-    elif isinstance(layer.node, Conv):
-        dual, norm = dual_matrix(scaled.reshape(1, -1), 1)
-        dual = dual.reshape(scaled.shape)
-    else:
-        dual, norm = dual_matrix(scaled, 2, squarings=squarings)
-    norm = norm.clamp_min(torch.finfo(W.dtype).tiny)
-    share = dual * scaled / norm
-    rows = share.flatten(1).sum(1)
-    return norm.log(), rows, _of_columns(layer, share)
+        The norm is without the layer's power of two. ``logs`` of the joints that are not one are on the device. The
+        derivatives are ``(out channels,)`` and minus those of the columns ``(in channels,)``.
+        """
+        layer, W, (reads, writes) = self.chain.layers[index], self.weights[index], self.units[index]
+        scaled = W
+        if index in logs:
+            scaled = scaled * logs[index][writes].exp().reshape(-1, *[1] * (W.ndim - 1))
+        if index - 1 in logs:
+            scaled = scaled / on_inputs(layer.node, logs[index - 1][reads].exp())
+        if layer.geometry is not None:
+            dual, norm = conv_dual(scaled, layer.geometry, 2, squarings=squarings)
+        elif isinstance(layer.node, Conv):
+            dual, norm = dual_matrix(scaled.reshape(1, -1), 1)
+            dual = dual.reshape(scaled.shape)
+        else:
+            dual, norm = dual_matrix(scaled, 2, squarings=squarings)
+        norm = norm.clamp_min(torch.finfo(W.dtype).tiny)
+        share = dual * scaled / norm
+        return norm.log(), share.flatten(1).sum(1), _of_columns(layer, share)
 
 
-def on_columns(layer: Layer, factors: Tensor, W: Tensor) -> Tensor:
-    """Factors of a layer's input channels (coordinates) in a shape that multiplies its weight."""
-    if not isinstance(layer.node, Conv):
-        return factors
-    groups, per_group = layer.node.groups, W.shape[1]
-    table = factors.reshape(groups, 1, per_group).expand(groups, W.shape[0] // groups, per_group)
-    return table.reshape(W.shape[0], per_group, *[1] * (W.ndim - 2))
+def normalised(weight: Tensor) -> tuple[Tensor, int]:
+    """The weight over a power of two near its largest entry, and that power's exponent; zero stays zero."""
+    largest = float(weight.abs().max())
+    exponent = math.frexp(largest)[1] if math.isfinite(largest) else 0
+    return times_power_of_two(weight, -exponent), exponent
 
 
 def _of_columns(layer: Layer, share: Tensor) -> Tensor:

@@ -248,7 +248,7 @@ class Block:
         """The proved norm of the product."""
         weight = self.core.weight
         if self.before is not None:
-            weight = weight * self._of_inputs(self.before)
+            weight = weight * on_inputs(self.core, self.before)
         if self.after is not None:
             weight = weight * self.after.reshape(-1, *(1,) * (weight.ndim - 1))
         if not bool(torch.isfinite(weight).all()):
@@ -258,21 +258,24 @@ class Block:
         # the second made it larger.
         grown = 1.0 if self.after is None else max(1.0, float(self.after.abs().max()))
         size = _magnitude(lambda a, b: self._norm(weight, shape, a, b), p, q)
-        lost = mul_up(float(weight.numel()), float(math.prod(shape)), float(math.prod(self.core.shape)), 4.0, TINY, grown)
+        lost = mul_up(
+            float(weight.numel()), float(math.prod(shape)), float(math.prod(self.core.shape)), 4.0, TINY, grown
+        )
         return add_up(self._norm(weight, shape, p, q), mul_up(4.0 * UNIT, size), lost)
-
-    def _of_inputs(self, scale: Tensor) -> Tensor:
-        if isinstance(self.core, Dense):
-            return scale
-        out, per_group, *kernel = self.core.weight.shape
-        groups = self.core.groups
-        table = scale.reshape(groups, 1, per_group).expand(groups, out // groups, per_group)
-        return table.reshape(out, per_group, *(1,) * len(kernel))
 
     def _norm(self, weight: Tensor, shape: tuple[int, ...], p: Norm, q: Norm) -> float:
         if isinstance(self.core, Dense):
             return proved_operator_norm(weight, p, q)
         return conv_norm_up(replace(self.core, weight=weight), shape, p, q)
+
+
+def on_inputs(layer: Dense | Conv, scale: Tensor) -> Tensor:
+    """A number for each input channel (of a dense layer: coordinate) in a shape that multiplies the layer's weight."""
+    if isinstance(layer, Dense):
+        return scale
+    out, per_group, *kernel = layer.weight.shape
+    table = scale.reshape(layer.groups, 1, per_group).expand(layer.groups, out // layer.groups, per_group)
+    return table.reshape(out, per_group, *(1,) * len(kernel))
 
 
 def _magnitude(norm_up: _NormUp, p: Norm, q: Norm) -> float:
@@ -476,4 +479,14 @@ def notes(graph: Graph) -> str:
     )
 
 
-__all__ = ["Constants", "conv_norm_up", "geometry", "most_windows", "notes", "output_constants", "propagate"]
+__all__ = [
+    "Block",
+    "Constants",
+    "conv_norm_up",
+    "geometry",
+    "most_windows",
+    "notes",
+    "on_inputs",
+    "output_constants",
+    "propagate",
+]

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from lipbridge.bounds import Bound, trivial_bound
 from lipbridge.capture import capture
-from lipbridge.channels import LARGEST_FACTOR, ChannelChain, Layer, best_factors, channel_chain, on_columns, ones
+from lipbridge.channels import LARGEST_FACTOR, ChannelChain, Layer, best_factors, channel_chain, ones
 from lipbridge.errors import NumericalFailure, UnsupportedOperation, UnsupportedProblem
 from lipbridge.graph import Conv, Dense, Elementwise, Graph, Input, Node, evaluate
+from lipbridge.layer_constants import on_inputs
 from lipbridge.verifiers.lipsdp_fast import predicted_seconds, solve
 from lipbridge.verifiers.lmi_increments import Increments
 from lipbridge.verifiers.lmi_system import LipSDP, lipsdp_of
@@ -295,7 +296,7 @@ def _apply(chain: ChannelChain, modules: Sequence[nn.Module | None], factors: Se
             weight = cast(Tensor, owner.weight)
             W = weight.detach().to(device="cpu", dtype=torch.float64)
             if index:
-                W = W / on_columns(layer, factors[index - 1][layer.reads], W)
+                W = W / on_inputs(layer.node, factors[index - 1][layer.reads])
             if index < len(factors):
                 d = factors[index][layer.writes]
                 W = W * d.reshape(-1, *[1] * (W.ndim - 1))

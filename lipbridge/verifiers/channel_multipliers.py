@@ -22,7 +22,6 @@ from lipbridge.channels import (
     as_factors,
     best_factors,
     channel_chain,
-    log_norm,
     minimised,
     ones,
     proved_product,
@@ -31,8 +30,9 @@ from lipbridge.errors import NumericalFailure, UnsupportedProblem
 from lipbridge.graph import Conv, MaxPool
 from lipbridge.rounding import UNIT, mul_up
 from lipbridge.verifiers.channel_runs import Run, log_constant, predicted_memory, prove_run, runs_of, starting_logs
+from lipbridge.verifiers.lmi import other_question
 from lipbridge.verifiers.lmi_system import name
-from lipbridge.vocabulary import Quantity, Side, Status
+from lipbridge.vocabulary import Side, Status
 
 METHOD = "LipSDP, one multiplier a channel"
 #: Orders of the Schatten norms where runs are kept whole, as squarings, and the progress at which the next follows.
@@ -41,10 +41,9 @@ RUN_STAGES = ((4, 1e-4), (6, 1e-5), (8, 1e-6))
 
 def unsupported_by_channels(problem: Problem) -> str | None:
     """None if one multiplier a channel can bound the problem, otherwise the reason why not, in one line."""
-    if problem.quantity is not Quantity.LIPSCHITZ:
-        return "it bounds the Lipschitz constant, not the deviation from a centre"
-    if (problem.input_norm, problem.output_norm) != (2, 2):
-        return f"it bounds the l2 constant, not the norm {problem.norm_name}"
+    reason = other_question(problem)
+    if reason is not None:
+        return reason
     if problem.region is not None:
         return (
             "convolutions that have no exact matrix (too large, or padding that copies inputs onto one another) are "
@@ -162,16 +161,11 @@ def _bound_by_runs(
 ) -> tuple[float, list[Tensor]]:
     """The proved bound and the multipliers (factors squared, of the outer joints), from factors to begin with."""
     whole = _Whole(chain, runs)
-    norms = [
-        float(
-            log_norm(layer, weight, _logs(factors, index - 1, layer.reads), _logs(factors, index, layer.writes), 6)[0]
-        )
-        for index, (layer, weight) in enumerate(zip(chain.layers, whole.separate.weights, strict=True))
-    ]
+    known = {index: d.log().to(whole.separate.device) for index, d in enumerate(factors)}
+    norms = [math.exp(whole.separate.log_norm(index, known, 6)[0]) for index in range(len(chain.layers))]
     logs: list[Tensor] = []
     for run in runs:
-        own = [math.exp(norms[run.first + k]) * _unit(chain, run, k) for k in range(len(run.blocks))]
-        logs += starting_logs(run, factors[run.first : run.last], own)
+        logs += starting_logs(run, factors[run.first : run.last], norms[run.first : run.last + 1])
     x = whole.joined(factors, logs)
     now = time.perf_counter()
     x = minimised(whole, x, RUN_STAGES, now + 0.6 * (deadline - now))
@@ -189,13 +183,3 @@ def _bound_by_runs(
         bound = mul_up(bound, prove_run(run, T, before, after), constant, 1.0 + 4.0 * UNIT)
         table[run.first : run.last] = T
     return bound, table
-
-
-def _logs(factors: Sequence[Tensor], index: int, units: Tensor) -> Tensor | None:
-    return factors[index].log()[units] if 0 <= index < len(factors) else None
-
-
-def _unit(chain: ChannelChain, run: Run, index: int) -> float:
-    """What a norm of the weight divided by its largest entry is multiplied by, for the run's block."""
-    largest = float(chain.layers[run.first + index].weight().abs().max())
-    return math.ldexp(largest, -run.blocks[index].exponent)

@@ -28,15 +28,14 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations import Activation
-from lipbridge.channels import ChannelChain, Layer
+from lipbridge.channels import ChannelChain, Layer, normalised
 from lipbridge.errors import NumericalFailure
 from lipbridge.graph import Conv
 from lipbridge.linalg import vector_norm
 from lipbridge.norms.conv_geometry import Axis
-from lipbridge.rigor import times_power_of_two
 from lipbridge.rigor_roots import unit_roots
 from lipbridge.rounding import TINY, UNIT, add_up, gamma, mul_up, sqrt_up, up
-from lipbridge.verifiers.lmi_elimination import share
+from lipbridge.verifiers.lmi_elimination import share, through_units
 from lipbridge.verifiers.lmi_increments import Increments, increments_of
 from lipbridge.verifiers.lmi_proof import (
     COVER,
@@ -144,9 +143,9 @@ def _axes(layer: Layer) -> tuple[Axis, ...]:
 def _joins(chain: ChannelChain, index: int) -> bool:
     """Whether joint ``index`` can be kept whole."""
     joint, before, after = chain.joints[index], chain.layers[index], chain.layers[index + 1]
-    if _kind(before) is None or _kind(before) != _kind(after) or len(joint.activations) != 1:
+    if _kind(before) is None or _kind(before) != _kind(after):
         return False
-    if not joint.plain:
+    if not joint.plain or len(joint.activations) != 1:
         return False
     channels = before.node.weight.shape[0]
     width = joint.activations[0].width
@@ -291,8 +290,7 @@ def _scaled(layer: Layer) -> tuple[Tensor, int]:
     weight = layer.weight().cpu()
     if not bool(torch.isfinite(weight).all()):
         raise NumericalFailure(f"The weights of layer `{layer.node.name}` hold NaN or infinite entries.")
-    exponent = math.frexp(float(weight.abs().max()))[1] if bool(weight.any()) else 0
-    return times_power_of_two(weight, -exponent), exponent
+    return normalised(weight)
 
 
 def _conv_blocks(layers: Sequence[Layer], widths: Sequence[int], grids: Sequence[tuple[int, ...]]) -> list[Block]:
@@ -427,10 +425,8 @@ def _stage(block: Block, rule: Increments, logs: Tensor, H: Tensor) -> Tensor | 
     """H before a joint from that behind its next layer; see :mod:`lipbridge.verifiers.lmi_elimination`."""
     gram = block.weight.mH @ H @ block.weight
     E = rule.outputs
-    K, u = rule.components, len(block.reads)
-    grams = gram.reshape(-1, K, u, K, u)
-    size = E.shape[1] * u
-    G = torch.einsum("ka,fkilj,lb->faibj", E.to(gram.dtype), grams, E.to(gram.dtype)).reshape(-1, size, size)
+    u = len(block.reads)
+    G = through_units(gram, E, E, u)
     if not rule.variables:
         return G
     T = logs.exp()[:, block.reads]
@@ -515,25 +511,21 @@ def _real(matrix: Tensor, components: int = 1) -> Tensor:
 
 
 def _real_magnitude(block: Block, components: int = 1) -> Tensor:
-    if not block.weight.is_complex():
-        return block.magnitude
-    parts = block.magnitude.reshape(len(block.magnitude), components, -1)
-    half = torch.stack((parts, parts), 2).flatten(1)
-    return torch.cat((half, half))
+    """The magnitudes of real and imaginary parts, which are equal, in the places of :func:`_real`."""
+    size = block.magnitude
+    return _real(torch.complex(size, size), components).abs() if block.weight.is_complex() else size
 
 
 def _prove_stage(block: Block, rule: Increments, T: Tensor, stored: list[Tensor]) -> list[Tensor]:
     """Storage matrices of one joint at all frequencies, by one set of multipliers for all."""
     magnitude = _real_magnitude(block, rule.components)
     reads = _both(block.reads, block)
-    units = int(block.reads.max()) + 1
     stages = [_stage_of(block, rule, index, len(reads)) for index in range(len(stored))]
     grams = [gram_of(stage, H, magnitude, block.error) for stage, H in zip(stages, stored, strict=True)]
     if rule.variables:
         for stage, (G, _) in zip(stages, grams, strict=True):
             raised = at_least_diagonal(stage, T[:, reads], G)
             T = torch.stack([row.scatter_reduce(0, reads, own, "amax") for row, own in zip(T, raised, strict=True)])
-    assert T.shape[1] == units
     lift = 0.0
     while lift < LARGEST_LIFT:
         found: list[Tensor] = []

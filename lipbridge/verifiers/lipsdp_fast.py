@@ -42,10 +42,7 @@ class LipSDPFastVerifier:
 
     def supports(self, problem: Problem) -> str | None:
         """Dense chains, everywhere or on balls of any norm; chains with convolutions and pooling; l2 to l2."""
-        reason = unsupported(problem)
-        if reason is None or not has_convolutions(problem):
-            return reason
-        return unsupported_by_channels(problem)
+        return _route(problem)[0]
 
     def bound(self, problem: Problem, budget: Budget) -> Bound:
         """A proved upper bound, never above the closed form's; ``extra["gap"]`` says how far above the optimum at most.
@@ -63,13 +60,13 @@ class LipSDPFastVerifier:
             NumericalFailure: for NaN weights, or a bound beyond float64.
         """
         start = time.perf_counter()
-        reason = self.supports(problem)
+        reason, by_channels = _route(problem)
         if reason is not None:
             raise UnsupportedProblem(f"`{self.name}` cannot take this problem: {reason}.")
         gap = budget.options.get("gap", 5e-4)
         if not isinstance(gap, int | float) or not 0 < gap < 1:
             raise InvalidArgument("gap", "be between 0 and 1", gap)
-        if unsupported(problem) is not None:
+        if by_channels:
             bound = bound_by_channels(problem, start + budget.seconds, budget.memory)
             return replace(bound, region=problem.region_name, seconds=time.perf_counter() - start)
         device = _device(problem)
@@ -79,6 +76,14 @@ class LipSDPFastVerifier:
 
         bound = bound_on_region(problem, start + budget.seconds, solved)
         return replace(bound, region=problem.region_name, seconds=time.perf_counter() - start)
+
+
+def _route(problem: Problem) -> tuple[str | None, bool]:
+    """Why the problem cannot be taken, if so, and whether it is taken by one multiplier a channel."""
+    reason = unsupported(problem)
+    if reason is None or not has_convolutions(problem):
+        return reason, False
+    return unsupported_by_channels(problem), True
 
 
 def bound_system(system: LipSDP, gap: float, deadline: float, device: torch.device, memory: float = math.inf) -> Bound:

@@ -24,16 +24,24 @@ from lipbridge.vocabulary import Quantity, Side
 
 def unsupported(problem: Problem) -> str | None:
     """None if LipSDP can take the problem, otherwise the reason why it cannot, in one line."""
-    if problem.quantity is not Quantity.LIPSCHITZ:
-        return "it bounds the Lipschitz constant, not the deviation from a centre"
-    if (problem.input_norm, problem.output_norm) != (2, 2):
-        return f"it bounds the l2 constant, not the norm {problem.norm_name}"
+    reason = other_question(problem)
+    if reason is not None:
+        return reason
     try:
         lipsdp_of(problem.graph)
     except UnsupportedProblem as error:
         return str(error)
     except NumericalFailure:
         return None  # NaN weights: `bound` says so
+    return None
+
+
+def other_question(problem: Problem) -> str | None:
+    """Why a problem does not ask for the l_2 Lipschitz constant; None if it does."""
+    if problem.quantity is not Quantity.LIPSCHITZ:
+        return "it bounds the Lipschitz constant, not the deviation from a centre"
+    if (problem.input_norm, problem.output_norm) != (2, 2):
+        return f"it bounds the l2 constant, not the norm {problem.norm_name}"
     return None
 
 

@@ -27,14 +27,20 @@ _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 def contract(stage: Stage, gram: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """``E' gram E`` unit by unit: from the outputs, K u rows, to (z, q), u + J f rows for f free units."""
-    K, u = stage.increments.components, stage.width
-    blocks = gram.reshape(K, u, K, u)
-    size = left.shape[1] * u
-    whole = torch.einsum("ka,kilj,lb->aibj", left, blocks, right).reshape(size, size)
+    u = stage.width
+    whole = through_units(gram, left, right, u)
     if stage.free is None:
         return whole
     kept = torch.cat([torch.arange(u), *(stage.free + j * u for j in range(1, left.shape[1]))])
     return whole[kept[:, None], kept]
+
+
+def through_units(gram: Tensor, left: Tensor, right: Tensor, units: int) -> Tensor:
+    """``left' gram right`` unit by unit, for a stack ``(..., K u, K u)``: ``(..., a u, b u)``, real or complex."""
+    K, stack = left.shape[0], gram.shape[:-2]
+    blocks = gram.reshape(*stack, K, units, K, units)
+    whole = torch.einsum("ka,...kilj,lb->...aibj", left.to(gram.dtype), blocks, right.to(gram.dtype))
+    return whole.reshape(*stack, left.shape[1] * units, right.shape[1] * units)
 
 
 def diagonals(stage: Stage, T: Tensor) -> tuple[Tensor, Tensor]:

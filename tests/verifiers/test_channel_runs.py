@@ -160,6 +160,18 @@ def test_what_moves_positions_ends_a_run(between: nn.Module):
     assert bound.value >= lower.value
 
 
+def test_a_line_inside_a_run_has_no_multipliers():
+    torch.manual_seed(0)
+    convs = [nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular") for _ in range(3)]
+    net = normalised(nn.Sequential(convs[0], nn.LeakyReLU(1.0), convs[1], nn.ReLU(), convs[2]))
+    graph = lipbridge.capture(net, (2, 6, 6))
+    (run,) = runs_of(channel_chain(graph))
+    assert [rule.variables for rule in run.increments] == [0, 1]
+    bound = bound_by_channels(lipbridge.Problem(graph), time.perf_counter() + 20.0)
+    lower = lipbridge.search_lower_bound(lipbridge.Problem(graph), torch.randn(4, 2, 6, 6).double())
+    assert lower.value <= bound.value < lipbridge.trivial_bound(graph).value
+
+
 def test_without_padding_no_interval_is_widened():
     net = normalised(nn.Sequential(nn.Conv2d(2, 4, 3), nn.LeakyReLU(0.2), nn.Conv2d(4, 3, 3)))
     (run,) = runs_of(channel_chain(lipbridge.capture(net, (2, 7, 7))))
