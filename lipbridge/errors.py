@@ -13,7 +13,18 @@ class InvalidArgument(LipbridgeError, ValueError):
     """A parameter has a value outside its domain."""
 
     def __init__(self, parameter: str, should: str, found: object) -> None:
-        super().__init__(f"Parameter `{parameter}` should {should}. Found {found!r}.")
+        # One line, and not a screenful, whatever was passed.
+        shown = " ".join(repr(found).split())
+        shown = shown if len(shown) <= 300 else f"{shown[:297]}..."
+        super().__init__(f"Parameter `{parameter}` should {should}. Found {shown}.")
+        self.parameter = parameter
+
+
+class Misfit(InvalidArgument):
+    """Two arguments that do not fit together, e.g. a module and data: says what each of them is."""
+
+    def __init__(self, parameter: str, fact: str, way_out: str) -> None:
+        LipbridgeError.__init__(self, f"{fact}. {way_out}.")
         self.parameter = parameter
 
 

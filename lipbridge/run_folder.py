@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lipbridge import checks
 from lipbridge.errors import InvalidArgument, ModelFileError
 from lipbridge.store import load_tensors, save_tensors, write_atomically
 
@@ -39,8 +41,25 @@ def prepare(folder: Path, resume: bool, overwrite: bool) -> None:
 
     Raises:
         InvalidArgument: if it exists and neither resume nor overwrite was asked for, or both were, or it is a file,
-            or it holds files that no run wrote (which overwriting would lose).
+            or it holds files that no run wrote (which overwriting would lose), or it cannot be written.
     """
+    try:
+        _prepare(folder, resume, overwrite)
+        _require_writable(folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InvalidArgument("out", f"be a folder that can be written ({reason})", folder.as_posix()) from error
+
+
+def _require_writable(folder: Path) -> None:
+    """Try it: the only test that holds for every user and file system. A folder that was not there is not left."""
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    with tempfile.TemporaryFile(dir=nearest):
+        pass
+
+
+def _prepare(folder: Path, resume: bool, overwrite: bool) -> None:
+
     if resume and overwrite:
         raise InvalidArgument("resume", "not be given together with overwrite", folder.as_posix())
     if folder.exists() and not folder.is_dir():
@@ -106,7 +125,8 @@ def load_weights(folder: Path | str, module: nn.Module) -> nn.Module:
     Raises:
         ModelFileError: if the file is missing or damaged, or belongs to another network.
     """
-    file = Path(folder) / CHECKPOINT
+    file = checks.path(folder, "folder") / CHECKPOINT
+    checks.instance(module, nn.Module, "module", "be a torch.nn.Module")
     tensors, _ = load_tensors(file)
     try:
         module.load_state_dict({k.removeprefix(_WEIGHTS): v for k, v in tensors.items() if k.startswith(_WEIGHTS)})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -14,12 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lipbridge import run_folder
+from lipbridge import checks, run_folder
 from lipbridge.bounds import Bound, trivial_bound
 from lipbridge.capture import capture
 from lipbridge.data import Dataset
 from lipbridge.devices import Workers, pick_device, workers
-from lipbridge.errors import InvalidArgument, ModelFileError, TrainingError, UnknownName
+from lipbridge.errors import (
+    InvalidArgument,
+    LipbridgeError,
+    ModelFileError,
+    NumericalFailure,
+    TrainingError,
+    UnknownName,
+)
+from lipbridge.fitting import dtype_of, require_fit
 from lipbridge.graph import Elementwise, Graph
 from lipbridge.penalty import Form, Method, TrivialBoundPenalty
 from lipbridge.rescaling import require_rescalable
@@ -80,32 +89,40 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        as_norm(self.norm)
+        object.__setattr__(self, "norm", as_norm(self.norm))
         for name, known in (
             ("form", get_args(Form)),
             ("method", get_args(Method)),
             ("optimizer", get_args(OptimizerName)),
         ):
-            if getattr(self, name) not in known:
-                raise UnknownName(name, getattr(self, name), known)
-        for name, least in (("epochs", 1), ("batch_size", 1), ("stride", 1), ("shift", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InvalidArgument(name, f"be a whole number of at least {least}", value)
+            value: object = getattr(self, name)
+            if not isinstance(value, str) or value not in known:
+                raise UnknownName(name, str(checks.told(value)), known)
+        # The seed of an epoch is a multiple of the run's, and torch takes 63 bits.
+        limits = (("epochs", 1, 10**9), ("batch_size", 1, None), ("stride", 1, None), ("shift", 0, None))
+        for name, least, most in (*limits, ("seed", 0, 2**40), ("squarings", 1, 10)):
+            object.__setattr__(self, name, checks.whole(getattr(self, name), name, least, most))
+        if self.every is not None:
+            object.__setattr__(self, "every", checks.whole(self.every, "every", 1))
         for name in ("penalty", "weight_decay", "label_smoothing"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise InvalidArgument(name, "be finite and not negative", getattr(self, name))
+            self._real(name, "be finite and not negative", lambda x: x >= 0)
         for name in ("learning_rate", "logit_scale"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InvalidArgument(name, "be finite and above 0", getattr(self, name))
-        if self.every is not None and self.every < 1:
-            raise InvalidArgument("every", "be at least 1", self.every)
-        if not 1 <= self.squarings <= 10:
-            raise InvalidArgument("squarings", "lie between 1 and 10", self.squarings)
-        if self.label_smoothing > 1:
-            raise InvalidArgument("label_smoothing", "be at most 1", self.label_smoothing)
-        if not 0 < self.warmup < 1:
-            raise InvalidArgument("warmup", "lie between 0 and 1", self.warmup)
+            self._real(name, "be finite and above 0", lambda x: x > 0)
+        self._real("label_smoothing", "be at most 1", lambda x: x <= 1)
+        self._real("warmup", "lie between 0 and 1", lambda x: 0 < x < 1)
+        found = cast(object, self.momentum)
+        pair = cast(Sequence[object], found) if isinstance(found, tuple | list) else ()
+        words = "be two numbers of at least 0 and below 1"
+        betas = tuple(checks.number(beta, "momentum", words) for beta in pair)
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise InvalidArgument("momentum", words, betas or checks.told(cast(object, found)))
+        object.__setattr__(self, "momentum", betas)
+
+    def _real(self, name: str, should: str, fits: Callable[[float], bool]) -> None:
+        value = checks.number(getattr(self, name), name, should)
+        if not fits(value):
+            raise InvalidArgument(name, should, value)
+        object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +136,7 @@ class TrainingResult:
         penalty: the weight of the penalty.
         seconds: wall time of training, over all resumed parts.
         epochs: epochs trained.
-        history: one row per epoch.
+        history: one row per epoch; its ``bound`` is the proved one of the module at the end of that epoch.
         out: the run's folder, if there is one.
         before: the proved trivial bound before rescaling, if that was asked for.
     """
@@ -168,17 +185,24 @@ def fit(
     Under ``torchrun`` the processes share each batch (DistributedDataParallel) and the first one writes.
 
     Raises:
-        InvalidArgument: for a folder that exists, widths that do not fit the data, ...; nothing is written then.
+        InvalidArgument: for a folder that exists or cannot be written, a module that does not fit the data or has
+            nothing to train, ...; nothing is written then.
         UnsupportedOperation: if ``rescale`` is asked for a network that cannot be rescaled; nothing is written then.
-        TrainingError: if the loss is no longer finite; the folder keeps the last good checkpoint and its model.
+        TrainingError: if the loss or the bound is no longer finite, or the folder can no longer be written; it keeps
+            the last good checkpoint and its model.
+
+    Law: each row of the history has the proved trivial bound of the module as it was at the end of that epoch.
     """
-    config = config or TrainingConfig()
-    network = _require_fit(module, dataset)
+    checks.instance(module, nn.Module, "module", "be a torch.nn.Module")
+    checks.instance(dataset, Dataset, "dataset", 'be a Dataset, e.g. lipbridge.load_dataset("digits")')
+    config = TrainingConfig() if config is None else config
+    checks.instance(config, TrainingConfig, "config", "be a TrainingConfig")
+    folder = None if out is None else checks.path(out, "out")
+    network = _layers(require_fit(module, dataset))
     if rescale:
         require_rescalable(module, (dataset.features,))
     place = pick_device(device)
     with workers(place) as team:
-        folder = Path(out) if out is not None else None
         # Made first: whatever it refuses must leave the folder as it was.
         run = _Run(module.to(place), dataset, config, place, team, folder, network)
         if folder is not None and team.first:
@@ -187,14 +211,6 @@ def fit(
         if resume and folder is not None:
             run.resume()
         return run.train(progress, rescale)
-
-
-def _require_fit(module: nn.Module, dataset: Dataset) -> list[str]:
-    """Refuse a module that does not fit the data; returns what tells its architecture from others."""
-    graph = capture(module, (dataset.features,))
-    if graph.output_shape != (dataset.classes,):
-        raise InvalidArgument("module", f"give {dataset.classes} logits for {dataset.name}", graph.output_shape)
-    return _layers(graph)
 
 
 def _layers(graph: Graph) -> list[str]:
@@ -281,36 +297,64 @@ class _Run:
         self.module, self.dataset, self.config = module, dataset, config
         self.device, self.team, self.folder, self.network = device, team, folder, network
         # The whole dataset lives on the device: a batch is an index there, not a copy from the host.
-        self.inputs, self.labels = dataset.train_inputs.to(device), dataset.train_labels.to(device)
-        self.penalty = TrivialBoundPenalty(
-            module,
-            config.norm,
-            config.form,
-            method=config.method,
-            every=config.every,
-            squarings=config.squarings,
-            input_shape=(dataset.features,),
-        ).to(device)
+        self.dtype = dtype_of(module)
+        self.inputs = self._inputs(dataset.train_inputs, "train_inputs")
+        self.labels = dataset.train_labels.to(device)
+        self.tests = self._inputs(dataset.test_inputs, "test_inputs", torch.device("cpu"))
+        self.penalty = self._penalty()
+        #: Whether the penalty's bound is that of a fresh capture; None until the first epoch has told.
+        self.live: bool | None = None
         self.model: Callable[[Tensor], Tensor] = module
         if team.size > 1:
             self.model = nn.parallel.DistributedDataParallel(module)
         if config.shift and len(dataset.input_shape) != 3:
             raise InvalidArgument("shift", f"be 0 for {dataset.name}, whose inputs are no images", config.shift)
+        if config.shift and config.shift >= min(dataset.input_shape[1:]):
+            words = f"be less than a side of the images of {dataset.name}, {dataset.input_shape}"
+            raise InvalidArgument("shift", words, config.shift)
         self.batch = min(config.batch_size, len(self.labels)) // team.size * team.size
         if self.batch == 0:
             raise InvalidArgument("batch_size", f"hold an example for each of {team.size} processes", config.batch_size)
         self.steps = len(self.labels) // self.batch
         self.optimizer = make_optimizer(module, config)
+        total = config.epochs * self.steps + 1
+        # A rise that ends at the first step would divide by zero.
+        rise = config.warmup if config.warmup * total != 1 else config.warmup * (1.0 - 1e-9)
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, config.learning_rate, total_steps=config.epochs * self.steps + 1, pct_start=config.warmup,
-            cycle_momentum=False,
-        )  # fmt: skip
+            self.optimizer, config.learning_rate, total_steps=total, pct_start=rise, cycle_momentum=False
+        )
         self.history: list[Row] = []
         self.seconds = 0.0
 
+    def _inputs(self, inputs: Tensor, name: str, device: torch.device | None = None) -> Tensor:
+        """Inputs in the dtype of the module, on the run's device if no other is given."""
+        found = inputs.to(device=device or self.device, dtype=self.dtype)
+        if not checks.all_finite(found):
+            words = f"hold numbers that are finite in {self.dtype}, the dtype of the module"
+            raise InvalidArgument(name, words, inputs.dtype)
+        return found
+
+    def _penalty(self) -> TrivialBoundPenalty | None:
+        """The penalty; without weight it is made for its bound alone, and None for a module that it cannot read."""
+        config = self.config
+        try:
+            return TrivialBoundPenalty(
+                self.module,
+                config.norm,
+                config.form,
+                method=config.method,
+                every=config.every,
+                squarings=config.squarings,
+                input_shape=(self.dataset.features,),
+            ).to(self.device)
+        except LipbridgeError:
+            if config.penalty > 0:
+                raise
+            return None
+
     @property
     def parts(self) -> dict[str, nn.Module]:
-        return {"module": self.module, "penalty": self.penalty}
+        return {"module": self.module} | ({} if self.penalty is None else {"penalty": self.penalty})
 
     def resume(self) -> None:
         assert self.folder is not None
@@ -371,35 +415,56 @@ class _Run:
         mean_loss = float(self.team.total(loss)) / (self.steps * self.team.size)
         right = self.team.total(right)
         if not math.isfinite(mean_loss):
-            raise self._diverged(epoch + 1)
+            raise self._diverged(epoch + 1, "loss")
+        try:
+            bound = self._bound(last=epoch + 1 == self.config.epochs)
+        except NumericalFailure as error:
+            raise self._diverged(epoch + 1, "bound") from error
         return {
             "epoch": epoch + 1,
             "loss": mean_loss,
             "train_accuracy": round(int(right) / (self.steps * self.batch), 6),
             "accuracy": self.accuracy(),
-            "bound": self.penalty.bound().value,
+            "bound": bound,
             "penalty": self.config.penalty,
             "learning_rate": float(self.scheduler.get_last_lr()[0]),
         }
+
+    def _bound(self, last: bool) -> float:
+        """The proved bound of the module as it is now.
+
+        The penalty knows it without a capture. It is asked only where it was right after the first epoch, when all
+        weights had moved; the last epoch's comes from a capture in any case.
+        """
+        known = self.penalty.bound().value if self.penalty is not None and self.live is not False else None
+        if known is not None and self.live and not last:
+            return known
+        fresh = self._captured_bound().value
+        if self.live is None:
+            self.live = known is not None and math.isclose(known, fresh, rel_tol=1e-9)
+        return fresh
+
+    def _captured_bound(self) -> Bound:
+        return trivial_bound(capture(self.module, (self.dataset.features,)), self.config.norm)
 
     @torch.no_grad()
     def accuracy(self) -> float:
         """Share of right answers on the test data."""
         self.module.eval()
-        inputs, labels = self.dataset.test_inputs, self.dataset.test_labels
+        inputs, labels = self.tests, self.dataset.test_labels
         right = 0
         for start in range(0, len(labels), _EVALUATED):
             logits = self.module(inputs[start : start + _EVALUATED].to(self.device))
             right += int((logits.argmax(1).cpu() == labels[start : start + _EVALUATED]).sum())
         return right / len(labels)
 
-    def _diverged(self, epoch: int) -> TrainingError:
+    def _diverged(self, epoch: int, what: str) -> TrainingError:
         kept = len(self.history)
         where = "nothing was written"
         if self.folder is not None and kept:
             self._restore()
             where = f"{self.folder} keeps the model and checkpoint of epoch {kept}"
-        return TrainingError(f"The loss was no longer finite in epoch {epoch}: {where}. Try a smaller learning rate.")
+        return TrainingError(f"The {what} was no longer finite in epoch {epoch}: {where}. Try a smaller learning rate.")
 
     def _restore(self) -> None:
         assert self.folder is not None
@@ -427,13 +492,25 @@ class _Run:
             "history": self.history,
             "seconds": self.seconds,
         }
-        run_folder.save_checkpoint(self.folder, self.parts, self.optimizer, self.scheduler, metadata)
-        run_folder.write_history(self.folder, self.history)
+        with self._writing():
+            run_folder.save_checkpoint(self.folder, self.parts, self.optimizer, self.scheduler, metadata)
+            run_folder.write_history(self.folder, self.history)
+
+    @contextmanager
+    def _writing(self) -> Generator[None]:
+        """A disk that is full, or a folder that is gone, is one line that says how to go on."""
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"{self.folder} could not be written ({error.strerror or error}): it keeps the last checkpoint "
+                "that was written whole. Make room, and go on with resume (--resume)."
+            ) from error
 
     def _finish(self, rescaled: bool) -> TrainingResult:
         self.module.eval()
         config = self.config
-        bound = trivial_bound(capture(self.module, (self.dataset.features,)), config.norm)
+        bound = self._captured_bound()
         before: Bound | None = None
         if rescaled:
             found = rescale_units(self.module, config.norm, input_shape=(self.dataset.features,))
@@ -450,7 +527,8 @@ class _Run:
             before,
         )
         if self.folder is not None and self.team.first:
-            self._write(result)
+            with self._writing():
+                self._write(result)
         self.team.wait()
         return result
 

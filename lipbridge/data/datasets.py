@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipbridge import checks
 from lipbridge.data.catalog import (
     COLLECTIONS,
     DATASET_NAMES,
@@ -48,12 +49,21 @@ _TEST_SHARE = 0.25
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A classification dataset in memory, on the CPU.
+    """A classification dataset in memory, on the CPU. It checks itself when it is made.
 
-    ``train_inputs`` [n, d] and ``test_inputs`` [m, d] are float32, one flattened example a row, with d the product
-    of ``input_shape``. ``train_labels`` [n] and ``test_labels`` [m] are int64 in 0..classes-1. A Lipschitz constant
-    is per unit of the inputs: for images one unit is the step from black (0) to white (1) of one pixel; ``units``
-    says it for each dataset. ``source`` is where the data was read.
+    ``train_inputs`` [n, d] and ``test_inputs`` [m, d] hold one flattened example a row, with d the product of
+    ``input_shape``; ``train_labels`` [n] and ``test_labels`` [m] are int64 in 0..classes-1. A Lipschitz constant is per
+    unit of the inputs: for images one unit is the step from black (0) to white (1) of one pixel; ``units`` says it for
+    each dataset. ``source`` is where the data was read.
+
+    Numpy arrays are taken too, and inputs ``[n, *input_shape]``, which are flattened. Inputs are float32 or float64 and
+    are kept as they are (float16 and bfloat16 become float32, exactly; if one part is float64, both are);
+    :func:`lipbridge.fit` converts them to the dtype of the module. Labels of any whole type become int64.
+
+    Raises:
+        InvalidArgument: for a part that is empty, inputs and labels of different lengths, labels that are no whole
+            numbers or lie outside 0..classes-1, NaN or infinite inputs, inputs of whole numbers (whose unit is
+            unclear), shapes that do not fit ``input_shape``, or less than two classes.
     """
 
     name: str
@@ -63,9 +73,39 @@ class Dataset:
     test_labels: Tensor
     classes: int
     input_shape: tuple[int, ...]
-    description: str
-    units: str
-    source: str
+    description: str = ""
+    units: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for word in ("name", "description", "units", "source"):
+            checks.instance(getattr(self, word), str, word, "be text")
+        found: dict[str, object] = {
+            "classes": checks.whole(self.classes, "classes", 2),
+            "input_shape": checks.shape(self.input_shape, "input_shape"),
+        }
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
+        parts = {part: self._part(part) for part in ("train", "test")}
+        wide = torch.promote_types(parts["train"][0].dtype, parts["test"][0].dtype)
+        for part, (inputs, labels) in parts.items():
+            object.__setattr__(self, f"{part}_inputs", inputs.to(wide))
+            object.__setattr__(self, f"{part}_labels", labels)
+
+    def _part(self, part: str) -> tuple[Tensor, Tensor]:
+        """Inputs ``[n, d]`` and labels ``[n]`` of ``train`` or ``test``, checked."""
+        name = f"{part}_inputs"
+        inputs = checks.tensor(getattr(self, name), name)
+        rows = inputs.shape[0] if inputs.ndim else 0
+        if not rows:
+            raise InvalidArgument(name, "hold at least one example", tuple(inputs.shape))
+        if tuple(inputs.shape[1:]) not in ((self.features,), self.input_shape):
+            spelt = ", ".join(map(str, self.input_shape))
+            words = f"have shape (n, {self.features}), one flattened example a row, for input_shape ({spelt})"
+            raise InvalidArgument(name, words, tuple(inputs.shape))
+        inputs = checks.floating(inputs, name).reshape(rows, -1).cpu()
+        name = f"{part}_labels"
+        return inputs, checks.labels(getattr(self, name), name, rows, self.classes).cpu()
 
     @property
     def features(self) -> int:
@@ -99,11 +139,14 @@ def load_dataset(name_or_folder: StrPath, *, folder: StrPath | None = None) -> D
 
     Raises:
         UnknownName: neither a name nor a folder.
-        InvalidArgument: ``folder`` given for a dataset that is not looked for in folders.
+        InvalidArgument: ``folder`` given for a dataset that is not looked for in folders; or no name or path.
         DataError: not found (says where it was looked for and the command that fetches it), damaged or inconsistent.
         MissingDependency: scikit-learn or pooch is needed and not installed.
     """
-    name = os.fspath(name_or_folder)
+    # A name stays as it was typed: `Path` would drop the slash at its end, which says that it is a folder.
+    checks.path(name_or_folder, "name_or_folder")
+    name = os.fsdecode(name_or_folder)
+    folder = None if folder is None else checks.path(folder, "folder")
     if name in COLLECTIONS:
         return _load_collection(COLLECTIONS[name], folder)
     if name in PUBLISHED:
