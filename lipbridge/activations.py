@@ -315,6 +315,8 @@ def _side_magnitude(component: Component, side: int) -> float | None:
     if len(component) == 1 and _exact(component[0].coefficient) and _exact(component[0].scale):
         return total
     slack = math.fsum(abs(value) for value in values) * 2.0**-50  # the products c * s * slope and their sum
+    if any(term.coefficient and term.scale for term in component):
+        slack += len(component) * 2.0**-1070  # a product may have underflowed, to zero even
     return up(total + slack) if slack else total
 
 
@@ -461,8 +463,9 @@ def _register_all() -> None:
         Activation(
             "identity_abs_l2",
             ((Term("identity", scale=c),), (Term("abs", scale=c),)),
-            _facts(2 * c, 1, c),
-            ((c, c), (-c, c)),
+            # Rounded up, so that they hold for (t, |t|) divided by the float64 number sqrt(2) as well.
+            _facts(up(2 * c), 1, up(c)),
+            ((c, up(c)), (-up(c), up(c))),
             frozenset({2}),
         ),
         IdentityAbsL2,

@@ -8,22 +8,21 @@ out by hand. Whatever is not understood raises :class:`UnsupportedOperation` wit
 
 from __future__ import annotations
 
-import io
-import logging
 import math
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-import torch
-from torch import nn
+from torch import Tensor, fx, nn
 
 # The modules of handlers register themselves.
 from lipbridge import capture_layers, capture_normalisation, capture_pooling, capture_scalar, capture_shapes
-from lipbridge.capture_reader import Reader
-from lipbridge.errors import InvalidArgument, UnsupportedOperation
+from lipbridge.capture_check import check_reading
+from lipbridge.capture_export import export, unwrapped
+from lipbridge.capture_program import ProgramReader, Reading
+from lipbridge.errors import InvalidArgument
 from lipbridge.graph import Graph
 from lipbridge.layers import Sinusoidal
+from lipbridge.module_state import as_it_was
 
 _HANDLED_IN = (capture_layers, capture_normalisation, capture_pooling, capture_scalar, capture_shapes)
 
@@ -31,28 +30,96 @@ _HANDLED_IN = (capture_layers, capture_normalisation, capture_pooling, capture_s
 def capture(module: nn.Module, input_shape: Sequence[int] | None = None, *, name: str | None = None) -> Graph:
     """Read a torch module as a Graph of the real-number function that its weights define.
 
-    The module is read in eval mode (and left in the mode that it had). Weights are copied to float64 on the device
-    where they are.
+    The module is read in eval mode and left as it was: modes (by its own ``train``), weights, buffers, attributes,
+    hooks, gradients and random state. Weights are copied to float64 on the device where they are.
+
+    The batch is a symbol: what reads its size or works along it is refused. Then the capture checks itself, see
+    :func:`check_capture`; only weights on the meta device are not checked.
 
     Args:
         module: any feed-forward module made of dense layers, convolutions, activations of the registry (as modules,
             functions, or written out), pooling, sorting, normalisation, reshapes, sums and concatenations; dropout and
-            identity vanish.
+            identity vanish. DataParallel, ``torch.compile`` and ``torch.export``'s programs are read through.
         input_shape: shape of one input without batch; read off a ``Linear`` or ``Unflatten`` at the start if not given.
         name: name of the Graph, the class name if not given.
 
     Raises:
-        UnsupportedOperation: naming the layer and the operation that is outside the Graph's nodes.
+        UnsupportedOperation: naming the layer and the operation that is outside the Graph's nodes, or at which the
+            Graph and the module part.
         InvalidArgument: if the input's shape is needed and cannot be read off.
 
-    Factors that a layer computes from its numbers (BatchNorm's scale, the shares of an average) are rounded away from
-    zero by a few units in the last place, so that the Graph's trivial bound is one of the module's real function too.
+    Factors that a layer computes from its numbers (BatchNorm's scale, quotients, the shares of an average) are rounded
+    away from zero by a few units in the last place, so that the Graph's trivial bound is one of the module's real
+    function too. All other factors are exact.
 
     Law: ``capture(module)(x)`` equals ``module.double()(x)`` up to rounding.
     """
-    shape = tuple(input_shape) if input_shape is not None else _input_shape(module)
-    program = _export(module, shape)
-    return Reader(module, program, shape).read(name or type(module).__name__)
+    return read_module(module, input_shape, name).graph
+
+
+def check_capture(module: nn.Module, input_shape: Sequence[int] | None = None) -> Graph:
+    """Capture ``module`` and compare module and Graph anew: what every :func:`capture` does at its end, by hand.
+
+    Both are evaluated at random points of scales 1e-3 to 1e3: in float64 the Graph against the exported program, in
+    the module's dtype the module against the program, for a batch of one, of three and of another size, in another
+    order, alone and beside others, and twice.
+
+    Returns:
+        The Graph.
+
+    Raises:
+        UnsupportedOperation: naming the first operation at which they part, or how the module differs.
+    """
+    return capture(module, input_shape)
+
+
+def read_module(
+    module: Any, input_shape: Sequence[int] | None = None, name: str | None = None, *, checked: bool = True
+) -> Reading:
+    """The Graph with the recipes of its weights, see :class:`lipbridge.capture_program.Reading`."""
+    network = unwrapped(module)
+    baked = _baked_input(network)
+    shape = _shape_of(network, input_shape, baked)
+    # A program that was exported for one size of the batch holds for that size alone.
+    batch = int(baked[0]) if baked is not None and isinstance(baked[0], int) else None
+    with as_it_was(network):
+        program = export(network, shape, batch)
+        reading = ProgramReader(network, program, shape, tensor_of(network)).read(name or type(network).__name__)
+        if checked and not any(t.is_meta for t in (*network.parameters(), *network.buffers())):
+            check_reading(network, reading, shape)
+    return reading
+
+
+def tensor_of(module: nn.Module) -> Callable[[str], Tensor]:
+    """A function that gives the module's tensor of a dotted name, as it is when it is called."""
+
+    def find(name: str) -> Tensor:
+        path, _, own = name.rpartition(".")
+        return cast(Tensor, getattr(module.get_submodule(path), own))
+
+    return find
+
+
+def _baked_input(module: nn.Module) -> Any:
+    """The shape, with batch, of the input of a program that torch exported; None for other modules."""
+    if not isinstance(module, fx.GraphModule):
+        return None
+    values = [node.meta.get("val") for node in module.graph.nodes if node.op == "placeholder"]
+    return values[0].shape if len(values) == 1 and isinstance(values[0], Tensor) and values[0].ndim else None
+
+
+def _shape_of(module: nn.Module, given: Sequence[int] | None, baked: Any) -> tuple[int, ...]:
+    if given is None:
+        return tuple(int(n) for n in baked[1:]) if baked is not None else _input_shape(module)
+    try:
+        shape = tuple(int(n) for n in given)
+    except (TypeError, ValueError):
+        raise InvalidArgument(
+            "input_shape", "be the shape of one input, without batch, e.g. (1, 28, 28)", given
+        ) from None
+    if any(n < 1 for n in shape) or any(n != m for n, m in zip(shape, given, strict=True)):
+        raise InvalidArgument("input_shape", "hold lengths of at least 1", given)
+    return shape
 
 
 def _input_shape(module: nn.Module) -> tuple[int, ...]:
@@ -64,31 +131,3 @@ def _input_shape(module: nn.Module) -> tuple[int, ...]:
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             break
     raise InvalidArgument("input_shape", "be given, since the module does not start with a Linear layer", None)
-
-
-def _export(module: nn.Module, shape: tuple[int, ...]) -> Any:
-    first = next(iter(module.parameters()), torch.empty(0))
-    example = torch.zeros(2, *shape, dtype=first.dtype, device=first.device)
-    modes = {layer: layer.training for layer in module.modules()}
-    module.eval()
-    # A failed export logs a traceback and prints its graph, beside the error that we raise.
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            program = cast(Any, torch.export.export(module, (example,), strict=False))
-        if any(fx.op == "call_function" and _mutates(fx.target) for fx in program.graph.nodes):
-            program = program.run_decompositions({})  # in-place operations become functional ones
-        return program
-    except Exception as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnsupportedOperation(type(module).__name__, "torch.export", f"It failed with: {line}") from error
-    finally:
-        logging.disable(disabled)
-        for layer, mode in modes.items():
-            layer.training = mode
-
-
-def _mutates(target: Any) -> bool:
-    schema = getattr(target, "_schema", None)
-    return schema is not None and bool(schema.is_mutable)

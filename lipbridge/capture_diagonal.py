@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipbridge.capture_reader import FIXED, LINE, Curve, Reader
+from lipbridge.capture_reader import FIXED, LINE, Curve, Reader, Recipe
 from lipbridge.graph import Conv, Reshape
 
 #: More than the relative error of the few operations that a factor is computed by.
@@ -29,8 +29,9 @@ def diagonal(
     shift: Tensor | None,
     shape: tuple[int, ...],
     parameter: str | None = FIXED,
+    recipe: Recipe | None = None,
 ) -> Curve:
-    """``scale * value + shift`` for constants that broadcast to ``shape``.
+    """``scale * value + shift`` for constants that broadcast to ``shape``; ``recipe`` computes ``scale`` anew.
 
     Constants that differ along channels alone act on ``(channels, *space)``; others on the flattened value.
     """
@@ -47,11 +48,18 @@ def diagonal(
     if s is None:
         assert b is not None
         s = torch.ones_like(b)
+    full = size if channelwise else shape
+    kernel = (-1, 1, *(1,) * rank)
+
+    def weight_of(*constants: Tensor) -> Tensor:
+        assert recipe is not None
+        return _one_axis_each(recipe.compute(*constants), shape).expand(full).reshape(kernel)
+
     node = Conv(
         reader.layer,
         (source,),
         shape if channelwise else size,
-        s.contiguous().reshape(-1, 1, *(1,) * rank),
+        s.contiguous().reshape(kernel),
         None if b is None else b.contiguous(),
         (1,) * rank,
         ((0, 0),) * rank,
@@ -59,7 +67,7 @@ def diagonal(
         len(s),
         parameter=parameter,
     )
-    made = reader.append(node).source
+    made = reader.append(node, None if recipe is None else Recipe(recipe.sources, weight_of)).source
     return Curve(_reshaped(reader, made, shape), (LINE,))
 
 
@@ -71,11 +79,15 @@ def _reshaped(reader: Reader, source: int, shape: tuple[int, ...]) -> int:
 
 def _aligned(reader: Reader, constant: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The constant in float64 with one axis for each of ``shape``, the batch's axis of length one gone."""
-    constant = constant.detach().to(torch.float64)
+    made = _one_axis_each(constant.detach().to(torch.float64), shape)
+    if made.ndim > len(shape):
+        raise reader.unsupported("A constant that differs between the inputs of a batch is no layer.")
+    return made
+
+
+def _one_axis_each(constant: Tensor, shape: tuple[int, ...]) -> Tensor:
     if constant.ndim == len(shape) + 1 and constant.shape[0] == 1:
         constant = constant[0]
-    if constant.ndim > len(shape):
-        raise reader.unsupported("A constant that differs between the inputs of a batch is no layer.")
     return constant.reshape(*(1,) * (len(shape) - constant.ndim), *constant.shape)
 
 
@@ -92,17 +104,20 @@ def reciprocal(reader: Reader, divisors: Tensor) -> Tensor:
         UnsupportedOperation: if a divisor is zero.
     """
     divisors = divisors.detach().to(torch.float64)
+    if divisors.is_meta:
+        return 1.0 / divisors
     if bool((divisors == 0).any()):
         raise reader.unsupported("It divides by zero.")
     found = 1.0 / divisors
-    exact = torch.frexp(divisors).mantissa.abs() == 0.5
+    exact = (torch.frexp(divisors).mantissa.abs() == 0.5) & torch.isfinite(found)
     return torch.where(exact, found, outward(found))
 
 
 def share(count: int) -> float:
-    """``1 / count``, rounded up."""
+    """``1 / count``, rounded away from zero."""
     value = 1.0 / count
-    return value if Fraction(value) >= Fraction(1, count) else math.nextafter(value, 1.0)
+    away = math.copysign(math.inf, value)
+    return value if abs(Fraction(value)) >= abs(Fraction(1, count)) else math.nextafter(value, away)
 
 
 def scale_of_statistics(variance: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:

@@ -17,37 +17,48 @@ from lipbridge.graph import Conv, Dense
 def _linear(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     if not isinstance(a["weight"], Tensor):
         raise reader.unsupported("The weight of a dense layer must not depend on the input.")
-    return _dense(reader, a["input"], a["weight"], a.get("bias"), shape, reader.origin(a["weight"]))
+    return _dense(reader, a["input"], a["weight"], False, a.get("bias"), shape)
 
 
 @handles("addmm")
 def _addmm(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     if not isinstance(a["mat2"], Tensor) or not isinstance(a["self"], Tensor) or (a["beta"], a["alpha"]) != (1, 1):
         raise reader.unsupported()
-    name, transposed = reader.origin(a["mat2"])
-    return _dense(reader, a["mat1"], a["mat2"].T, a["self"], shape, (name, not transposed))
+    return _dense(reader, a["mat1"], a["mat2"], True, a["self"], shape)
 
 
 @handles("matmul", "mm")
 def _matmul(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     matrix = a["other"] if "other" in a else a["mat2"]
-    if not isinstance(matrix, Tensor) or matrix.ndim != 2:
+    if not isinstance(matrix, Tensor) or matrix.ndim != 2 or not isinstance(a["self"], Curve | Deferred):
         raise reader.unsupported("Only products with a constant matrix are dense layers.")
-    name, transposed = reader.origin(matrix)
-    return _dense(reader, a["self"], matrix.T, None, shape, (name, not transposed))
+    return _dense(reader, a["self"], matrix, True, None, shape)
 
 
 def _dense(
-    reader: Reader,
-    x: Any,
-    weight: Tensor,
-    bias: Tensor | None,
-    shape: tuple[int, ...],
-    origin: tuple[str | None, bool],
+    reader: Reader, x: Any, matrix: Tensor, transposed: bool, bias: Tensor | None, shape: tuple[int, ...]
 ) -> Curve:
+    """``W x + b`` on the last axis for W the matrix, or its transpose."""
     source = reader.materialise(x)
-    bias = None if bias is None else bias.detach().to(torch.float64)
-    return reader.append(Dense(reader.layer, (source,), shape, weight.detach().to(torch.float64), bias, *origin))
+    name, turned = reader.origin(matrix)
+    if bias is not None:
+        bias = bias.detach().to(torch.float64)
+        if bias.ndim != 1 or len(bias) != shape[-1]:
+            if bias.numel() not in (1, shape[-1]):
+                raise reader.unsupported("Its bias differs between the inputs of a batch, or between rows.")
+            bias = bias.reshape(-1).expand(shape[-1])
+    weight = matrix.detach().to(torch.float64)
+    recipe = reader.recipe(_transpose if transposed else _itself, matrix)
+    node = Dense(reader.layer, (source,), shape, weight.T if transposed else weight, bias, name, turned != transposed)
+    return reader.append(node, recipe)
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _transpose(matrix: Tensor) -> Tensor:
+    return matrix.T
 
 
 Pairs = tuple[tuple[int, int], ...]
@@ -147,6 +158,8 @@ def _convolution(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     if a.get("transposed"):
         raise reader.unsupported("Transposed convolutions are not supported.")
     rank = weight.ndim - 2
+    if len(shape) != rank + 1:
+        raise reader.unsupported("It reads the batch as channels: give inputs (channels, *space).")
     stride, dilation = each(a["stride"], rank), each(a["dilation"], rank)
     padding = _own_padding(a["padding"], tuple(weight.shape[2:]), dilation)
     mode = "zeros"
@@ -163,7 +176,8 @@ def _convolution(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     kernel = weight.detach().to(torch.float64)
     shift = None if bias is None else bias.detach().to(torch.float64)
     geometry = (stride, padding, dilation, int(a["groups"]), mode, name)
-    return reader.append(Conv(reader.layer, (source,), shape, kernel, shift, *geometry))
+    recipe = reader.recipe(_itself, weight)
+    return reader.append(Conv(reader.layer, (source,), shape, kernel, shift, *geometry), recipe)
 
 
 def each(value: Any, rank: int) -> tuple[int, ...]:

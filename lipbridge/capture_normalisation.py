@@ -14,6 +14,9 @@ from lipbridge.capture_diagonal import diagonal, scale_of_statistics
 from lipbridge.capture_reader import FIXED, Arguments, Curve, Reader, handles
 from lipbridge.graph import Normalize
 
+#: The `parameter` of the scale of a normalisation layer: computed from statistics, it counts with the layer before it.
+SCALE = ".scale"
+
 
 @handles("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm")
 def _batch_norm(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
@@ -36,8 +39,14 @@ def _affine(
     if bias is not None:
         shift = shift + bias.detach().double()
     ones = (1,) * (len(shape) - 1)
-    parameter = f"{reader.layer}.scale" if reader.owns_statistics() else None
-    return diagonal(reader, value, scale.reshape(-1, *ones), shift.reshape(-1, *ones), shape, parameter)
+
+    def scale_of(variance: Tensor, weight: Tensor | None = None) -> Tensor:
+        deviation = (variance + epsilon).sqrt()
+        return (1.0 / deviation if weight is None else weight / deviation).reshape(-1, *ones)
+
+    recipe = reader.recipe(scale_of, variance, *(() if weight is None else (weight,)))
+    parameter = FIXED if recipe is None else SCALE
+    return diagonal(reader, value, scale.reshape(-1, *ones), shift.reshape(-1, *ones), shape, parameter, recipe)
 
 
 @handles("layer_norm", "native_layer_norm")
@@ -71,5 +80,7 @@ def _normalised(reader: Reader, a: Arguments, groups: int, trailing: int, shape:
         return made
     ones = (1,) * trailing
     scale, shift = (None if t is None else t.reshape(*t.shape, *ones) for t in (weight, bias))
-    parameter = FIXED if weight is None else reader.factor_origin(weight)
-    return diagonal(reader, made, scale, shift, shape, parameter)
+    if weight is None:
+        return diagonal(reader, made, None, shift, shape)
+    recipe = reader.recipe(lambda t: t.reshape(*t.shape, *ones), weight)
+    return diagonal(reader, made, scale, shift, shape, reader.factor_origin(weight), recipe)

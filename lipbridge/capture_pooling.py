@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import torch
@@ -9,11 +10,29 @@ from torch import Tensor
 
 from lipbridge.capture_diagonal import diagonal, share
 from lipbridge.capture_layers import Padded, each
-from lipbridge.capture_reader import FIXED, Arguments, Curve, Reader, handles
+from lipbridge.capture_reader import FIXED, Arguments, Curve, Handler, Reader, handles
 from lipbridge.graph import Conv, MaxPool, Reshape
 
 
+def _over_space(handler: Handler) -> Handler:
+    """Torch reads inputs with one axis less, ``(batch, *space)``, as one image whose channels are the batch."""
+
+    def with_channels(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
+        rank = int(re.findall(r"([123])d", reader.operation)[0])
+        inside = reader.shape_of(a["self"])
+        if len(inside) == rank + 1:
+            return handler(reader, a, shape)
+        if len(inside) != rank:
+            raise reader.unsupported(f"It pools over {rank} axes of inputs of shape {inside}.")
+        source = reader.append(Reshape(reader.layer, (reader.materialise(a["self"]),), (1, *inside)))
+        made = handler(reader, {**a, "self": source}, (1, *shape))
+        return reader.append(Reshape(reader.layer, (reader.materialise(made),), shape))
+
+    return with_channels
+
+
 @handles("avg_pool1d", "avg_pool2d", "avg_pool3d")
+@_over_space
 def _avg_pool(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     rank = len(shape) - 1
     kernel = each(a["kernel_size"], rank)
@@ -28,7 +47,7 @@ def _avg_pool(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     for count in counts[1:]:
         total = total[..., None] * count
     if a.get("divisor_override"):
-        total = torch.full_like(total, int(a["divisor_override"]))
+        total = torch.full_like(total, int(a["divisor_override"]))  # which may be negative
     return _average(reader, a["self"], (kernel, stride, padding), total, shape)
 
 
@@ -68,6 +87,7 @@ def _average(
 
 
 @handles("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d")
+@_over_space
 def _adaptive_avg_pool(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     kernel = _divided(reader, a["self"], shape)
     return _average(reader, a["self"], (kernel, kernel, (0,) * len(kernel)), _full(kernel, shape), shape)
@@ -126,6 +146,7 @@ def _last_axes_flat(reader: Reader, a: Arguments) -> Curve:
 
 
 @handles("max_pool1d", "max_pool2d", "max_pool3d", "max_pool1d_with_indices", "max_pool2d_with_indices")
+@_over_space
 def _max_pool(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     rank = len(shape) - 1
     kernel = each(a["kernel_size"], rank)
@@ -141,6 +162,7 @@ def _max_pool(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
 
 
 @handles("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
+@_over_space
 def _adaptive_max_pool(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     kernel = _divided(reader, a["self"], shape)
     none, ones = (0,) * len(kernel), (1,) * len(kernel)

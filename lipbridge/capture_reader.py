@@ -1,4 +1,4 @@
-"""Reading an exported program operation by operation: the values on the way, and the registry of handlers.
+"""Reading a network operation by operation: the values on the way, and the registry of handlers.
 
 A value is a :class:`Curve` (scalar functions of one node, not yet a node themselves), or something that waits for the
 operation that uses it (:class:`Deferred`): padding waits for its convolution, halves of a split for their maximum.
@@ -6,17 +6,17 @@ operation that uses it (:class:`Deferred`): padding waits for its convolution, h
 
 from __future__ import annotations
 
-import operator
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lipbridge.activations import Component, Term, recognise
+from lipbridge.activations import INVERSE_SQRT2, Activation, Component, Term, recognise
 from lipbridge.errors import UnsupportedOperation
-from lipbridge.graph import Elementwise, Graph, Input, Node, without_dead_nodes
+from lipbridge.graph import Elementwise, Input, Node
 
 
 @dataclass(frozen=True)
@@ -49,116 +49,53 @@ class Unusable(Deferred):
         raise reader.unsupported("It reads indices or statistics; only the values of such an operation can be used.")
 
 
-class Reader:
-    """Reads one exported program; ``nodes`` grows as curves are materialised."""
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """How a weight of a node comes from the constants of a program, so that a penalty can compute it anew.
 
-    def __init__(self, module: nn.Module, program: Any, shape: tuple[int, ...]) -> None:
-        self.program = program
+    ``sources`` are keys of constants (see :meth:`Reader.key`), or fixed tensors; ``compute`` takes their values, in
+    that order and in any dtype, and gives the weight. It is made of torch operations, so gradients flow through it.
+    """
+
+    sources: tuple[Any, ...]
+    compute: Callable[..., Tensor]
+
+
+class Reader:
+    """What is read so far: ``nodes`` grows as curves are materialised.
+
+    Handlers ask it where a constant comes from; here nothing is known of that, :class:`ProgramReader` knows it.
+    """
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
         self.nodes: list[Node] = [Input("input", (), shape)]
-        self.values: dict[Any, Any] = {}
+        self.device = device
         self.layer = ""
         self.operation = ""
         self.materialised: dict[Curve, int] = {}
-        self.module = module
-        self.fixed: set[int] = set()  # ids of constants that are written in the code, and of buffers
-        first = next(module.parameters(), torch.empty(0))
-        self.device = torch.device("cpu") if first.is_meta else first.device
-        self.origins: dict[int, tuple[str, bool]] = {}  # id of a tensor -> (dotted name, whether transposed)
+        self.recipes: dict[int, Recipe] = {}  # by node: how its weight (of a line: its factor) is computed anew
 
-    def read(self, name: str) -> Graph:
-        signature = self.program.graph_signature
-        stored: dict[str, str] = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        constants: Mapping[str, str] = getattr(signature, "inputs_to_lifted_tensor_constants", {})
-        for fx in self.program.graph.nodes:
-            if fx.op == "placeholder":
-                if fx.name in stored:
-                    self.values[fx] = self._stored(stored[fx.name])
-                    if fx.name in signature.inputs_to_buffers:
-                        self.fixed.add(id(self.values[fx]))
-                elif fx.name in constants:
-                    self.values[fx] = self.program.constants[constants[fx.name]]
-                    self.fixed.add(id(self.values[fx]))
-                else:
-                    self.values[fx] = Curve(0, (LINE,))
-            elif fx.op == "call_function":
-                self._call(fx)
-            elif fx.op == "output":
-                return self._finish(fx, name)
-        raise UnsupportedOperation(name, "a program without output")
+    def key(self, constant: Any) -> Any:
+        """What stands for a constant in a recipe: a key of it if it may change, the tensor itself if it is fixed."""
+        return constant
 
-    def _stored(self, name: str) -> Tensor:
-        tensors = self.program.state_dict
-        value: Tensor = tensors[name] if name in tensors else self.program.constants[name]
-        self.origins[id(value)] = (name, False)
-        return value
+    def is_live(self, constant: Any) -> bool:
+        """Whether a constant depends on parameters or buffers, which may change."""
+        return False
 
-    def _call(self, fx: Any) -> None:
-        self.operation = str(getattr(fx.target, "name", lambda: fx.target)()).removeprefix("aten::")
-        self.layer = _layer_name(fx)
-        if fx.target is operator.getitem:
-            self.values[fx] = self._item(self.values[fx.args[0]], fx.args[1])
-            return
-        if "_assert_" in self.operation:  # what a conversion of dtypes leaves behind; it has no value
-            return
-        args, kwargs = self._resolve(fx.args), {key: self._resolve(value) for key, value in fx.kwargs.items()}
-        if not any(_reads_input(value) for value in [*args, *kwargs.values()]):
-            with torch.no_grad():
-                self.values[fx] = fx.target(*args, **kwargs)  # e.g. a parametrised weight: a constant of the network
-            self._remember_transpose(fx.target._schema.name, args, self.values[fx])
-            return
-        schema = fx.target._schema
-        handler = None if schema.is_mutable else HANDLERS.get(schema.name.removeprefix("aten::"))
-        if handler is None:
-            raise self.unsupported()
-        arguments: dict[str, Any] = {argument.name: argument.default_value for argument in schema.arguments}
-        arguments |= dict(zip([argument.name for argument in schema.arguments], args, strict=False)) | kwargs
-        result = fx.meta["val"]
-        first = cast(Sequence[Tensor], result)[0] if isinstance(result, list | tuple) else cast(Tensor, result)
-        self.values[fx] = handler(self, arguments, tuple(first.shape[1:]))
-
-    def _item(self, value: Any, index: int) -> Any:
-        """An item of an operation's list of results; of most only the first is a function that a Graph holds."""
-        items = cast(list[Any], value if isinstance(value, list) else [value])
-        return items[index] if 0 <= index < len(items) else Unusable()
-
-    def _remember_transpose(self, operation: str, args: Sequence[Any], result: Any) -> None:
-        origin = self.origins.get(id(args[0])) if args else None
-        if (
-            origin
-            and operation in ("aten::t", "aten::numpy_T", "aten::transpose", "aten::permute")
-            and result.ndim == 2
-        ):
-            flipped = tuple(result.shape) == tuple(args[0].shape[::-1]) and args[1:] not in ([0, 0], [[0, 1]])
-            if flipped:
-                self.origins[id(result)] = (origin[0], not origin[1])
-
-    def factor_origin(self, factor: Tensor) -> str | None:
-        """As :meth:`origin` for a factor of a diagonal map: ``FIXED`` for one that nothing trains."""
-        return FIXED if id(factor) in self.fixed else self.origins.get(id(factor), (None, False))[0]
+    def recipe(self, compute: Callable[..., Tensor], *constants: Tensor) -> Recipe | None:
+        """The recipe of a weight computed from constants; None if none of them may change."""
+        if not any(self.is_live(constant) for constant in constants):
+            return None
+        return Recipe(tuple(self.key(constant) for constant in constants), compute)
 
     def origin(self, weight: Tensor) -> tuple[str | None, bool]:
         """The dotted name of the module's tensor that ``weight`` is, and whether it is its transpose."""
-        if id(weight) in self.origins:
-            return self.origins[id(weight)]
-        # A parametrised layer: the weight was computed, but the layer still has it under the usual name.
-        modules = cast(Mapping[str, nn.Module], dict(cast(Any, self.module).named_modules()))
-        path = f"{self.layer}.weight" if self.layer else "weight"
-        known = isinstance(modules.get(self.layer), nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        return (path if known else None, False)
+        return (None, False)
 
-    def _resolve(self, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return [self._resolve(item) for item in cast(Sequence[Any], value)]
-        return self.values[value] if isinstance(value, torch.fx.Node) else value
-
-    def _finish(self, fx: Any, name: str) -> Graph:
-        (outputs,) = fx.args
-        self.layer, self.operation = name, "output"
-        if len(outputs) != 1 or not isinstance(outputs[0], torch.fx.Node):
-            raise self.unsupported("A network has one tensor as output.")
-        self.layer = "output"
-        last = self.materialise(self.values[outputs[0]])
-        return without_dead_nodes(Graph(tuple(self.nodes), name), last)
+    def factor_origin(self, factor: Tensor) -> str | None:
+        """As :meth:`origin` for a factor of a diagonal map: ``FIXED`` for one that nothing changes."""
+        return self.origin(factor)[0] if self.is_live(factor) else FIXED
 
     def unsupported(self, hint: str = "") -> UnsupportedOperation:
         """The error for the operation at hand."""
@@ -176,9 +113,11 @@ class Reader:
             raise self.unsupported("One operand is not a function of the network's input.")
         return value
 
-    def append(self, node: Node) -> Curve:
-        """A line on a new node."""
+    def append(self, node: Node, recipe: Recipe | None = None) -> Curve:
+        """A line on a new node, whose weight follows ``recipe`` where it may change."""
         self.nodes.append(node)
+        if recipe is not None:
+            self.recipes[len(self.nodes) - 1] = recipe
         return Curve(len(self.nodes) - 1, (LINE,))
 
     def materialise(self, value: Any) -> int:
@@ -187,7 +126,7 @@ class Reader:
         if curve.components == (LINE,):
             return curve.source
         if curve not in self.materialised:
-            activation = recognise(curve.components)
+            activation = _recognised(curve.components)
             shape = list(self.nodes[curve.source].shape)
             axis = curve.axis
             if len(curve.components) > 1:
@@ -197,11 +136,6 @@ class Reader:
             self.append(Elementwise(name, (curve.source,), tuple(shape), activation, axis))
             self.materialised[curve] = len(self.nodes) - 1
         return self.materialised[curve]
-
-    def owns_statistics(self) -> bool:
-        """Whether the layer at hand is a module with running statistics."""
-        modules = cast(Mapping[str, nn.Module], dict(cast(Any, self.module).named_modules()))
-        return isinstance(getattr(modules.get(self.layer), "running_var", None), Tensor)
 
     def line(self, value: Any) -> Curve:
         """``value`` as a node of its own."""
@@ -224,16 +158,29 @@ class Reader:
         return [Curve(node, (LINE,)) if (node := self.materialised.get(c, -1)) in sources else c for c in curves]
 
 
-def _reads_input(value: Any) -> bool:
-    if isinstance(value, list):
-        return any(_reads_input(item) for item in cast(list[Any], value))
-    return isinstance(value, Curve | Deferred)
+#: 1 / sqrt(2) as a quotient is captured: rounded away from zero.
+_ROOT_HALF_UP = math.nextafter(INVERSE_SQRT2 * (1.0 + 2.0**-50), math.inf)
 
 
-def _layer_name(fx: Any) -> str:
-    stack: Mapping[str, tuple[str, Any]] = fx.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values()]
-    return paths[-1] if paths and paths[-1] else fx.name
+def _recognised(components: tuple[Component, ...]) -> Activation:
+    """The activation; (t, |t|) divided by the float64 number sqrt(2) is the registered one.
+
+    Its facts, rounded up in the registry, hold for that quotient too: 2 / fl(sqrt 2)^2 < 1.
+    """
+    found = recognise(components)
+    if {term.scale for c in components for term in c} == {_ROOT_HALF_UP} or {
+        term.coefficient for c in components for term in c
+    } == {_ROOT_HALF_UP, 1.0}:
+        nearest = tuple(
+            tuple(
+                replace(t, **{k: INVERSE_SQRT2 for k in ("scale", "coefficient") if getattr(t, k) == _ROOT_HALF_UP})
+                for t in c
+            )
+            for c in components
+        )
+        registered = recognise(nearest)
+        return registered if registered.saturates else found
+    return found
 
 
 Arguments = Mapping[str, Any]

@@ -1,27 +1,73 @@
-"""Capture of scalar operations: sums, factors and functions of the registry, collected on a curve."""
+"""Capture of scalar operations: sums, factors and functions of the registry, collected on a curve.
+
+Factors are collected as long as their products and sums are exact in float64. Where one would be rounded, what was
+collected so far becomes a node and a new curve begins on it: the Graph stays the module's real-number function.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from lipbridge.activations import SCALAR_FUNCTIONS, Component, Term
-from lipbridge.capture_diagonal import diagonal, reciprocal
-from lipbridge.capture_reader import FIXED, HANDLERS, LINE, Arguments, Curve, Deferred, Handler, Reader, handles
-from lipbridge.graph import Add
+from lipbridge.activations import SCALAR_FUNCTIONS, Component, Term, recognise
+from lipbridge.capture_diagonal import diagonal, outward, reciprocal
+from lipbridge.capture_reader import FIXED, HANDLERS, LINE, Arguments, Curve, Deferred, Handler, Reader, Recipe, handles
+from lipbridge.graph import Add, Elementwise
+
+#: Slopes below would lose bits, or vanish.
+_SMALLEST = 2.0**-900
+
+
+class _Inexact(Exception):
+    """A product or sum of factors that float64 would round."""
+
+
+def _product(a: float, b: float) -> float:
+    value = a * b
+    if (
+        a not in (0.0, 1.0, -1.0)
+        and b not in (0.0, 1.0, -1.0)
+        and not _equals(value, lambda: Fraction(a) * Fraction(b))
+    ):
+        raise _Inexact
+    return value
+
+
+def _add_exactly(a: float, b: float) -> float:
+    value = a + b
+    if a != 0.0 and b != 0.0 and not _equals(value, lambda: Fraction(a) + Fraction(b)):
+        raise _Inexact
+    return value
+
+
+def _equals(value: float, exact: Callable[[], Fraction]) -> bool:
+    return math.isfinite(value) and Fraction(value) == exact()
 
 
 def _scaled(component: Component, factor: float) -> Component:
     # A line keeps its factor as the inner scale, so that relu(-t) and -t are each spelt in one way.
     return tuple(
-        Term("identity", 1.0, term.coefficient * term.scale * factor, term.coefficient * term.offset * factor)
+        Term("identity", 1.0, *(_product(_product(term.coefficient, t), factor) for t in (term.scale, term.offset)))
         if term.function == "identity"
-        else replace(term, coefficient=term.coefficient * factor)
+        else replace(term, coefficient=_product(term.coefficient, factor))
         for term in component
     )
+
+
+def _canonical(term: Term) -> Term:
+    """The term in one spelling, if that rounds nothing."""
+    try:
+        _product(term.coefficient, term.scale)
+        _product(term.coefficient, term.offset)
+    except _Inexact:
+        return term
+    return term.canonical
 
 
 def _merged(component: Component) -> Component:
@@ -30,12 +76,14 @@ def _merged(component: Component) -> Component:
     others: dict[Term, float] = {}
     for term in component:
         if term.function == "identity":
-            scale += term.coefficient * term.scale
-            offset += term.coefficient * term.offset
+            scale = _add_exactly(scale, _product(term.coefficient, term.scale))
+            offset = _add_exactly(offset, _product(term.coefficient, term.offset))
         else:
-            term = term.canonical
+            term = _canonical(term)
+            if abs(term.coefficient * term.scale) < _SMALLEST and term.coefficient and term.scale:
+                raise _Inexact  # the product of the two, the term's slope, must not underflow
             key = replace(term, coefficient=1.0)
-            others[key] = others.get(key, 0.0) + term.coefficient
+            others[key] = _add_exactly(others.get(key, 0.0), term.coefficient)
     terms = [replace(key, coefficient=value) for key, value in others.items() if value != 0.0]
     if scale != 0.0 or offset != 0.0 or not terms:
         terms.append(Term("identity", 1.0, scale, offset))
@@ -43,8 +91,12 @@ def _merged(component: Component) -> Component:
 
 
 def _map(reader: Reader, value: Any, change: Callable[[Component], Component]) -> Curve:
+    """``change`` of each component; on a node of its own if the factors would be rounded."""
     curve = reader.curve(value)
-    return replace(curve, components=tuple(_merged(change(component)) for component in curve.components))
+    try:
+        return replace(curve, components=tuple(_merged(change(component)) for component in curve.components))
+    except _Inexact:
+        return replace(reader.line(curve), components=(_merged(change(LINE)),))
 
 
 def _constant(reader: Reader, value: Any) -> float:
@@ -52,7 +104,28 @@ def _constant(reader: Reader, value: Any) -> float:
         value = value.detach().double().cpu().item()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise reader.unsupported("Only scalar constants can be combined with a layer's values.")
+    if not math.isfinite(value):
+        raise reader.unsupported(f"The number {value} is no factor or shift of a layer.")
     return float(value)
+
+
+def _live_line(reader: Reader, value: Any, factor: Tensor | None, shift: Tensor | None) -> Curve:
+    """``factor * value + shift`` for scalars of which one may change: a node of its own, computed anew with them."""
+    source = reader.materialise(value)
+    shape = reader.nodes[source].shape
+    if (factor if factor is not None else torch.zeros(())).is_meta or (shift is not None and shift.is_meta):
+        scale, offset = 1.0, 0.0  # on the meta device there is no number to read
+    else:
+        scale = 1.0 if factor is None else _constant(reader, factor)
+        offset = 0.0 if shift is None else _constant(reader, shift)
+    activation = recognise(((Term("identity", 1.0, scale, offset),),))
+    node = Elementwise(reader.layer or activation.name, (source,), shape, activation)
+    return reader.append(node, None if factor is None else reader.recipe(lambda t: t.reshape(()), factor))
+
+
+def _scalar(reader: Reader, value: Any) -> bool:
+    """Whether a constant is one number that may change."""
+    return isinstance(value, Tensor) and value.numel() == 1 and reader.is_live(value)
 
 
 @handles("neg")
@@ -69,22 +142,71 @@ def _mul(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
         raise reader.unsupported("A product of two functions of the input has no Lipschitz constant.")
     curve, other = (x, y) if isinstance(x, Curve) else (y, x)
     if isinstance(other, Tensor) and other.numel() > 1:
-        return diagonal(reader, curve, other, None, shape, reader.factor_origin(other))
+        return diagonal(reader, curve, other, None, shape, reader.factor_origin(other), _own(reader, other))
+    _same_shape(reader, curve, shape)
+    if _scalar(reader, other):
+        return _live_line(reader, curve, other, None)
     factor = _constant(reader, other)
     return _map(reader, curve, lambda c: _scaled(c, factor))
+
+
+def _own(reader: Reader, constant: Tensor) -> Recipe | None:
+    return reader.recipe(lambda t: t, constant)
+
+
+def _same_shape(reader: Reader, value: Any, shape: tuple[int, ...]) -> None:
+    if reader.shape_of(value) != shape:
+        raise reader.unsupported("A constant of another shape would repeat the layer's values.")
 
 
 @handles("div")
 def _div(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     if a.get("rounding_mode") is not None:
-        raise reader.unsupported()
-    if isinstance(a["other"], Tensor) and a["other"].numel() > 1:
-        fixed = FIXED if id(a["other"]) in reader.fixed else None
-        return diagonal(reader, a["self"], reciprocal(reader, a["other"]), None, shape, fixed)
-    divisor = _constant(reader, a["other"])
+        raise reader.unsupported("It jumps where it rounds.")
+    x, other = a["self"], a["other"]
+    if not isinstance(x, Curve | Deferred) or isinstance(other, Curve | Deferred):
+        return _quotient(reader, x, other, shape)
+    if isinstance(other, Tensor) and other.numel() > 1:
+        recipe = reader.recipe(lambda t: 1.0 / t, other)
+        parameter = FIXED if recipe is None else None
+        return diagonal(reader, x, reciprocal(reader, other), None, shape, parameter, recipe)
+    _same_shape(reader, x, shape)
+    if _scalar(reader, other):
+        source = reader.line(x)
+        divisor = reciprocal(reader, other)
+        made = _live_line(reader, source, divisor, None)
+        recipe = reader.recipe(lambda t: (1.0 / t).reshape(()), other)
+        assert recipe is not None
+        reader.recipes[made.source] = recipe
+        return made
+    divisor = _constant(reader, other)
     if divisor == 0.0:
         raise reader.unsupported("It divides by zero.")
-    return _map(reader, a["self"], lambda c: _scaled(c, 1.0 / divisor))
+    mantissa, _ = math.frexp(divisor)
+    if abs(mantissa) == 0.5 and math.isfinite(1.0 / divisor):
+        return _map(reader, x, lambda c: _scaled(c, 1.0 / divisor))
+    # The quotient is rounded away from zero: the Graph's layer is never the smaller one. Where several terms are
+    # added that would not follow, so it is then a node of its own.
+    factor = float(outward(torch.tensor(1.0 / divisor, dtype=torch.float64)))
+    curve = reader.curve(x)
+    if any(len(component) != 1 or component[0].offset != 0.0 for component in curve.components):
+        curve = reader.line(curve)
+    return _map(reader, curve, lambda c: _scaled(c, factor))
+
+
+def _quotient(reader: Reader, x: Any, y: Any, shape: tuple[int, ...]) -> Curve:
+    """t / (1 + |t|) is softsign; no other quotient by a function of the input is known."""
+    if isinstance(x, Curve | Deferred) and "softsign" in SCALAR_FUNCTIONS:
+        top, below = reader.over_one_source([x, y])
+        softened: list[Component] = []
+        for one, two in zip(top.components, below.components, strict=False):
+            if len(one) != 1 or one[0].function != "identity" or one[0].offset != 0.0:
+                break
+            if two == _merged((Term("abs", abs(one[0].scale)), Term("identity", 1.0, 0.0, 1.0))):
+                softened.append((Term("softsign", 1.0, one[0].scale),))
+        if top.source == below.source and len(softened) == len(top.components) == len(below.components):
+            return replace(top, components=tuple(softened))
+    raise reader.unsupported("A quotient by a function of the input has no Lipschitz constant that is known.")
 
 
 @handles("add", "sub", "rsub")
@@ -100,17 +222,21 @@ def _add(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
         if x.source != y.source or len(x.components) != len(y.components) or x.axis != y.axis:
             return _sum(reader, x, y, sign, shape)
         pairs = zip(x.components, y.components, strict=True)
-        return replace(x, components=tuple(_merged(c + _scaled(d, sign)) for c, d in pairs))
-    constant = y if isinstance(x, Curve) else x
+        try:
+            return replace(x, components=tuple(_merged(c + _scaled(d, sign)) for c, d in pairs))
+        except _Inexact:
+            return _sum(reader, x, y, sign, shape)
+    constant, curve = (y, x) if isinstance(x, Curve) else (x, y)
+    scale = 1.0 if isinstance(x, Curve) else sign
+    curve = curve if scale == 1.0 else _map(reader, curve, lambda c: _scaled(c, sign))
+    factor = sign if isinstance(x, Curve) else 1.0
     if isinstance(constant, Tensor) and constant.numel() > 1:
-        curve = x if isinstance(x, Curve) else _map(reader, y, lambda c: _scaled(c, sign))
-        shifts = constant.detach().double() * (sign if isinstance(x, Curve) else 1.0)
-        return diagonal(reader, curve, None, shifts, shape)
-    if isinstance(x, Curve):
-        shift = sign * _constant(reader, y)
-        return _map(reader, x, lambda c: (*c, Term("identity", 1.0, 0.0, shift)))
-    shift = _constant(reader, x)
-    return _map(reader, y, lambda c: (*_scaled(c, sign), Term("identity", 1.0, 0.0, shift)))
+        return diagonal(reader, curve, None, constant.detach().double() * factor, shape)
+    _same_shape(reader, curve, shape)
+    if _scalar(reader, constant):
+        return _live_line(reader, curve, None, constant.detach().double() * factor)
+    shift = _constant(reader, constant) * factor
+    return _map(reader, curve, lambda c: (*c, Term("identity", 1.0, 0.0, shift)))
 
 
 def _sum(reader: Reader, x: Curve, y: Curve, sign: float, shape: tuple[int, ...]) -> Curve:
@@ -120,6 +246,89 @@ def _sum(reader: Reader, x: Curve, y: Curve, sign: float, shape: tuple[int, ...]
         raise reader.unsupported("The layers have different shapes; only sums without broadcasting are supported.")
     sources = (reader.materialise(x), reader.materialise(y))
     return reader.append(Add(reader.layer, sources, shape))
+
+
+# --- choices by sign -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mask(Deferred):
+    """Where ``value`` is above a number (or below it): only a choice between two lines that meet there can use it."""
+
+    value: Curve
+    threshold: float
+    above: bool
+
+    def materialise(self, reader: Reader) -> Curve:
+        """Raises UnsupportedOperation."""
+        raise reader.unsupported(
+            "A comparison jumps; only where(x > c, a, b) with a = b at c has a Lipschitz constant."
+        )
+
+
+@handles("gt", "ge", "lt", "le")
+def _compare(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Mask:
+    above = reader.operation.startswith("g")
+    x, y = a["self"], a["other"]
+    if not isinstance(x, Curve | Deferred):
+        x, y, above = y, x, not above
+    if isinstance(y, Curve | Deferred) or _scalar(reader, y) or (isinstance(y, Tensor) and y.numel() != 1):
+        raise reader.unsupported("A comparison jumps; only one with a fixed number can be part of a layer.")
+    return Mask(reader.curve(x), _constant(reader, y), above)
+
+
+@handles("where")
+def _where(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+    """where(t > c, a t + b, d t + e) = v + a relu(t - c) - d relu(c - t), if both are v at c."""
+    mask = a["condition"]
+    if not isinstance(mask, Mask):
+        raise reader.unsupported("It needs a comparison of the layer's values with a number.")
+    constants = [a["self"], a["other"]]
+    curves = [mask.value, *(v for v in constants if isinstance(v, Curve | Deferred))]
+    found = iter(reader.over_one_source(curves))
+    value = next(found)
+    branches = [next(found) if isinstance(v, Curve | Deferred) else v for v in constants]
+    if any(isinstance(b, Curve) and (b.source != value.source or b.axis != value.axis) for b in branches):
+        raise reader.unsupported("Its branches are no lines of what is compared.")
+    _same_shape(reader, value, shape)
+    count = len(value.components)
+    columns: list[list[Term]] = []
+    for branch in branches if mask.above else branches[::-1]:
+        if isinstance(branch, Curve):
+            columns.append([_line_of(reader, component) for component in branch.components])
+        else:
+            if _scalar(reader, branch):
+                raise reader.unsupported("A value that may change is no part of a piecewise linear function.")
+            columns.append([Term("identity", 1.0, 0.0, _constant(reader, branch))] * count)
+    if any(len(column) != count for column in columns):
+        raise reader.unsupported("Its branches are no lines of what is compared.")
+    made: list[Component] = []
+    for compared, *lines in zip(value.components, *columns, strict=True):
+        line = _line_of(reader, compared)
+        if line.scale == 0.0:
+            raise reader.unsupported("It compares a constant.")
+        kink = (Fraction(mask.threshold) - Fraction(line.offset)) / Fraction(line.scale)
+        values = [Fraction(item.scale) * kink + Fraction(item.offset) for item in lines]
+        if values[0] != values[1]:
+            raise reader.unsupported("It jumps where the comparison changes.")
+        # In z, the source: above the kink (below it, for a negative factor) the first line, else the second.
+        right, left = lines if line.scale > 0 else lines[::-1]
+        level, place = float(values[0]), float(kink)
+        if Fraction(level) != values[0] or Fraction(place) != kink:
+            raise reader.unsupported("The place where its branches meet is no float64 number.")
+        terms = (
+            Term("identity", 1.0, 0.0, level),
+            Term("relu", right.scale, 1.0, -place),
+            Term("relu", -left.scale, -1.0, place),
+        )
+        made.append(_merged(tuple(term for term in terms if term.coefficient != 0.0)))
+    return replace(value, components=tuple(made))
+
+
+def _line_of(reader: Reader, component: Component) -> Term:
+    if len(component) != 1 or component[0].function != "identity":
+        raise reader.unsupported("It chooses between bends; only between lines can it be read.")
+    return component[0]
 
 
 @handles("pow")
@@ -137,7 +346,10 @@ def _square(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
         if len(component) != 1 or component[0].function != "sin":
             raise reader.unsupported("A square has no global Lipschitz constant (but sin(t)**2 has).")
         term = component[0]
-        squares.append((replace(term, function="sin_squared", coefficient=term.coefficient**2),))
+        try:
+            squares.append((replace(term, function="sin_squared", coefficient=_product(*[term.coefficient] * 2)),))
+        except _Inexact:
+            raise reader.unsupported("The square of its factor is no float64 number.") from None
     return replace(curve, components=tuple(squares))
 
 
@@ -147,7 +359,14 @@ def _apply(reader: Reader, value: Any, function: str, parameters: tuple[float, .
     if not all(len(c) == 1 and c[0].function == "identity" for c in curve.components):
         curve = Curve(reader.materialise(curve), (LINE,))
     terms = [component[0] for component in curve.components]
-    made = (Term(function, 1.0, t.coefficient * t.scale, t.coefficient * t.offset, parameters) for t in terms)
+    try:
+        made = [
+            Term(function, 1.0, _product(t.coefficient, t.scale), _product(t.coefficient, t.offset), parameters)
+            for t in terms
+        ]
+    except _Inexact:
+        curve = reader.line(curve)
+        made = [Term(function, 1.0, 1.0, 0.0, parameters)]
     return replace(curve, components=tuple((term,) for term in made))
 
 
@@ -190,25 +409,40 @@ def _softplus(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     return _apply(reader, a["self"], "softplus", (float(a["beta"]),))
 
 
-@handles("clamp", "hardtanh", "relu6")
+@handles("clamp", "clip", "hardtanh", "relu6", "clamp_min", "clamp_max")
 def _clamp(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     """min(max(t, low), high) = low + relu(t - low) - relu(t - high)."""
     bounds = {"relu6": (0.0, 6.0)}.get(reader.operation.split(".")[0], (a.get("min_val"), a.get("max_val")))
     low, high = (a.get("min"), a.get("max")) if "min" in a else bounds
-    numbers = [None if bound is None else _constant(reader, bound) for bound in (low, high)]
+    if any((isinstance(bound, Tensor) and bound.numel() > 1) or _scalar(reader, bound) for bound in (low, high)):
+        raise reader.unsupported("Only fixed numbers can be limits.")
+    if reader.operation.split(".")[0] == "clamp_max":
+        low, high = None, a["max"]
+    low, high = _limit(reader, low, -math.inf), _limit(reader, high, math.inf)
     curve = reader.curve(a["self"])
-    if not all(len(c) == 1 and c[0].function == "identity" for c in curve.components):
-        curve = reader.line(curve)
-    if None not in numbers and numbers[0] > numbers[1]:  # type: ignore[operator]
+    if low is not None and high is not None and low > high:
         raise reader.unsupported("Its lower limit is above the upper one.")
-    made: list[Component] = []
-    for (term,) in curve.components:
-        scale, offset = term.coefficient * term.scale, term.coefficient * term.offset
-        low, high = numbers
-        start: Component = (term,)
-        if low is not None:
-            start = (Term("identity", 1.0, 0.0, low), Term("relu", 1.0, scale, offset - low))
-        if high is not None:
-            start = (*start, Term("relu", -1.0, scale, offset - high))
-        made.append(_merged(start))
+    try:
+        made = [_limited(reader, component, low, high) for component in curve.components]
+    except _Inexact:
+        curve = reader.line(curve)
+        made = [_limited(reader, LINE, low, high)]
     return replace(curve, components=tuple(made))
+
+
+def _limit(reader: Reader, bound: Any, infinite: float) -> float | None:
+    """A limit; None for the infinite one that limits nothing."""
+    return None if bound is None or bound == infinite else _constant(reader, bound)
+
+
+def _limited(reader: Reader, component: Component, low: float | None, high: float | None) -> Component:
+    if len(component) != 1 or component[0].function != "identity":
+        raise _Inexact  # no line: it becomes a node first
+    (term,) = component
+    scale, offset = _product(term.coefficient, term.scale), _product(term.coefficient, term.offset)
+    start: Component = (term,)
+    if low is not None:
+        start = (Term("identity", 1.0, 0.0, low), Term("relu", 1.0, scale, _add_exactly(offset, -low)))
+    if high is not None:
+        start = (*start, Term("relu", -1.0, scale, _add_exactly(offset, -high)))
+    return _merged(start)

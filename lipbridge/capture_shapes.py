@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
+from torch import Tensor
+
 from lipbridge.activations import Term
 from lipbridge.capture_layers import select_channels, select_positions
 from lipbridge.capture_pooling import largest
@@ -34,11 +37,12 @@ def _permute(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
     order = list(range(rank))
     if "dims" in a:
         order = [int(axis) % rank for axis in a["dims"]]
-    elif "dim0" in a:
-        i, j = int(a["dim0"]) % rank, int(a["dim1"]) % rank
-        order[i], order[j] = j, i
+    elif "source" in a:
+        order = torch.movedim(torch.empty(*range(2, rank + 2)), a["source"], a["destination"]).shape  # type: ignore[assignment]
+        order = [length - 2 for length in order]
     else:
-        raise reader.unsupported()
+        i, j = ((int(a[name]) % rank) for name in (("dim0", "dim1") if "dim0" in a else ("axis0", "axis1")))
+        order[i], order[j] = j, i
     if order[0] != 0:
         raise reader.unsupported("It moves the axis of the batch.")
     if order == sorted(order):
@@ -53,8 +57,18 @@ def _dropout(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
     return a["input"]
 
 
-@handles("clone", "contiguous", "detach", "alias", "detach_", "to", "_to_copy", "lift_fresh_copy")
+@handles("clone", "contiguous", "detach", "alias", "detach_", "lift_fresh_copy")
 def _same(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
+    return a["self"]
+
+
+@handles("to", "_to_copy", "type_as")
+def _cast(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
+    """A cast between floating point types only rounds; to any other type it jumps, or has no value in a Graph."""
+    other = a.get("other")
+    dtype = other.dtype if isinstance(other, Tensor) else a.get("dtype")
+    if isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
+        raise reader.unsupported(f"A cast to {dtype} is no continuous function, or leaves the real numbers.")
     return a["self"]
 
 
@@ -146,19 +160,20 @@ def _unbind(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
 def _slice(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
     value = reader.curve(a["self"])
     size = reader.shape_of(value)
-    if int(a["dim"]) % (len(size) + 1) == 0 and not a.get("start") and a["step"] == 1:
-        return value  # x[:] on the batch
+    if int(a["dim"]) % (len(size) + 1) == 0:
+        if a.get("start") in (None, 0) and a.get("end") in (None, 2**63 - 1) and a["step"] == 1:
+            return value  # x[:] on the batch
+        raise reader.unsupported("It works along the batch.")
     axis = _axis(reader, a["dim"], len(size))
-    start, _, step = slice(a.get("start"), a.get("end"), a["step"]).indices(size[axis])
-    if (start, step, shape[axis]) == (0, 1, size[axis]):
-        return value
-    return Part(value, axis, start, step, shape[axis])
+    return _part(reader, value, axis, torch.arange(size[axis])[slice(a.get("start"), a.get("end"), a["step"])])
 
 
 @handles("narrow")
 def _narrow(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
     value = reader.curve(a["self"])
-    return Part(value, _axis(reader, a["dim"], len(shape)), int(a["start"]), 1, int(a["length"]))
+    size = reader.shape_of(value)
+    axis = _axis(reader, a["dim"], len(size))
+    return _part(reader, value, axis, torch.arange(size[axis]).narrow(0, int(a["start"]), int(a["length"])))
 
 
 @handles("select")
@@ -166,7 +181,20 @@ def _select(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
     value = reader.curve(a["self"])
     size = reader.shape_of(value)
     axis = _axis(reader, a["dim"], len(size))
-    return _seen_as(reader, Part(value, axis, int(a["index"]) % size[axis], 1, 1), shape)
+    return _seen_as(
+        reader, _part(reader, value, axis, torch.arange(size[axis]).select(0, int(a["index"]))[None]), shape
+    )
+
+
+def _part(reader: Reader, value: Curve, axis: int, places: Tensor) -> Any:
+    """The places along an axis that torch itself takes, whatever signs its arguments have."""
+    if len(places) == 0:
+        raise reader.unsupported("It takes no entry at all.")
+    start, count = int(places[0]), len(places)
+    step = int(places[1]) - start if count > 1 else 1
+    if (start, step, count) == (0, 1, reader.shape_of(value)[axis]):
+        return value
+    return Part(value, axis, start, step, count)
 
 
 @handles("maximum", "max", "minimum", "min")

@@ -181,8 +181,8 @@ def _misfit(graph: Graph) -> str | None:
     return None
 
 
-def without_dead_nodes(graph: Graph, output: int | None = None) -> Graph:
-    """Only the nodes that node ``output`` (the last if None) reads on the way, and the Input; the output comes last."""
+def alive_nodes(graph: Graph, output: int | None = None) -> list[int]:
+    """The indices of the nodes that node ``output`` (the last if None) reads on the way, with it and the Input."""
     last = len(graph.nodes) - 1 if output is None else output
     alive, waiting = {0}, [last]
     while waiting:
@@ -190,7 +190,12 @@ def without_dead_nodes(graph: Graph, output: int | None = None) -> Graph:
         if index not in alive:
             alive.add(index)
             waiting.extend(graph.nodes[index].inputs)
-    order = sorted(alive)  # the output comes last: all others are read on the way to it
+    return sorted(alive)  # the output comes last: all others are read on the way to it
+
+
+def without_dead_nodes(graph: Graph, output: int | None = None) -> Graph:
+    """Only the nodes that node ``output`` (the last if None) reads on the way, and the Input; the output comes last."""
+    order = alive_nodes(graph, output)
     place = {index: position for position, index in enumerate(order)}
     nodes = [graph.nodes[i] for i in order]
     kept = tuple(replace(node, inputs=tuple(place[i] for i in node.inputs)) for node in nodes)
@@ -211,6 +216,7 @@ __all__ = [
     "Node",
     "Normalize",
     "Reshape",
+    "alive_nodes",
     "as_chain",
     "block_axis",
     "evaluate",

@@ -1,9 +1,8 @@
 """The training penalty: the trivial bound of a module as a differentiable scalar."""
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import singledispatch
 from itertools import count
 from typing import Any, Literal, cast, get_args
@@ -12,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from lipbridge.bounds import Bound, trivial_bound
-from lipbridge.capture import capture
+from lipbridge.capture import read_module, tensor_of
+from lipbridge.capture_export import unwrapped
+from lipbridge.capture_program import ProgramReader, Reading
 from lipbridge.errors import InvalidArgument, UnknownName, UnsupportedOperation
-from lipbridge.graph import Add, Concat, Dense, Graph, Input, Node
+from lipbridge.graph import Add, Concat, Conv, Graph, Input, Node
 from lipbridge.layer_constants import geometry
 from lipbridge.linalg import vector_norm
-from lipbridge.live_weights import fixed_factors, live_layers
+from lipbridge.live_weights import LiveLayer, check_live, fixed_factors, live_layers
 from lipbridge.norms.convolution import Convolution, conv_dual
 from lipbridge.norms.estimate import dual_matrix, estimate_by_dual
 from lipbridge.norms.power import initial_vector, power_step
@@ -41,8 +42,9 @@ class TrivialBoundPenalty(nn.Module):
     buffers, saved with ``state_dict``), not the module. Values are estimates: :func:`lipbridge.trivial_bound` proves.
 
     Args:
-        module: what :func:`lipbridge.capture` can read; the weights of its layers must be tensors of the module. The
-            scale of a BatchNorm counts with the layer before it, by the running statistics as they are at each call.
+        module: what :func:`lipbridge.capture` can read. Weights that are computed on the way (parametrised,
+            standardised, scaled) are computed anew in each call. The scale of a BatchNorm counts with the layer before
+            it, by the running statistics as they are at each call.
         norm: 1, 2 or "inf".
         form: ``linear`` for the bound itself, ``log`` for its logarithm.
         method: for l_2. ``gram`` penalises a Schatten norm of high order by Gram iteration: within some per cent above
@@ -56,7 +58,9 @@ class TrivialBoundPenalty(nn.Module):
         input_shape: as for :func:`lipbridge.capture`.
 
     Raises:
-        UnsupportedOperation: for a layer outside the Graph's nodes, or a weight that is no tensor of the module.
+        UnsupportedOperation: for a layer outside the Graph's nodes, or one that does not follow the module's
+            parameters and buffers: on making, all of them are changed (and put back), and what is read live must be
+            what a fresh capture reads.
 
     Between refreshes the value is the linear function ``offset + sum <G_l, W_l>`` that touches the (smoothed) trivial
     bound at the last refresh, so a call costs one inner product a layer.
@@ -89,22 +93,26 @@ class TrivialBoundPenalty(nn.Module):
         self.form, self.squarings = form, squarings
         self.method = method if self.norm == 2 else "extreme"
         self.every = every or (16 if self.method == "gram" else 1)
-        graph = capture(module, input_shape)
-        # Held in a plain tuple: the module must not become a submodule, whose weights state_dict would save twice.
-        readers = live_layers(module, graph)
+        reading = read_module(module, input_shape)
+        graph = reading.graph
+        # Held in plain tuples: the module must not become a submodule, whose weights state_dict would save twice.
+        network = unwrapped(module)
+        readers = live_layers(network, reading)
         if not readers:
             raise InvalidArgument("module", "have a layer with weights", type(module).__name__)
+        self._source = (network, reading)
         self._plan = (graph.nodes, readers)
+        _check_live(network, reading, readers)
         self._geometries: dict[int, Convolution] = {
             index: geometry(live.node, graph.nodes[live.node.inputs[0]].shape)
             for index, live in readers.items()
-            if live.node is not None and not live.node.diagonal
+            if isinstance(live.node, Conv) and not live.node.diagonal
         }
-        self._factors = fixed_factors(graph, self.norm, set(readers))
+        self._factors = fixed_factors(graph, self.norm, readers)
         for index, live in readers.items():
             weight = live.read()
             self.register_buffer(f"gradient_{index}", torch.zeros(weight.shape, device=weight.device))
-            if self.method == "power" and live.node is None:
+            if self.method == "power" and not live.scalar and index not in self._geometries:
                 self.register_buffer(f"vector_{index}", initial_vector(weight.shape[1], weight.device))
         self.register_buffer("offset", torch.zeros((), device=next(self.buffers()).device))
         self.calls = 0
@@ -147,8 +155,9 @@ class TrivialBoundPenalty(nn.Module):
             self.refresh(self._weights())
             self._pending = False
         for index, live in self._plan[1].items():
-            gradient, grad = cast(Tensor, getattr(self, f"gradient_{index}")), live.tensor.grad
-            if not live.direct or grad is None or grad.numel() != gradient.numel():
+            gradient = cast(Tensor, getattr(self, f"gradient_{index}"))
+            grad = live.tensor.grad if live.direct else None
+            if grad is None or grad.numel() != gradient.numel():
                 name = self._plan[0][index].name
                 raise InvalidArgument("module", "have a parameter with a gradient as the weight of each layer", name)
             grad.add_((gradient.T if live.transposed else gradient).reshape(grad.shape), alpha=weight * stride)
@@ -160,11 +169,8 @@ class TrivialBoundPenalty(nn.Module):
 
     def bound(self) -> Bound:
         """The proved trivial bound of the weights as they are now. It waits for the device: not for every step."""
-        nodes = list(self._plan[0])
-        for live in self._plan[1].values():
-            for index, weight in live.stored().items():
-                nodes[index] = replace(cast(Dense, nodes[index]), weight=weight)
-        return trivial_bound(Graph(tuple(nodes)), self.norm)
+        network, reading = self._source
+        return trivial_bound(_read_anew(network, reading), self.norm)
 
     def _weights(self) -> list[Tensor]:
         return [live.read() for live in self._plan[1].values()]
@@ -194,7 +200,7 @@ class TrivialBoundPenalty(nn.Module):
             dual, norm = conv_dual(weight, self._geometries[index], self.norm, squarings=self.squarings, smooth=smooth)
             out.copy_(dual)
             return norm
-        if live.node is not None:  # a diagonal map: its largest entry, in every norm
+        if live.scalar:  # its largest entry, in every norm
             row = weight.reshape(1, -1)
             return dual_matrix(row, 1, out=out.view(1, -1))[1]
         if self.method != "power":
@@ -238,6 +244,32 @@ class TrivialBoundPenalty(nn.Module):
 
     def extra_repr(self) -> str:
         return f"norm={self.norm}, form={self.form}, method={self.method}, every={self.every}"
+
+
+def _read_anew(network: nn.Module, reading: Reading) -> Graph:
+    """The Graph of a program that was read before, with the tensors that the module has now."""
+    reader = ProgramReader(network, reading.program, reading.graph.input_shape, tensor_of(network))
+    return reader.read(reading.graph.name).graph
+
+
+def _check_live(network: nn.Module, reading: Reading, layers: Mapping[int, LiveLayer]) -> None:
+    """Change all parameters and buffers, and require that what is read live is what a fresh capture reads."""
+    tensors = [t for t in (*network.parameters(), *network.buffers()) if t.is_floating_point()]
+    if any(t.is_meta for t in tensors):
+        return
+    kept = [t.detach().clone() for t in tensors]
+    generator = torch.Generator().manual_seed(20261125)
+    try:
+        for tensor in tensors:
+            factor = 0.75 + 0.5 * torch.rand(tensor.shape, generator=generator)
+            factor = factor.to(tensor.device, tensor.dtype)
+            # `data`, so that a loss that was computed before can still be differentiated.
+            tensor.data.copy_(torch.where(tensor.data == 0, 0.125 * factor, tensor.data * factor))
+        fresh = read_module(network, reading.graph.input_shape, reading.graph.name, checked=False).graph
+        check_live(layers, _read_anew(network, reading), fresh)
+    finally:
+        for tensor, value in zip(tensors, kept, strict=True):
+            tensor.data.copy_(value)
 
 
 def _full_precision(device: str) -> AbstractContextManager[Any]:

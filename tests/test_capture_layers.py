@@ -256,7 +256,7 @@ def test_a_network_of_many_kinds() -> None:
         (Lambda(lambda x: F.pad(x, (1, 1), value=2.0)), (2, 4), "Padding"),
         (Lambda(lambda x: x + torch.ones(2, 4)), (4,), "batch"),
         (Lambda(lambda x: x / torch.tensor([1.0, 0.0])), (2,), "zero"),
-        (nn.LSTM(3, 4), (5, 3), "lstm"),
+        (nn.LSTM(3, 4), (5, 3), "3 values"),
     ],
     ids=str,
 )

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lipbridge.capture_reader import HANDLERS, LINE, Curve, Deferred, Reader
+from lipbridge.capture_reader import HANDLERS, LINE, Curve, Deferred, Reader, Recipe
 from lipbridge.capture_shapes import Part
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph import Conv, Dense, Graph, Node, without_dead_nodes
@@ -123,7 +123,7 @@ class OnnxReader(Reader):
     """Reads one file; ``nodes`` grows as in capture."""
 
     def __init__(self, file: OnnxFile, entry: str, shape: tuple[int, ...]) -> None:
-        super().__init__(nn.Identity(), None, per_input(shape))
+        super().__init__(per_input(shape), torch.device("cpu"))
         self.file = file
         self.kind = ""
         self.named: dict[str, Value] = {entry: Flow(Curve(0, (LINE,)), shape)}
@@ -265,10 +265,6 @@ class OnnxReader(Reader):
         """No module has these weights."""
         return (None, False)
 
-    def owns_statistics(self) -> bool:
-        """No module has any."""
-        return False
-
     def unsupported(self, hint: str = "") -> UnsupportedOperation:
         """The error for the operator at hand, in ONNX's words."""
         return UnsupportedOperation(self.layer, self.kind, hint)
@@ -279,7 +275,7 @@ class OnnxReader(Reader):
             self.require_small(value.count * self.shape_of(value.value)[0])
         return super().curve(value)
 
-    def append(self, node: Node) -> Curve:
+    def append(self, node: Node, recipe: Recipe | None = None) -> Curve:
         """As in capture, within the limits of size."""
         self.require_small(math.prod(node.shape))
         if not all(n >= 1 for n in node.shape):
@@ -287,7 +283,7 @@ class OnnxReader(Reader):
         for weight in (node.weight, node.bias) if isinstance(node, Dense | Conv) else ():
             if weight is not None:
                 self._spend(weight)
-        return super().append(node)
+        return super().append(node, recipe)
 
     def require_small(self, size: int) -> None:
         """Refuse what would take gigabytes.

@@ -1,0 +1,264 @@
+"""The check that every capture runs: is the Graph the function that the module computes?
+
+Two comparisons at random points of several scales. The exported program in float64 against the Graph in float64: they
+are the same real-number function, so they differ by the running error of float64 alone. And the module itself, as the
+user runs it, against the program: for batches of several sizes, in another order, alone and beside others, twice. There
+the module's own rounding is measured, by running the program in the module's dtype too. A difference is a refusal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from lipbridge.capture_export import (
+    BATCH,
+    BatchSize,
+    Program,
+    example_of,
+    layer_name,
+    one_line,
+    operation_name,
+    silenced,
+)
+from lipbridge.capture_program import ProgramReader, Reading
+from lipbridge.capture_reader import Curve
+from lipbridge.errors import NumericalFailure, UnsupportedOperation
+from lipbridge.graph import Conv, Dense, Elementwise, Graph, evaluate
+from lipbridge.search.running_error import enclose, understood
+
+#: Scales of the points, in the order in which they are dropped from the end where a network is costly.
+SCALES = (1.0, 1e-3, 1e3, 30.0, 0.03, 1.0, 1.0)
+#: Multiply-adds of one evaluation above which fewer points are taken: (at most, points), the last for all beyond.
+_POINTS = ((1e7, 7), (2e8, 4), (math.inf, 3))
+#: Of the largest value on the way, in float64: differences below are rounding without a closer look.
+_ROUNDING = 2.0**-40
+#: In units of the module's rounding: a difference of its outputs that needs no measurement, and times the measured one.
+_UNITS, _MEASURED = 64.0, 16.0
+
+
+def check_reading(module: nn.Module, reading: Reading, shape: tuple[int, ...]) -> None:
+    """Compare module, program and Graph; ``module`` must be in eval mode.
+
+    Raises:
+        UnsupportedOperation: naming the first operation at which program and Graph part, or how the module differs.
+    """
+    program, reader, graph = reading.program, reading.reader, reading.graph
+    x = _points(module, shape, program, graph)
+    exact = x.to(torch.float64)
+    with torch.no_grad(), silenced():
+        count = len(x) if program.fixed or _work(graph) <= _POINTS[1][0] else 1
+        values = graph.values(exact[:count])
+        expected = run(program, reader, exact, double=True)
+        _require_finite(module, expected)
+        _compare_graph(reading, exact[:count], values, expected[:count])
+        _compare_module(module, program, reader, x, expected)
+
+
+def _work(graph: Graph) -> float:
+    """Multiply-adds of one evaluation."""
+    total = 0.0
+    for node in graph.nodes:
+        weight = getattr(node, "weight", None)
+        if isinstance(weight, Tensor):
+            size = math.prod(node.shape)
+            total += size * (weight[0].numel() if isinstance(node, Dense | Conv) else weight.numel() / len(weight))
+    return total
+
+
+def _points(module: nn.Module, shape: tuple[int, ...], program: Program, graph: Graph) -> Tensor:
+    work = _work(graph)
+    count = program.batch if program.fixed else next(points for most, points in _POINTS if work <= most)
+    like = example_of(module, shape, 1)
+    generator = torch.Generator().manual_seed(20261125)
+    unit = torch.randn(count, *shape, generator=generator, dtype=torch.float64)
+    scales = torch.tensor([SCALES[i % len(SCALES)] for i in range(count)], dtype=torch.float64)
+    return (unit * scales.reshape(-1, *(1,) * len(shape))).to(like.dtype).to(like.device)
+
+
+def run(program: Program, reader: ProgramReader, x: Tensor, *, double: bool, each: Any = None) -> Tensor:
+    """The program at ``x``: in float64 with ``double``, else in the dtypes of the module. ``each`` sees every value."""
+    values: dict[fx.Node, Any] = {}
+    users = {node: len(node.users) for node in program.graph.nodes}
+
+    def leaf(value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            return values[value]
+        if isinstance(value, BatchSize):
+            return len(x)
+        if double and isinstance(value, torch.dtype) and value.is_floating_point:
+            return torch.float64
+        return value
+
+    for node in program.graph.nodes:
+        known = reader.values.get(node)
+        if node.op == "placeholder":
+            if node in program.stored or node in program.constants:
+                stored = program.stored.get(node)
+                native = program.constants[node] if stored is None else reader.tensor_of(stored).detach()
+                values[node] = known if double else native
+            else:
+                values[node] = x
+        elif double and isinstance(known, Tensor):
+            values[node] = known
+        elif "_assert_" in operation_name(node) or "sym_constrain" in operation_name(node):
+            values[node] = None
+        else:
+            args, kwargs = pytree.tree_map(leaf, program.takes(node))
+            values[node] = cast(Callable[..., Any], node.target)(*args, **kwargs)
+        if each is not None:
+            each(node, values[node])
+        if node is program.output:
+            return values[node]
+        for source in node.all_input_nodes:
+            users[source] -= 1
+            if users[source] == 0 and source is not program.output:
+                values.pop(source, None)
+    raise AssertionError("a program without output")
+
+
+def _require_finite(module: nn.Module, expected: Tensor) -> None:
+    if bool(torch.isfinite(expected).reshape(len(expected), -1).all(1).any()):
+        return
+    named = (*module.named_parameters(), *module.named_buffers())
+    broken = next((name for name, t in named if not bool(torch.isfinite(t).all())), None)
+    if broken is not None:
+        raise NumericalFailure(f"The tensor `{broken}` of {type(module).__name__} holds NaN or infinity.")
+    raise _other(module, "Its outputs at random points are not finite.")
+
+
+# --- Graph against program -------------------------------------------------------------------------------------------
+
+
+def _compare_graph(reading: Reading, x: Tensor, values: list[Tensor], expected: Tensor) -> None:
+    found = values[-1]
+    if found.shape == expected.shape and _agree(found, expected, _largest(values) * _ROUNDING):
+        return
+    if found.shape == expected.shape and understood(reading.graph) is None:
+        # The running error of both, unless it says nothing any more.
+        size = _by_row(expected)
+        error = torch.minimum(8.0 * enclose(reading.graph, x).error, 1e-4 * _like(size, expected))
+        if bool(((found - expected).abs() <= error).all()):
+            return
+    layer, operation = _first_difference(reading, x)
+    raise UnsupportedOperation(
+        layer, operation, "What was read is not what torch computes there (found by the check of the captured Graph)."
+    )
+
+
+def _agree(found: Tensor, expected: Tensor, room: Tensor) -> bool:
+    """Whether rows differ by no more than ``room``; rows that are not finite must not be so alike."""
+    finite = torch.isfinite(expected).flatten(1).all(1) if expected.ndim > 1 else torch.isfinite(expected)
+    if not bool(finite.any()):
+        return False
+    difference = _by_row(found[finite] - expected[finite])
+    return bool((difference <= room[finite]).all())
+
+
+def _by_row(y: Tensor) -> Tensor:
+    return y.abs().reshape(len(y), -1).amax(1) if y.numel() else torch.zeros(len(y), dtype=y.dtype, device=y.device)
+
+
+def _like(rows: Tensor, y: Tensor) -> Tensor:
+    return rows.reshape(-1, *(1,) * (y.ndim - 1))
+
+
+def _largest(values: list[Tensor]) -> Tensor:
+    return torch.stack([_by_row(value) for value in values]).amax(0)
+
+
+def _first_difference(reading: Reading, x: Tensor) -> tuple[str, str]:
+    """Layer and operation of the first value that the Graph has not as the program has it."""
+    whole = Graph(tuple(reading.reader.nodes)).values(x)
+    largest = _largest(whole)
+    found: list[tuple[str, str]] = []
+
+    def compare(node: fx.Node, value: Any) -> None:
+        read = reading.reader.values.get(node)
+        if found or not isinstance(read, Curve) or not isinstance(value, Tensor):
+            return
+        ours = _value(reading, read, whole)
+        if ours.shape != value.shape or not _agree(ours, value, largest * _ROUNDING * 16.0):
+            found.append((layer_name(node), operation_name(node)))
+
+    run(reading.program, reading.reader, x, double=True, each=compare)
+    return found[0] if found else ("output", "output")
+
+
+def _value(reading: Reading, curve: Curve, whole: list[Tensor]) -> Tensor:
+    from lipbridge.activations import derive
+
+    source = whole[curve.source]
+    rank = source.ndim - 1
+    axis = curve.axis % rank if rank else 0
+    node = Elementwise("", (curve.source,), tuple(source.shape[1:]), derive("", curve.components), axis)
+    return evaluate(node, [source])
+
+
+# --- module against program ------------------------------------------------------------------------------------------
+
+
+def _compare_module(module: nn.Module, program: Program, reader: ProgramReader, x: Tensor, expected: Tensor) -> None:
+    count = len(x)
+    turned = torch.arange(count, device=x.device).flip(0)
+    ways: list[tuple[str, Tensor]] = [("a batch", turned.flip(0)), ("the same inputs in another order", turned)]
+    if not program.fixed:
+        # The batch of three is in another order too; the batch of one is run twice.
+        chosen = turned[:3] if count > 3 else turned[:2]
+        one = turned[-1:]
+        ways = [ways[0], (f"a batch of {len(chosen)}", chosen), ("a batch of one", one), ("the same input again", one)]
+        if program.other and count > 3:  # a size that torch took for a number may matter anywhere
+            ways += [(f"a batch of {n}", turned.repeat(n)[:n]) for n in (2, 4, 8, 16, 33)]
+    unit = _unit(program, x.dtype)
+    room: Tensor | None = None
+    for words, rows in ways:
+        found = _outputs(module, x[rows], words)
+        right = expected[rows]
+        if found.shape != right.shape:
+            raise _other(module, f"For {words} it returns the shape {tuple(found.shape)}, not {tuple(right.shape)}.")
+        quick = _UNITS * unit * _by_row(right) + torch.finfo(x.dtype).tiny
+        finite = torch.isfinite(found).reshape(len(found), -1).all(1)
+        if not bool(finite.any()):
+            continue  # it overflows in its own dtype
+        gap = _by_row(torch.where(_like(finite, found), found.to(torch.float64) - right, 0.0))
+        if bool((gap <= quick).all()):
+            continue
+        if room is None:
+            own = run(program, reader, x, double=False).to(torch.float64)
+            error = torch.nan_to_num(own - expected, nan=torch.inf)
+            room = _MEASURED * _by_row(error)
+        if not bool((gap <= quick + room[rows]).all()):
+            raise _other(module, f"For {words} it computes something else than torch.export reads.")
+
+
+def _unit(program: Program, dtype: torch.dtype) -> float:
+    """The coarsest unit roundoff of the program's values."""
+    units = [torch.finfo(dtype).eps]
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and value.is_floating_point():
+            units.append(torch.finfo(value.dtype).eps)
+    return max(units) / 2.0
+
+
+def _outputs(module: nn.Module, x: Tensor, words: str) -> Tensor:
+    try:
+        made = module(x)
+    except Exception as error:
+        raise _other(module, f"It fails for {words}: {one_line(error)}") from error
+    tensors = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
+    if len(tensors) != 1:
+        raise _other(module, "A network has one tensor as output.")
+    return tensors[0].detach()
+
+
+def _other(module: nn.Module, hint: str) -> UnsupportedOperation:
+    return UnsupportedOperation(type(module).__name__, "forward", hint)
+
+
+__all__ = ["BATCH", "check_reading", "run"]
