@@ -6,7 +6,6 @@ is seen by a spy on its operations, and the comparisons allow for the rounding o
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lipbridge
@@ -64,10 +64,10 @@ def _top(sizes: Tensor) -> float:
 class Judged:
     """A module as a function of float64 batches, with the unit and the size of its rounding."""
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, fresh: Callable[[], nn.Module], dtype: torch.dtype) -> None:
         self.dtype = torch.float64
-        self.module = copy.deepcopy(module).eval().double()
-        self.own, self.own_dtype = module, dtype
+        self.module = fresh().eval().double()
+        self.fresh, self.own_dtype = fresh, dtype
         self.unit, self.largest = torch.finfo(torch.float64).eps, 0.0
 
     def settle(self, x: Tensor) -> None:
@@ -76,14 +76,16 @@ class Judged:
             with torch.no_grad():
                 self.module(x.clone())
         except Exception:
-            self.dtype, self.module = self.own_dtype, copy.deepcopy(self.own).eval()
+            self.dtype, self.module = self.own_dtype, self.fresh().eval()
 
     def __call__(self, x: Tensor) -> Tensor:
         spy = _Spy()
         with torch.no_grad(), spy:
             found = self.module(x.to(self.dtype, copy=True))
-        if not isinstance(found, Tensor):
+        leaves = pytree.tree_leaves(found)  # one tensor, in a dictionary or so
+        if len(leaves) != 1 or not isinstance(leaves[0], Tensor):
             raise Wrong(f"the module gives a {type(found).__name__}")
+        found = leaves[0]
         self.unit = max(self.unit, spy.unit, torch.finfo(self.dtype).eps)
         self.largest = max(self.largest, spy.largest)
         return found.to(torch.float64)
@@ -116,14 +118,14 @@ def judge(drawn: FuzzModule, *, thorough: bool = False) -> Outcome:
         warnings.simplefilter("ignore")
         torch.manual_seed(drawn.seed)
         try:
-            compare(module, graph, bounds, drawn.dtype, drawn.shape, thorough=thorough)
+            compare(drawn.build, graph, bounds, drawn.dtype, drawn.shape, thorough=thorough)
         except Wrong as wrong:
             return Outcome("wrong", str(wrong))
     return Outcome("right")
 
 
 def compare(
-    module: nn.Module,
+    fresh: Callable[[], nn.Module],
     graph: lipbridge.Graph,
     bounds: dict[Any, float],
     dtype: torch.dtype,
@@ -131,12 +133,12 @@ def compare(
     *,
     thorough: bool = False,
 ) -> None:
-    """Hold a Graph and its bounds against the module.
+    """Hold a Graph and its bounds against the module, of which ``fresh`` makes one more.
 
     Raises:
         Wrong: saying what differs.
     """
-    judged = Judged(module, dtype)
+    judged = Judged(fresh, dtype)
     judged.settle(torch.randn(1, *shape, dtype=torch.float64))
     values(judged, graph, bounds, shape)
     pairs(judged, bounds, shape)
@@ -260,11 +262,10 @@ def operator_norm(J: Tensor, norm: Any) -> Tensor:
 
 def _jacobian(judged: Judged, x: Tensor) -> Tensor | None:
     """``(m, n)`` from one backward pass over copies of ``x``; None where autograd does not go."""
-    with torch.no_grad():
-        m = judged.module(x.to(judged.dtype, copy=True)).numel()
+    m = judged(x).numel()
     leaf = x.to(judged.dtype).repeat(m, *(1,) * (x.ndim - 1)).requires_grad_()
     with torch.enable_grad():
-        y = judged.module(leaf.clone())
+        (y,) = pytree.tree_leaves(judged.module(leaf.clone()))
         if not y.requires_grad:
             return None
         try:
