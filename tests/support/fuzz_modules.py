@@ -75,7 +75,7 @@ def _drawn(rng: random.Random, seed: int, trainable: bool) -> FuzzModule | None:
     last = (
         draft.live[-1] if rng.random() < 0.98 else rng.choice((f"({draft.live[-1]}, x)", f"{{'y': {draft.live[-1]}}}"))
     )
-    dtype = rng.choice((torch.float32,) * 8 + (torch.float64,))
+    dtype = rng.choice((torch.float32,) * 17 + (torch.float64,) * 2 + (torch.bfloat16,))
     return FuzzModule(seed, draft.shape, draft.source(last), tuple(draft.operators), dtype, training=rng.random() < 0.3)
 
 
