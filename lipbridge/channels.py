@@ -30,7 +30,7 @@ from torch import Tensor
 
 from lipbridge.activations import Activation
 from lipbridge.errors import UnsupportedProblem
-from lipbridge.graph import Conv, Dense, Elementwise, Graph, GroupSort, MaxPool, Node, Reshape, block_axis
+from lipbridge.graph import Conv, Dense, Elementwise, Gather, Graph, GroupSort, MaxPool, Node, Reshape, block_axis
 from lipbridge.layer_constants import Block, geometry, on_inputs, propagate
 from lipbridge.norms.convolution import Convolution, conv_dual
 from lipbridge.norms.estimate import dual_matrix
@@ -110,7 +110,7 @@ def channel_chain(graph: Graph, through: Through = lambda node: False) -> Channe
     """Read a Graph as a chain of dense and convolutional layers with a factor for each channel between two.
 
     Args:
-        graph: nodes in a line: Dense, Conv, Elementwise, MaxPool, GroupSort and Reshape.
+        graph: nodes in a line: Dense, Conv, Elementwise, MaxPool, GroupSort, Reshape and Gather.
         through: which depthwise convolutions (average pooling) are part of a joint: they act on each channel alone, and
             their factors are tied to those before them.
 
@@ -164,6 +164,9 @@ class _Reader:
         if isinstance(node, Reshape):
             unit = self.unit if node.axes is None else self.unit.permute(node.axes)
             self.unit = unit.reshape(node.shape)
+        elif isinstance(node, Gather):
+            self.constant = mul_up(self.constant, propagate(node, [{2: 1.0}], [shape])[2])
+            self.unit = _copied(self.unit.flatten(), node.index.cpu().reshape(node.shape))
         elif isinstance(node, GroupSort):
             groups = self.unit.reshape(self.unit.shape[0] // node.group, node.group, -1).transpose(1, 2)
             self.tie(groups.reshape(-1, node.group))
@@ -205,6 +208,12 @@ class _Reader:
         if self.constant != 1.0 or self.activations:
             raise UnsupportedProblem("The network ends with an activation or a pooling, not with a layer of weights.")
         return ChannelChain(tuple(self.layers), tuple(self.joints))
+
+
+def _copied(unit: Tensor, index: Tensor) -> Tensor:
+    """The units of copies. A zero may have any: it takes one that its channel has, if there is one."""
+    own = index.reshape(len(index), -1).amax(1).clamp_min(0).reshape(-1, *[1] * (index.ndim - 1))
+    return unit[torch.where(index >= 0, index, own)]
 
 
 def _by_channel(unit: Tensor) -> Tensor:

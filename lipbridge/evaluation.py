@@ -14,8 +14,10 @@ from lipbridge.nodes import (
     Add,
     Concat,
     Conv,
+    ConvTranspose,
     Dense,
     Elementwise,
+    Gather,
     GroupSort,
     MaxPool,
     Node,
@@ -24,6 +26,7 @@ from lipbridge.nodes import (
 )
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _MODES = {"zeros": "constant", "circular": "circular", "reflect": "reflect", "replicate": "replicate"}
 
@@ -66,6 +69,29 @@ def padded(node: Conv, x: Tensor) -> Tensor:
         return x
     widths = [width for pair in reversed(node.padding) for width in pair]
     return F.pad(x, widths, _MODES[node.padding_mode])
+
+
+@evaluate.register
+def _(node: ConvTranspose, inputs: list[Tensor]) -> Tensor:
+    return convolve_transposed(node, inputs[0], node.weight, node.bias)
+
+
+def convolve_transposed(node: ConvTranspose, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The transposed convolution of ``x`` ``(batch, channels, *space)`` with another kernel and bias."""
+    transposed = _TRANSPOSED.get(x.ndim - 2)
+    if transposed is None:
+        raise UnsupportedOperation(node.name, f"a {x.ndim - 2}-dimensional transposed convolution")
+    with torch.backends.cudnn.flags(enabled=False):  # see convolve
+        y = transposed(x, weight, None, node.stride, 0, 0, node.groups, node.dilation)
+    if any(before or after for before, after in node.padding):
+        y = F.pad(y, [-width for pair in reversed(node.padding) for width in pair])
+    return y if bias is None else y + bias.reshape(-1, *(1,) * (x.ndim - 2))
+
+
+@evaluate.register
+def _(node: Gather, inputs: list[Tensor]) -> Tensor:
+    x = inputs[0]
+    return F.pad(x.flatten(1), (0, 1))[:, node.index].reshape(len(x), *node.shape)  # -1 is the zero at the end
 
 
 @evaluate.register
@@ -164,6 +190,12 @@ def _(node: Conv, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Ten
 
 
 @push.register
+def _(node: ConvTranspose, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
+    x, v = pairs[0]
+    return evaluate(node, [x]), convolve_transposed(node, v, node.weight, None)
+
+
+@push.register
 def _(node: Elementwise, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
     z, v = pairs[0]
     return evaluate(node, [z]), joined(node, [d * v for d in node.activation.derivatives(z, width)])
@@ -196,5 +228,5 @@ def _push_linear(node: Node, pairs: list[tuple[Tensor, Tensor]], width: float) -
     return evaluate(node, [x for x, _ in pairs]), evaluate(node, [v for _, v in pairs])
 
 
-for _kind in (Reshape, Concat, Add):
+for _kind in (Reshape, Concat, Add, Gather):
     push.register(_kind, _push_linear)

@@ -20,8 +20,10 @@ from lipbridge.nodes import (
     Add,
     Concat,
     Conv,
+    ConvTranspose,
     Dense,
     Elementwise,
+    Gather,
     GroupSort,
     Input,
     MaxPool,
@@ -98,8 +100,7 @@ class Graph:
     @property
     def device(self) -> torch.device:
         """Where the weights are; the CPU for a Graph without any."""
-        weights = (node.weight for node in self.nodes if isinstance(node, Dense | Conv))
-        return next((weight.device for weight in weights), torch.device("cpu"))
+        return next((tensor.device for node in self.nodes for tensor in stored(node)), torch.device("cpu"))
 
     def to(self, device: torch.device | str) -> Graph:
         """The same graph with its weights on ``device``."""
@@ -113,8 +114,19 @@ class Graph:
         return "\n".join(lines)
 
 
+def stored(node: Node) -> list[Tensor]:
+    """The tensors that a node holds: its weight first, then its bias; or the index of a Gather."""
+    if isinstance(node, Gather):
+        return [node.index]
+    if isinstance(node, Dense | Conv | ConvTranspose):
+        return [node.weight] if node.bias is None else [node.weight, node.bias]
+    return []
+
+
 def _moved(node: Node, device: torch.device | str) -> Node:
-    if isinstance(node, Dense | Conv):
+    if isinstance(node, Gather):
+        return replace(node, index=node.index.to(device))
+    if isinstance(node, Dense | Conv | ConvTranspose):
         bias = None if node.bias is None else node.bias.to(device)
         return replace(node, weight=node.weight.to(device), bias=bias)
     return node
@@ -131,6 +143,8 @@ class Chain:
     activations: tuple[Activation, ...]
 
 
+#: Linear nodes that a chain holds as matrices.
+_WRITABLE = (Conv, ConvTranspose, Gather)
 #: Matrices of at most so many entries are built to read a convolutional network as a chain.
 LARGEST_CHAIN_MATRIX = 2**22
 
@@ -144,7 +158,7 @@ def as_chain(graph: Graph) -> Chain:
         UnsupportedProblem: naming the first node that does not fit, or why it cannot be lowered.
     """
     reason = _misfit(graph)
-    if reason is not None and any(isinstance(node, Conv) or len(node.shape) > 1 for node in graph.nodes[1:]):
+    if reason is not None and any(isinstance(node, _WRITABLE) or len(node.shape) > 1 for node in graph.nodes[1:]):
         from lipbridge.lowering_dense import lower_to_dense  # it builds on this file
 
         lowered = lower_to_dense(graph, largest=LARGEST_CHAIN_MATRIX)
@@ -207,8 +221,10 @@ __all__ = [
     "Chain",
     "Concat",
     "Conv",
+    "ConvTranspose",
     "Dense",
     "Elementwise",
+    "Gather",
     "Graph",
     "GroupSort",
     "Input",
@@ -221,5 +237,6 @@ __all__ = [
     "block_axis",
     "evaluate",
     "push",
+    "stored",
     "without_dead_nodes",
 ]

@@ -26,8 +26,10 @@ from lipbridge.graph import (
     Add,
     Concat,
     Conv,
+    ConvTranspose,
     Dense,
     Elementwise,
+    Gather,
     Graph,
     GroupSort,
     MaxPool,
@@ -40,7 +42,7 @@ from lipbridge.norms.matrix import require_cheap
 from lipbridge.rigor import proved_operator_norm
 from lipbridge.rigor_convolution import proved_conv_norm
 from lipbridge.rounding import TINY, UNIT, add_up, down, mul_up, root_sum_of_powers_up, sqrt_up, up
-from lipbridge.vocabulary import NORMS, Norm
+from lipbridge.vocabulary import NORMS, Norm, dual
 
 #: Per norm r, an upper bound of the Lipschitz constant from the input in l_p to a node in l_r.
 Constants = Mapping[Norm, float]
@@ -136,6 +138,25 @@ def _(node: Dense, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Co
 @propagate.register
 def _(node: Conv, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
     return _through(inputs[0], lambda p, q: conv_norm_up(node, shapes[0], p, q))
+
+
+@propagate.register
+def _(node: ConvTranspose, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
+    return _through(inputs[0], lambda p, q: transposed_norm_up(node, shapes[0], p, q))
+
+
+@propagate.register
+def _(node: Gather, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
+    """A change of one input shows in its m copies: m in l_1, sqrt(m) in l_2, 1 in l_inf; all are reached."""
+    count = most_copies(node)
+    factors: Constants = {1: float(count), 2: _root_up(count), "inf": float(count > 0)}
+    return {norm: mul_up(value, factors[norm]) for norm, value in inputs[0].items()}
+
+
+def most_copies(node: Gather) -> int:
+    """The largest number of outputs that copy one input."""
+    copied = node.index[node.index >= 0]
+    return int(copied.bincount().max()) if copied.numel() else 0
 
 
 @propagate.register
@@ -235,11 +256,32 @@ def geometry(node: Conv, shape: tuple[int, ...]) -> Convolution:
     return Convolution(shape, node.stride, node.padding, node.dilation, node.groups, node.padding_mode)
 
 
+def transposed_norm_up(node: ConvTranspose, shape: tuple[int, ...], p: Norm, q: Norm) -> float:
+    """The proved norm of a transposed convolution on inputs of ``shape``, without its bias.
+
+    The norm of an adjoint from l_p to l_q is that of the operator between the dual spaces, from l_q' to l_p'.
+    """
+    exact = adjoint_geometry(node, shape)
+    return 0.0 if exact is None else proved_conv_norm(node.weight, exact, dual(q), dual(p))
+
+
+def adjoint_geometry(node: ConvTranspose, shape: tuple[int, ...]) -> Convolution | None:
+    """The convolution whose adjoint a transposed one on inputs of ``shape`` is; None if only the bias is left.
+
+    Positions that hold nothing but the bias are left out: they are zeros of the adjoint.
+    """
+    padding = tuple((max(before, 0), max(after, 0)) for before, after in node.padding)
+    space = tuple(n - sum(pair) for n, pair in zip(node.spread(shape), padding, strict=True))
+    if min(space) < 1:
+        return None
+    return Convolution((node.shape[0], *space), node.stride, padding, node.dilation, node.groups)
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
     """A layer and the diagonal maps ``before`` and ``after`` it, reading node ``source``."""
 
-    core: Dense | Conv
+    core: Dense | Conv | ConvTranspose
     before: Tensor | None
     after: Tensor | None
     source: int
@@ -250,7 +292,7 @@ class Block:
         if self.before is not None:
             weight = weight * on_inputs(self.core, self.before)
         if self.after is not None:
-            weight = weight * self.after.reshape(-1, *(1,) * (weight.ndim - 1))
+            weight = weight * on_outputs(self.core, self.after)
         if not bool(torch.isfinite(weight).all()):
             factors = [float(t.abs().max()) for t in (self.before, self.after) if t is not None]
             return mul_up(*factors, self._norm(self.core.weight, shape, p, q))
@@ -266,16 +308,29 @@ class Block:
     def _norm(self, weight: Tensor, shape: tuple[int, ...], p: Norm, q: Norm) -> float:
         if isinstance(self.core, Dense):
             return proved_operator_norm(weight, p, q)
+        if isinstance(self.core, ConvTranspose):
+            return transposed_norm_up(replace(self.core, weight=weight), shape, p, q)
         return conv_norm_up(replace(self.core, weight=weight), shape, p, q)
 
 
-def on_inputs(layer: Dense | Conv, scale: Tensor) -> Tensor:
+def on_inputs(layer: Dense | Conv | ConvTranspose, scale: Tensor) -> Tensor:
     """A number for each input channel (of a dense layer: coordinate) in a shape that multiplies the layer's weight."""
     if isinstance(layer, Dense):
         return scale
+    if isinstance(layer, ConvTranspose):
+        return scale.reshape(-1, *(1,) * (layer.weight.ndim - 1))
     out, per_group, *kernel = layer.weight.shape
     table = scale.reshape(layer.groups, 1, per_group).expand(layer.groups, out // layer.groups, per_group)
     return table.reshape(out, per_group, *(1,) * len(kernel))
+
+
+def on_outputs(layer: Dense | Conv | ConvTranspose, scale: Tensor) -> Tensor:
+    """As :func:`on_inputs`, a number for each output channel (of a dense layer: coordinate)."""
+    if not isinstance(layer, ConvTranspose):
+        return scale.reshape(-1, *(1,) * (layer.weight.ndim - 1))
+    channels, per_group, *kernel = layer.weight.shape
+    table = scale.reshape(layer.groups, 1, per_group).expand(layer.groups, channels // layer.groups, per_group)
+    return table.reshape(channels, per_group, *(1,) * len(kernel))
 
 
 def _magnitude(norm_up: _NormUp, p: Norm, q: Norm) -> float:
@@ -294,7 +349,7 @@ def _block(graph: Graph, index: int) -> Block | None:
     if isinstance(node, Conv) and node.diagonal:
         after = node.weight.flatten()
         node = graph.nodes[node.inputs[0]]
-    if not isinstance(node, Dense | Conv) or (isinstance(node, Conv) and node.diagonal):
+    if not isinstance(node, Dense | Conv | ConvTranspose) or (isinstance(node, Conv) and node.diagonal):
         return None
     if isinstance(node, Dense) and len(node.shape) != 1:
         return None
@@ -312,7 +367,7 @@ def _linear(node: Node) -> bool:
     """Whether a node is affine in its inputs."""
     if isinstance(node, Elementwise):
         return all(term.function == "identity" for component in node.activation.components for term in component)
-    return isinstance(node, Dense | Conv | Reshape | Add | Concat)
+    return isinstance(node, Dense | Conv | ConvTranspose | Gather | Reshape | Add | Concat)
 
 
 def _roots(graph: Graph) -> list[int]:
@@ -458,7 +513,7 @@ def _jacobian(graph: Graph, last: Node, root: int) -> tuple[Tensor, Tensor]:
 
 def _homogeneous(node: Node) -> Node:
     """A linear node without what it adds."""
-    if isinstance(node, Dense | Conv):
+    if isinstance(node, Dense | Conv | ConvTranspose):
         return replace(node, bias=None)
     if isinstance(node, Elementwise):
         lines = tuple(tuple(replace(t, offset=0.0) for t in c) for c in node.activation.components)
@@ -482,11 +537,15 @@ def notes(graph: Graph) -> str:
 __all__ = [
     "Block",
     "Constants",
+    "adjoint_geometry",
     "conv_norm_up",
     "geometry",
+    "most_copies",
     "most_windows",
     "notes",
     "on_inputs",
+    "on_outputs",
     "output_constants",
     "propagate",
+    "transposed_norm_up",
 ]

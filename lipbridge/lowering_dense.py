@@ -17,8 +17,10 @@ from lipbridge.graph import (
     Add,
     Concat,
     Conv,
+    ConvTranspose,
     Dense,
     Elementwise,
+    Gather,
     Graph,
     Node,
     Reshape,
@@ -87,7 +89,7 @@ class _Writer:
         size = (math.prod(node.shape),)
         if isinstance(node, Reshape) and node.axes is None:
             return sources[0]
-        if isinstance(node, Dense | Conv | Reshape):
+        if isinstance(node, Dense | Conv | ConvTranspose | Gather | Reshape):
             plain = isinstance(node, Dense) and len(node.shape) == 1
             return self.linear(node, sources[0], merge, None if plain else self.shape_before(node))
         if isinstance(node, Elementwise):
@@ -122,7 +124,8 @@ class _Writer:
         product = weight @ before.weight
         magnitude = weight.abs() @ before.weight.abs()
         chosen = ((weight != 0).sum(1) <= 1) & ((weight == 0) | (weight.abs() == 1)).all(1)
-        lost = torch.where(chosen[:, None], 0.0, gamma(weight.shape[1] + 1) * magnitude)
+        copied = ((before.weight != 0).sum(0) <= 1) & ((before.weight == 0) | (before.weight.abs() == 1)).all(0)
+        lost = torch.where(chosen[:, None] | copied, 0.0, gamma(weight.shape[1] + 1) * magnitude)
         if bias is not None or before.bias is not None:
             several = bias is not None and before.bias is not None
             moved = 0.0 if before.bias is None else weight @ before.bias
@@ -155,7 +158,7 @@ class _Writer:
         unit = torch.eye(n, dtype=torch.float64, device=self.old.device).reshape(n, *shape)
         bias = None
         core = node
-        if isinstance(node, Dense | Conv):
+        if isinstance(node, Dense | Conv | ConvTranspose):
             core = replace(node, bias=None)
             if node.bias is not None:
                 blank = replace(node, weight=torch.zeros_like(node.weight))

@@ -80,6 +80,48 @@ class Conv(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class ConvTranspose(Node):
+    """A transposed convolution on ``(channels, *space)``: kernel ``(in, out / groups, *kernel)``, per-axis geometry.
+
+    Input i is spread, by tap j, to the position ``i stride + j dilation``; ``padding`` is how many of these positions
+    are cut off (before, after) each axis. Where it is negative, as behind torch's ``output_padding``, so many are put
+    on that hold the bias alone. Without its bias it is the adjoint of the convolution with the same kernel and geometry
+    that maps ``shape`` to the input's shape.
+
+    ``parameter`` is the dotted name of the module's tensor that the kernel was read from.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: tuple[int, ...] = (1,)
+    padding: tuple[tuple[int, int], ...] = ((0, 0),)
+    dilation: tuple[int, ...] = (1,)
+    groups: int = 1
+    parameter: str | None = None
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The kernel's lengths along space."""
+        return tuple(self.weight.shape[2:])
+
+    def spread(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The lengths of space that inputs of ``shape`` are spread over, before anything is cut off or put on."""
+        axes = zip(shape[1:], self.stride, self.dilation, self.kernel, strict=True)
+        return tuple((n - 1) * step + dilation * (taps - 1) + 1 for n, step, dilation, taps in axes)
+
+
+@dataclass(frozen=True, eq=False)
+class Gather(Node):
+    """Each output is a copy of one input, or zero: selections, repetitions, flips, crops, padding with zeros.
+
+    ``index`` is int64 of the flattened output's length: the input coordinate, in the flattened input, that the output
+    copies, or -1 for zero.
+    """
+
+    index: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Elementwise(Node):
     """One polyactivation on one source; its K outputs per coordinate stand in K blocks along ``axis`` of the shape.
 
@@ -149,8 +191,10 @@ __all__ = [
     "Add",
     "Concat",
     "Conv",
+    "ConvTranspose",
     "Dense",
     "Elementwise",
+    "Gather",
     "GroupSort",
     "Input",
     "MaxPool",

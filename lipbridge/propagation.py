@@ -28,8 +28,9 @@ from torch import Tensor
 from lipbridge import propagation_space as _space
 from lipbridge.bounds import Ball
 from lipbridge.errors import InvalidArgument
-from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node, Reshape
-from lipbridge.layer_constants import conv_norm_up
+from lipbridge.graph import Conv, ConvTranspose, Dense, Elementwise, Graph, Node, stored
+from lipbridge.layer_constants import conv_norm_up, transposed_norm_up
+from lipbridge.propagation_adjoint import moves
 from lipbridge.propagation_rules import (
     DUAL,
     Context,
@@ -66,6 +67,8 @@ def layer_norms(graph: Graph, norm: Norm) -> dict[Node, float]:
             found[node] = proved_operator_norm(node.weight, norm)
         elif isinstance(node, Conv):
             found[node] = conv_norm_up(node, graph.nodes[node.inputs[0]].shape, norm, norm)
+        elif isinstance(node, ConvTranspose):
+            found[node] = transposed_norm_up(node, graph.nodes[node.inputs[0]].shape, norm, norm)
     return found
 
 
@@ -106,7 +109,7 @@ def reaches(graph: Graph, ball: Ball, norms: Mapping[Node, float] | None = None,
 
 
 def _device(graph: Graph, ball: Ball) -> torch.device:
-    return next((node.weight.device for node in graph if isinstance(node, Dense | Conv)), ball.centers.device)
+    return graph.device if any(stored(node) for node in graph) else ball.centers.device
 
 
 def _gains(graph: Graph, index: int) -> bool:
@@ -120,7 +123,7 @@ def _gains(graph: Graph, index: int) -> bool:
     source = node.inputs[0]
     if isinstance(graph.nodes[source], Elementwise) and not isinstance(node, Elementwise):
         return False
-    before = [node for node in graph.nodes[1 : source + 1] if not isinstance(node, Reshape)]
+    before = [node for node in graph.nodes[1 : source + 1] if not moves(node)]
     return len(before) > 1 or any(_copies(graph, node) for node in before)
 
 

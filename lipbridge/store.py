@@ -53,8 +53,10 @@ from lipbridge.graph import (
     Add,
     Concat,
     Conv,
+    ConvTranspose,
     Dense,
     Elementwise,
+    Gather,
     Graph,
     GroupSort,
     Input,
@@ -181,7 +183,7 @@ def save_graph(graph: Graph, path: str | os.PathLike[str], extra: Mapping[str, o
     file = _file(path)
     with _faults(file, "write"):
         body, tensors = _encode_graph(graph)
-        return _write(file, "graph", body, tensors, extra, [torch.float64])
+        return _write(file, "graph", body, tensors, extra, _NUMBERS.values())
 
 
 def load_graph(path: str | os.PathLike[str]) -> Graph:
@@ -215,7 +217,7 @@ def save_problem(problem: Problem, path: str | os.PathLike[str]) -> Path:
             "quantity": problem.quantity.value,
             "region": None if region is None else {"radius": float(region.radius), "norm": region.norm},
         }
-        return _write(file, "problem", body, tensors, None, [torch.float64])
+        return _write(file, "problem", body, tensors, None, _NUMBERS.values())
 
 
 def load_problem(path: str | os.PathLike[str]) -> Problem:
@@ -720,8 +722,18 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 _NODES: Mapping[str, type[Node]] = {
     kind.__name__: kind
-    for kind in (Input, Dense, Conv, Elementwise, Concat, Add, MaxPool, GroupSort, Normalize, Reshape)
+    for kind in (
+        *(Input, Dense, Conv, ConvTranspose, Gather, Elementwise),
+        *(Concat, Add, MaxPool, GroupSort, Normalize, Reshape),
+    )
 }
+#: What a Graph holds: weights, and the coordinates of a Gather.
+_NUMBERS: Mapping[str, torch.dtype] = {"F64": torch.float64, "I64": torch.int64}
+
+
+def _number_of(field: str) -> torch.dtype:
+    """The dtype of a node's tensor."""
+    return torch.int64 if field == "index" else torch.float64
 
 
 @cache
@@ -740,7 +752,7 @@ def _encode_graph(graph: Graph) -> tuple[dict[str, Any], dict[str, Tensor]]:
         for name in _hints(type(node)):
             value = getattr(node, name)
             if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value.to(torch.float64)
+                tensors[f"{index}.{name}"] = value.to(_number_of(name))
                 value = {"tensor": f"{index}.{name}"}
             elif isinstance(value, Activation):
                 value = [[_encode_term(term) for term in component] for component in value.components]
@@ -762,11 +774,14 @@ def _decode_graph(body: Any, opened: _Opened, others: tuple[str, ...] = ()) -> t
         node = _decode_node(item, index, opened, wanted)
         _check_node(node, index, nodes)
         nodes.append(node)
-    expected = {name: (torch.float64, tuple(blank.shape)) for name, blank in wanted.items()}
-    tensors = opened.tensors({**expected, **{name: (torch.float64, opened.shape(name)) for name in others}})
+    expected = {name: (blank.dtype, tuple(blank.shape)) for name, blank in wanted.items()}
+    rest = {name: (torch.float64, opened.shape(name)) for name in others}
+    tensors = opened.tensors({**expected, **rest}, _NUMBERS)
     for index, node in enumerate(nodes):
         values = {name: tensors[f"{index}.{name}"] for name in _hints(type(node)) if f"{index}.{name}" in wanted}
         nodes[index] = replace(node, **values)
+        if isinstance(node, Gather):
+            _check_index(values["index"], node, nodes[node.inputs[0]])
     return Graph(tuple(nodes), _text(body["name"])), tensors
 
 
@@ -789,7 +804,7 @@ def _decode_node(item: Any, index: int, opened: _Opened, wanted: dict[str, Tenso
         elif hint is Tensor or (optional and Tensor in get_args(hint)):
             if value != {"tensor": f"{index}.{name}"}:
                 raise _Fault(f"its node {index} names another node's tensor")
-            blank = torch.empty(opened.shape(f"{index}.{name}"), dtype=torch.float64, device="meta")
+            blank = torch.empty(opened.shape(f"{index}.{name}"), dtype=_number_of(name), device="meta")
             values[name] = wanted[f"{index}.{name}"] = blank
         else:
             values[name] = _decode_field(value, hint)
@@ -854,6 +869,10 @@ def _check_node(node: Node, index: int, before: list[Node]) -> None:
             raise _Fault(f"the weights of its node {node.name!r} do not fit its shape")
     if index == 0:
         return
+    if isinstance(node, ConvTranspose):
+        spread = _spread(node, before[node.inputs[0]].shape)
+        if spread > MAX_SIZE:
+            raise _Fault(f"its node {node.name!r} spreads its input over {spread} positions")
     sources = [torch.empty((1, *before[i].shape), dtype=torch.float64, device="meta") for i in node.inputs]
     try:
         found = evaluate(node, sources).shape
@@ -861,6 +880,19 @@ def _check_node(node: Node, index: int, before: list[Node]) -> None:
         raise _Fault(f"its node {node.name!r} does not fit its inputs ({_line(error)})") from error
     if found != (1, *node.shape):
         raise _Fault(f"its node {node.name!r} has a shape that its inputs do not give")
+
+
+def _spread(node: ConvTranspose, shape: tuple[int, ...]) -> int:
+    """How many positions there are before anything is cut off; 0 if the geometry does not fit the shape."""
+    fits = len(node.stride) == len(node.dilation) == len(node.kernel) == len(shape) - 1
+    return node.shape[0] * math.prod(node.spread(shape)) if fits else 0
+
+
+def _check_index(index: Tensor, node: Node, source: Node) -> None:
+    """Whether a Gather copies coordinates that there are."""
+    size = math.prod(source.shape)
+    if index.numel() and not -1 <= int(index.min()) <= int(index.max()) < size:
+        raise _Fault(f"its node {node.name!r} copies coordinates beyond the {size} of its input")
 
 
 __all__ = [

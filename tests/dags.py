@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,8 +16,10 @@ from lipbridge.graph import (
     Add,
     Concat,
     Conv,
+    ConvTranspose,
     Dense,
     Elementwise,
+    Gather,
     Graph,
     GroupSort,
     Input,
@@ -60,8 +63,8 @@ class _Maker:
     def step(self, index: int) -> int:
         """One more node on top of ``index``."""
         shape, name = self.nodes[index].shape, f"n{len(self.nodes)}"
-        kinds = ["activation", "sort", "normalize", "scale"]
-        kinds += ["conv", "conv", "pool", "reshape"] if len(shape) > 1 else ["dense", "dense", "dense"]
+        kinds = ["activation", "sort", "normalize", "scale", *([] if self.copied(index) else ["gather"])]
+        kinds += ["conv", "conv", "pool", "reshape", "transposed"] if len(shape) > 1 else ["dense", "dense", "dense"]
         kind = self.random.choice(kinds)
         at, rank = (index,), len(shape) - 1
         if kind == "dense":
@@ -78,6 +81,22 @@ class _Maker:
             stride = tuple(self.random.choice((1, 1, 2)) for _ in range(rank))
             W, b = self.weight(out, shape[0] // groups, *kernel), self.bias(out)
             return self.add(lambda s: Conv(name, at, s, W, b, stride, padding, (1,) * rank, groups, mode))
+        if kind == "transposed":
+            groups = self.random.choice([g for g in (1, 2) if shape[0] % g == 0])
+            kernel = tuple(self.random.randint(1, 3) for _ in range(rank))
+            stride = tuple(self.random.choice((1, 1, 2)) for _ in range(rank))
+            dilation = tuple(self.random.choice((1, 1, 2)) for _ in range(rank))
+            per_group = self.random.randint(1, 2)
+            W, b = self.weight(shape[0], per_group, *kernel), self.bias(groups * per_group)
+            node = ConvTranspose(name, at, (groups * per_group,), W, b, stride, (), dilation, groups)
+            lengths = zip(node.spread(shape), stride, strict=True)
+            padding = tuple(self.cut(n, step - 1) for n, step in lengths)
+            return self.add(lambda s: replace(node, shape=s or node.shape, padding=padding))
+        if kind == "gather":
+            size = math.prod(shape)
+            to = shape if self.random.random() < 0.5 else (*shape[:-1], self.random.randint(1, 4))
+            index = torch.randint(-1, size, (math.prod(to),), generator=self.generator)
+            return self.add(lambda s: Gather(name, at, to, index))
         if kind == "scale":
             w, b = self.weight(shape[0], 1), self.bias(shape[0])
             ones = (1,) * rank
@@ -98,6 +117,16 @@ class _Maker:
             return self.add(lambda s: Reshape(name, at, s or (math.prod(shape),)))
         act = lipbridge.activation(self.random.choice(activation_names()))
         return self.add(lambda s: Elementwise(name, at, s, act, 0))
+
+    def copied(self, index: int) -> bool:
+        """Whether a node holds copies; copies of these are copies of one node before, as readers write them."""
+        node = self.nodes[index]
+        return isinstance(node, Gather) or (isinstance(node, Reshape) and self.copied(node.inputs[0]))
+
+    def cut(self, length: int, most: int) -> tuple[int, int]:
+        """How much is cut off (before, after) an axis, or at most so much put on; something is left."""
+        before, after = self.random.choice((0, 0, 1)), self.random.choice((0, 0, 1, -most))
+        return (before, after) if length - before - after >= 1 else (0, 0)
 
     def join(self, left: int, right: int) -> int:
         """The sum of two nodes if they fit, else their concatenation after flattening if need be."""

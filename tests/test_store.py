@@ -13,6 +13,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ from lipbridge.graph import (
     Add,
     Concat,
     Conv,
+    ConvTranspose,
     Dense,
     Elementwise,
+    Gather,
     Graph,
     GroupSort,
     Input,
@@ -70,7 +73,7 @@ def assert_same_graph(a: Graph, b: Graph) -> None:
         for name in vars(before):
             x, y = getattr(before, name), getattr(after, name)
             if isinstance(x, Tensor):
-                assert y.dtype == torch.float64
+                assert y.dtype == x.dtype
                 assert torch.equal(x, y)
             else:
                 assert x == y
@@ -187,6 +190,9 @@ def graph_of_everything() -> Graph:
         Dense("other", (4,), (6,), draw(6, 8)),
         Add("add", (6, 7), (6,)),
         Concat("cat", (8, 3), (14,), 0),
+        Gather("copies", (9,), (2, 3, 1), torch.tensor([13, -1, 0, 0, 5, -1])),
+        ConvTranspose("up", (10,), (1, 5, 2), draw(2, 1, 2, 3), draw(1), (2, 1), ((1, 0), (1, 0)), (1, 1), 1, "t.w"),
+        Reshape("end", (11,), (10,)),
     )
     return Graph(nodes, "every node")
 
@@ -218,16 +224,27 @@ def test_graphs_with_branches_come_back(seed: int, tmp_path: Path) -> None:
         ("MaxPool", "padding", [9, 9]),
         ("GroupSort", "group", 0),
         ("GroupSort", "group", 3),
-        ("Normalize", "groups", 5),
+        ("Normalize", "groups", 7),
         ("Normalize", "epsilon", -1.0),
         ("Elementwise", "axis", 9),
         ("Concat", "axis", -1),
+        ("Gather", "shape", [7]),
+        ("Gather", "index", {"tensor": "11.weight"}),
+        ("ConvTranspose", "groups", 3),
+        ("ConvTranspose", "stride", [0, 1]),
+        ("ConvTranspose", "stride", [2**29, 2**29]),
+        ("ConvTranspose", "dilation", [1, 2**29]),
+        ("ConvTranspose", "dilation", [0, 1]),
+        ("ConvTranspose", "dilation", [-1, 1]),
+        ("ConvTranspose", "padding", [[2**29, 2**29], [0, 0]]),
+        ("ConvTranspose", "padding", [[-1, 0], [1, 0]]),
+        ("ConvTranspose", "padding", [[1, 0]]),
     ],
 )
 def test_hostile_options_of_nodes_are_errors(kind: str, field: str, value: object, tmp_path: Path) -> None:
     nodes = graph_of_everything().nodes
     crelu = recognise(((Term("relu"),), (Term("relu", scale=-1.0),)))
-    wide: tuple[Node, ...] = (Normalize("n", (9,), (14,), 1), Elementwise("e", (1,), (4, 4, 4), crelu, 0))
+    wide: tuple[Node, ...] = (Normalize("n", (12,), (10,), 1), Elementwise("e", (1,), (4, 4, 4), crelu, 0))
     graph = Graph((*nodes, *wide))
     index = next(i for i, node in reversed(list(enumerate(graph.nodes))) if type(node).__name__ == kind)
 
@@ -238,6 +255,27 @@ def test_hostile_options_of_nodes_are_errors(kind: str, field: str, value: objec
     assert_same_graph(graph, store.load_graph(file))
     with pytest.raises(ModelFileError):
         store.load_graph(rewritten(file, change))
+
+
+@pytest.mark.parametrize("index", [[14] * 6, [-2] * 6, [2**40] * 6, [-(2**63)] * 6])
+def test_copies_of_coordinates_that_are_not_there_are_errors(index: list[int], tmp_path: Path) -> None:
+    nodes = list(graph_of_everything().nodes)
+    nodes[10] = replace(nodes[10], index=torch.tensor(index))  # type: ignore[call-arg]
+    file = store.save_graph(Graph(tuple(nodes)), tmp_path)
+    with pytest.raises(ModelFileError, match="copies coordinates beyond the 14"):
+        store.load_graph(file)
+
+
+def test_an_index_of_floating_point_numbers_is_an_error(tmp_path: Path) -> None:
+    nodes = list(graph_of_everything().nodes)
+    file = store.save_graph(Graph(tuple(nodes)), tmp_path)
+    with safetensors.safe_open(str(file), framework="pt") as handle:
+        header = handle.metadata()
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    tensors["10.index"] = tensors["10.index"].double()
+    safetensors.torch.save_file(tensors, str(file), header)
+    with pytest.raises(ModelFileError, match="type that does not belong"):
+        store.load_graph(file)
 
 
 def test_a_field_that_a_node_got_later_has_its_default(tmp_path: Path) -> None:

@@ -26,7 +26,21 @@ from torch import Tensor, nn
 from lipbridge.activations import SCALAR_FUNCTIONS, Term
 from lipbridge.bounds import Ball, Bound, Problem, bound_for
 from lipbridge.errors import InvalidArgument, LipbridgeError, MissingDependency, NumericalFailure, UnsupportedProblem
-from lipbridge.graph import Add, Concat, Conv, Dense, Elementwise, Graph, GroupSort, MaxPool, Node, Normalize, Reshape
+from lipbridge.graph import (
+    Add,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Elementwise,
+    Gather,
+    Graph,
+    GroupSort,
+    MaxPool,
+    Node,
+    Normalize,
+    Reshape,
+)
 from lipbridge.linalg import vector_norm
 from lipbridge.lowering_dense import lower_to_dense
 from lipbridge.rounding import UNIT, gamma
@@ -174,7 +188,7 @@ def _in_vectors(graph: Graph) -> Graph:
                 f"layer `{node.name}` normalises by a deviation of its input, which is not bounded here"
             )
     several = any(len(node.shape) > 1 for node in graph.nodes[1:])
-    if several or any(isinstance(node, Conv) for node in graph.nodes):
+    if several or any(isinstance(node, Conv | ConvTranspose | Gather) for node in graph.nodes):
         return lower_to_dense(graph).graph
     return graph
 

@@ -39,7 +39,7 @@ from lipbridge.errors import (
     UnknownName,
     UnsupportedOperation,
 )
-from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node
+from lipbridge.graph import Conv, ConvTranspose, Dense, Elementwise, Graph, Node
 from lipbridge.lowering import Lowering, fold_scalings, relu_lowering
 from lipbridge.store import load_problem, parse_json, save_problem, write_atomically
 from lipbridge_adapters.onnx_emitter import IR_VERSION, OPSET, Emitter
@@ -233,7 +233,7 @@ def _relu_readable(graph: Graph) -> tuple[Lowering, float]:
     nodes: list[Node] = []
     rounding = 0.0
     for node in graph.nodes:
-        if isinstance(node, Dense | Conv):
+        if isinstance(node, Dense | Conv | ConvTranspose):
             tensors = [t for t in (node.weight, node.bias) if t is not None]
             stored = [t.to(torch.float32).to(torch.float64) for t in tensors]
             if not all(bool(t.isfinite().all()) for t in stored):

@@ -22,8 +22,10 @@ from lipbridge.graph import (
     Add,
     Concat,
     Conv,
+    ConvTranspose,
     Dense,
     Elementwise,
+    Gather,
     Graph,
     GroupSort,
     MaxPool,
@@ -225,6 +227,52 @@ class Emitter:
 
     def cut(self, value: str, start: int, end: int, axis: int) -> str:
         return self.op("Slice", value, self.integers(start), self.integers(end), self.integers(axis))
+
+    @emit.register
+    def _(self, node: ConvTranspose, inputs: list[str]) -> str:
+        """Pads are equal on both sides where ``output_padding`` can make up for the difference, as exporters do."""
+        rank = len(node.shape) - 1
+        if rank > 3:
+            raise self.unsupported(f"a {rank}-dimensional transposed convolution")
+        before, after, more = list[int](), list[int](), list[int]()
+        beyond: list[tuple[int, int]] = []
+        for (b, a), step in zip(node.padding, node.stride, strict=True):
+            even = 0 <= b - a < step and b >= 0
+            before.append(max(b, 0))
+            after.append(b if even else max(a, 0))
+            more.append(b - a if even else min(max(-a, 0), step - 1))
+            beyond.append((max(-b, 0), 0 if even else max(-a, 0) - more[-1]))
+        put_on = any(any(pair) for pair in beyond)
+        bias = node.weight.new_zeros(node.shape[0]) if node.bias is None else node.bias
+        value = self.op(
+            "ConvTranspose",
+            inputs[0],
+            self.weight(node.weight),
+            *([] if put_on else [self.weight(bias)]),
+            kernel_shape=list(node.kernel),
+            strides=list(node.stride),
+            dilations=list(node.dilation),
+            group=node.groups,
+            pads=[*before, *after],
+            **({"output_padding": more} if any(more) else {}),
+        )
+        if not put_on:
+            return value
+        widths = [width for side in (0, 1) for width in (0, 0, *(pair[side] for pair in beyond))]
+        value = self.op("Pad", value, self.integers(*widths))
+        return self.op("Add", value, self.weight(bias.reshape(-1, *(1,) * rank)))
+
+    @emit.register
+    def _(self, node: Gather, inputs: list[str]) -> str:
+        """Entries of the flattened value, with a zero behind them where there are zeros."""
+        size = math.prod(self.shapes[0])
+        value = inputs[0] if len(self.shapes[0]) == 1 else self.op("Flatten", inputs[0], axis=1)
+        index = node.index.cpu()
+        if bool((index < 0).any()):
+            value = self.op("Pad", value, self.integers(0, 0, 0, 1))
+            index = torch.where(index < 0, size, index)
+        value = self.op("Gather", value, self.tensor(index.numpy()), axis=1)
+        return value if len(node.shape) == 1 else self.reshaped(value, *node.shape)
 
     @emit.register
     def _(self, node: Reshape, inputs: list[str]) -> str:

@@ -18,13 +18,13 @@ import torch
 
 from lipbridge.capture import capture as _handlers_registered
 from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError
-from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node
-from lipbridge_adapters import onnx_layout, onnx_operators
+from lipbridge.graph import Elementwise, Graph, Node, stored
+from lipbridge_adapters import onnx_layout, onnx_moves, onnx_operators
 from lipbridge_adapters.onnx_file import FLOATS, Fault, open_onnx
 from lipbridge_adapters.onnx_joining import join_stacked_rows, straightened
 from lipbridge_adapters.onnx_reader import MAX_SIZE, OnnxReader
 
-_REGISTERED = (_handlers_registered, onnx_layout, onnx_operators)
+_REGISTERED = (_handlers_registered, onnx_layout, onnx_moves, onnx_operators)
 
 #: What operators on absurd numbers may raise in torch or Python.
 _PARSING = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, MemoryError)
@@ -141,14 +141,13 @@ def _named_apart(nodes: Sequence[Node]) -> tuple[Node, ...]:
 def _check(graph: Graph) -> None:
     """Every number is finite, and every node has the shape that its inputs give."""
     for node in graph.nodes:
-        tensors = [t for t in (node.weight, node.bias) if t is not None] if isinstance(node, Dense | Conv) else []
         numbers = [
             number
             for component in (node.activation.components if isinstance(node, Elementwise) else ())
             for term in component
             for number in (term.coefficient, term.scale, term.offset, *term.parameters)
         ]
-        if not all(bool(t.isfinite().all()) for t in tensors) or not all(math.isfinite(x) for x in numbers):
+        if not all(bool(t.isfinite().all()) for t in stored(node)) or not all(math.isfinite(x) for x in numbers):
             raise Fault(f"its layer {node.name[:60]!r} has numbers that are infinite or NaN")
     values = graph.to("meta").values(torch.empty(1, *graph.input_shape, dtype=torch.float64, device="meta"))
     for node, value in zip(graph.nodes, values, strict=True):

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from lipbridge.capture_diagonal import diagonal, share
-from lipbridge.capture_layers import Padded, select_channels
+from lipbridge.capture_layers import Padded
 from lipbridge.capture_reader import LINE, Curve, Deferred, Reader
 from lipbridge.capture_shapes import Part
 from lipbridge_adapters import onnx_moments as moments
 from lipbridge_adapters.onnx_constants import axes_of, flattened, integers, reshaped, slices, squeezed, unsqueezed
 from lipbridge_adapters.onnx_file import FLOATS, Fault
+from lipbridge_adapters.onnx_moves import moved, taken
 from lipbridge_adapters.onnx_operators import Pairs, integers_of, padding_of, permuted, space_of, windows
 from lipbridge_adapters.onnx_reader import SCORES, Call, Flow, OnnxReader, Scaled, Value, has_batch, operator, per_input
 
@@ -206,10 +207,7 @@ def _selected(reader: OnnxReader, x: Flow, axis: int, rows: list[int]) -> Flow:
     step = rows[1] - rows[0] if len(rows) > 1 else 1
     if step > 0 and rows == list(range(rows[0], rows[0] + step * len(rows), step)):
         return Flow(Part(curve, place, rows[0], step, len(rows)), shape)
-    if place != 0:
-        raise reader.unsupported("Only channels can be selected in any order.")
-    reader.require_small(len(rows) * n)
-    return Flow(select_channels(reader, curve, rows), shape)
+    return taken(reader, x, axis, rows)
 
 
 @operator("Slice", "starts ends axes")
@@ -228,7 +226,9 @@ def _gather(reader: OnnxReader, call: Call) -> Value:
         raise Fault("its Gather needs integers")
     n = x.shape[axis]
     rows = [row + n if row < 0 else row for row in integers(index)]
-    found = _selected(reader, x, axis, rows)
+    if not rows or not all(0 <= row < n for row in rows):
+        raise Fault("its Gather selects nothing, or entries that are not there")
+    found = x if rows == list(range(n)) else taken(reader, x, axis, rows)
     shape = (*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
     return Flow(reader.line(found.value), shape)
 
@@ -292,8 +292,13 @@ def _pad(reader: OnnxReader, call: Call) -> Value:
     if any(n < 1 for n in shape):
         raise Fault(f"its Pad leaves {shape} of {x.shape}")
     reader.require_small(math.prod(shape))
-    if any(every[1]):
-        reader.require_small(shape[1] * x.shape[1])
+    if (
+        modes[mode] == "constant"
+        and value == 0.0
+        and (any(every[1]) or any(width < 0 for pair in every for width in pair))
+    ):
+        widths = [width for pair in reversed(every) for width in pair]
+        return moved(reader, x, lambda numbers: torch.nn.functional.pad(numbers, widths, value=-1))
     if modes[mode] in ("reflect", "circular"):
         room = zip(every[1:], x.shape[1:], strict=True)
         if any(max(pair) > n - (mode == "reflect") for pair, n in room):

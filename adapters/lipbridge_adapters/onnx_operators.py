@@ -14,7 +14,7 @@ from lipbridge.activations import Term
 from lipbridge.capture_diagonal import reciprocal
 from lipbridge.capture_reader import LINE, Curve, Deferred, Reader
 from lipbridge.capture_shapes import Extreme
-from lipbridge.graph import Conv, Dense, Node
+from lipbridge.graph import Conv, ConvTranspose, Dense, Node
 from lipbridge_adapters import onnx_moments as moments
 from lipbridge_adapters.onnx_constants import broadcast_shape
 from lipbridge_adapters.onnx_file import Fault
@@ -221,6 +221,57 @@ def _conv(reader: OnnxReader, call: Call) -> Value:
         transposed=False,
     )
     return Flow(made, (1, *shape), fresh=True)
+
+
+@operator("ConvTranspose", "auto_pad dilations group kernel_shape output_padding output_shape pads strides")
+def _conv_transpose(reader: OnnxReader, call: Call) -> Value:
+    x, W, b = call.flow(), call.numbers(1), call.constant(2)
+    size, kernel, group = space_of(reader, x), tuple(W.shape[2:]), call.attributes.get("group", 1)
+    fits = isinstance(group, int) and 1 <= group <= x.shape[1] and W.ndim == len(x.shape) and W.numel()
+    if not fits or x.shape[1] != W.shape[0] or W.shape[0] % group:
+        raise Fault(f"its ConvTranspose has a kernel of shape {tuple(W.shape)} for values of shape {x.shape}")
+    if call.attributes.get("kernel_shape", list(kernel)) != list(kernel):
+        raise Fault("its ConvTranspose declares another kernel_shape than its kernel has")
+    channels = W.shape[1] * group
+    if b is not None and (tuple(b.shape) != (channels,) or not b.is_floating_point()):
+        raise Fault("the bias of its ConvTranspose does not fit its kernel")
+    stride, dilation = (integers_of(call, name, len(size), 1) for name in ("strides", "dilations"))
+    more = _attribute_of(call, "output_padding", len(size), 0, 0)
+    node = ConvTranspose(reader.layer, (), (channels,), W, b, stride, (), dilation, group)
+    spread = node.spread((channels, *size))
+    padding = _cut(call, size, stride, spread, more)
+    shape = (channels, *(n - before - after for n, (before, after) in zip(spread, padding, strict=True)))
+    if min(shape) < 1:
+        raise Fault(f"its ConvTranspose leaves {shape} of {x.shape}")
+    reader.require_small(channels * math.prod(spread))
+    reader.require_small(math.prod(shape))
+    source = reader.materialise(reader.seen(x))
+    made = reader.append(replace(node, inputs=(source,), shape=shape, padding=padding))
+    return Flow(made, (1, *shape))
+
+
+def _cut(
+    call: Call, size: tuple[int, ...], stride: tuple[int, ...], spread: tuple[int, ...], more: tuple[int, ...]
+) -> Pairs:
+    """How many positions are cut off (before, after) each axis, or put on where that is negative."""
+    auto, rank = call.attributes.get("auto_pad", "NOTSET"), len(size)
+    if "output_shape" not in call.attributes and auto in ("NOTSET", "VALID"):
+        pads = _attribute_of(call, "pads", 2 * rank, 0, 0) if auto == "NOTSET" else (0,) * (2 * rank)
+        return tuple((pads[i], pads[i + rank] - more[i]) for i in range(rank))
+    if auto not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
+        raise Fault(f"the attribute auto_pad of its operator {call.kind} is {str(auto)[:60]!r}")
+    if "output_shape" in call.attributes:
+        lengths = _attribute_of(call, "output_shape", rank, 1, 1)
+    else:
+        lengths = tuple(n * step for n, step in zip(size, stride, strict=True))
+    pairs: list[tuple[int, int]] = []
+    for n, length, extra in zip(spread, lengths, more, strict=True):
+        total = max(n + extra - length, 0)
+        if n + extra < length and "output_shape" not in call.attributes:
+            raise Fault("its ConvTranspose makes fewer values than its auto_pad asks for")
+        half = total // 2 if auto == "SAME_UPPER" else total - total // 2
+        pairs.append((half, n - length - half))  # what is missing is put on at the end
+    return tuple(pairs)
 
 
 def _padded(reader: OnnxReader, value: Any, padding: Pairs) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from lipbridge.capture_reader import HANDLERS, LINE, Curve, Deferred, Reader, Recipe
 from lipbridge.capture_shapes import Part
 from lipbridge.errors import UnsupportedOperation
-from lipbridge.graph import Conv, Dense, Graph, Node, without_dead_nodes
+from lipbridge.graph import Graph, Node, stored, without_dead_nodes
 from lipbridge_adapters.onnx_constants import BUDGET, fold
 from lipbridge_adapters.onnx_file import Fault, OnnxFile, tensor_of
 
@@ -280,9 +280,8 @@ class OnnxReader(Reader):
         self.require_small(math.prod(node.shape))
         if not all(n >= 1 for n in node.shape):
             raise self.unsupported(f"Its values have the shape {node.shape}.")
-        for weight in (node.weight, node.bias) if isinstance(node, Dense | Conv) else ():
-            if weight is not None:
-                self._spend(weight)
+        for tensor in stored(node):
+            self._spend(tensor)
         return super().append(node, recipe)
 
     def require_small(self, size: int) -> None:
@@ -357,7 +356,6 @@ _HINTS: Mapping[str, str] = {
         "It jumps, so it has no Lipschitz constant.",
     ),
     **dict.fromkeys(("HardSwish", "Mish", "Softsign"), "It is none of the activations that lipbridge has facts about."),
-    "ConvTranspose": "Transposed convolutions are not supported.",
 }
 
 __all__ = [

@@ -7,7 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipbridge.graph import Add, Concat, Conv, Dense, Elementwise, Graph, GroupSort, Input, MaxPool, Reshape
+from lipbridge.graph import (
+    Add,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Elementwise,
+    Gather,
+    Graph,
+    GroupSort,
+    Input,
+    MaxPool,
+    Reshape,
+)
 from lipbridge.linalg import vector_norm
 from lipbridge.vocabulary import Norm
 
@@ -91,13 +104,13 @@ def _size(x: Tensor) -> Tensor:
 def homogeneous(graph: Graph) -> bool:
     """Whether f(c x) = c f(x) for c > 0, so that the Jacobian depends on the direction of x alone."""
     for node in graph.nodes:
-        if isinstance(node, Dense | Conv):
+        if isinstance(node, Dense | Conv | ConvTranspose):
             if node.bias is not None and bool(node.bias.any()):
                 return False
         elif isinstance(node, Elementwise):
             if not node.activation.homogeneous:
                 return False
-        elif not isinstance(node, Input | Reshape | Concat | Add | MaxPool | GroupSort):
+        elif not isinstance(node, Input | Reshape | Gather | Concat | Add | MaxPool | GroupSort):
             return False
     return True
 

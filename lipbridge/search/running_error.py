@@ -17,13 +17,15 @@ from torch import Tensor
 
 from lipbridge.activations import SCALAR_FUNCTIONS, Activation, Component, Term
 from lipbridge.errors import UnsupportedOperation
-from lipbridge.evaluation import convolve, evaluate, grouped, joined, runs
+from lipbridge.evaluation import convolve, convolve_transposed, evaluate, grouped, joined, runs
 from lipbridge.graph import (
     Add,
     Concat,
     Conv,
+    ConvTranspose,
     Dense,
     Elementwise,
+    Gather,
     Graph,
     GroupSort,
     MaxPool,
@@ -111,6 +113,16 @@ def _(node: Conv, inputs: list[Enclosure]) -> Enclosure:
 
 
 @enclosed.register
+def _(node: ConvTranspose, inputs: list[Enclosure]) -> Enclosure:
+    return Enclosure(evaluate(node, [inputs[0].value]), _transposed_error(node, node.bias, inputs[0]))
+
+
+@enclosed.register
+def _(node: Gather, inputs: list[Enclosure]) -> Enclosure:
+    return Enclosure(evaluate(node, [inputs[0].value]), evaluate(node, [inputs[0].error]))
+
+
+@enclosed.register
 def _(node: MaxPool, inputs: list[Enclosure]) -> Enclosure:
     # A maximum moves by at most the largest move of its arguments.
     return Enclosure(evaluate(node, [inputs[0].value]), evaluate(node, [inputs[0].error]))
@@ -173,6 +185,15 @@ def _conv_error(node: Conv, b: Tensor | None, x: Enclosure) -> Tensor:
     rounding = gamma(n + 2)
     shift = None if b is None else rounding * b.abs()
     error = convolve(node, x.error + rounding * x.value.abs(), node.weight.abs(), shift)
+    return error * (1.0 + 4.0 * gamma(n + 16)) + (n + 2) * FLOOR
+
+
+def _transposed_error(node: ConvTranspose, b: Tensor | None, x: Enclosure) -> Tensor:
+    """Likewise of a transposed convolution: an output adds at most a product for each input channel and tap."""
+    n = node.weight[:, 0].numel() // node.groups
+    rounding = gamma(n + 2)
+    shift = None if b is None else rounding * b.abs()
+    error = convolve_transposed(node, x.error + rounding * x.value.abs(), node.weight.abs(), shift)
     return error * (1.0 + 4.0 * gamma(n + 16)) + (n + 2) * FLOOR
 
 
@@ -285,6 +306,20 @@ def _(node: Conv, inputs: list[Tangent]) -> Tangent:
     product = convolve(node, x.tangent.value, node.weight, None)
     error = _conv_error(node, None, x.tangent)
     return Tangent(enclosed(node, [x.primal]), Enclosure(product * live, error * live), live, x.sound)
+
+
+@enclosed_tangent.register
+def _(node: ConvTranspose, inputs: list[Tangent]) -> Tangent:
+    x = inputs[0]
+    live = (convolve_transposed(node, x.live, (node.weight != 0).to(x.live.dtype), None) > 0).to(x.live.dtype)
+    product = convolve_transposed(node, x.tangent.value, node.weight, None)
+    error = _transposed_error(node, None, x.tangent)
+    return Tangent(enclosed(node, [x.primal]), Enclosure(product * live, error * live), live, x.sound)
+
+
+@enclosed_tangent.register
+def _(node: Gather, inputs: list[Tangent]) -> Tangent:
+    return _placed(node, inputs)
 
 
 @enclosed_tangent.register

@@ -20,6 +20,7 @@ from lipbridge.graph import (
     Add,
     Concat,
     Conv,
+    ConvTranspose,
     Dense,
     Elementwise,
     Graph,
@@ -216,7 +217,7 @@ def test_a_residual_network_in_relu_form(tmp_path: Path) -> None:
 
 def stored(node: Node) -> Node:
     """Weights as float32 has them, the extremes moved into its range; no padding has no mode."""
-    if not isinstance(node, Dense | Conv):
+    if not isinstance(node, Dense | Conv | ConvTranspose):
         return node
 
     def short(x: Tensor) -> Tensor:
@@ -289,7 +290,7 @@ def in_float32(graph: Graph) -> Graph:
     """To see whether float32 is enough for a Graph."""
     nodes = [
         replace(n, weight=n.weight.float(), bias=None if n.bias is None else n.bias.float())
-        if isinstance(n, Dense | Conv)
+        if isinstance(n, Dense | Conv | ConvTranspose)
         else n
         for n in graph
     ]
