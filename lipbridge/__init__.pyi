@@ -8,6 +8,7 @@ from .bounds import Problem as Problem
 from .bounds import Witness as Witness
 from .bounds import trivial_bound as trivial_bound
 from .capture import capture as capture
+from .capture import check_capture as check_capture
 from .data import Dataset as Dataset
 from .data import load_dataset as load_dataset
 from .graph import Graph as Graph

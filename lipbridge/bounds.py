@@ -177,7 +177,7 @@ def trivial_bound(
 
     Source: Szegedy et al. 2014; mixed norms and rounding are ours. Law: never below any witness.
     """
-    if isinstance(network, nn.Module):
+    if not isinstance(network, Graph):
         from lipbridge.capture import capture
 
         network = capture(network, input_shape)

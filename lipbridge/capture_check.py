@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
+from copy import copy
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from lipbridge.activations import derive
 from lipbridge.capture_export import (
     BATCH,
     BatchSize,
@@ -27,9 +30,9 @@ from lipbridge.capture_export import (
     silenced,
 )
 from lipbridge.capture_program import ProgramReader, Reading
-from lipbridge.capture_reader import Curve
+from lipbridge.capture_reader import Curve, Deferred
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
-from lipbridge.graph import Conv, Dense, Elementwise, Graph, evaluate
+from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node, evaluate
 from lipbridge.search.running_error import enclose, understood
 
 #: Scales of the points, in the order in which they are dropped from the end where a network is costly.
@@ -174,15 +177,15 @@ def _largest(values: list[Tensor]) -> Tensor:
 
 def _first_difference(reading: Reading, x: Tensor) -> tuple[str, str]:
     """Layer and operation of the first value that the Graph has not as the program has it."""
-    whole = Graph(tuple(reading.reader.nodes)).values(x)
+    curves, nodes = _as_curves(reading)
+    whole = Graph(tuple(nodes)).values(x)
     largest = _largest(whole)
     found: list[tuple[str, str]] = []
 
     def compare(node: fx.Node, value: Any) -> None:
-        read = reading.reader.values.get(node)
-        if found or not isinstance(read, Curve) or not isinstance(value, Tensor):
+        if found or node not in curves or not isinstance(value, Tensor):
             return
-        ours = _value(reading, read, whole)
+        ours = _value(curves[node], whole)
         if ours.shape != value.shape or not _agree(ours, value, largest * _ROUNDING * 16.0):
             found.append((layer_name(node), operation_name(node)))
 
@@ -190,9 +193,19 @@ def _first_difference(reading: Reading, x: Tensor) -> tuple[str, str]:
     return found[0] if found else ("output", "output")
 
 
-def _value(reading: Reading, curve: Curve, whole: list[Tensor]) -> Tensor:
-    from lipbridge.activations import derive
+def _as_curves(reading: Reading) -> tuple[dict[fx.Node, Curve], list[Node]]:
+    """The values of all operations as curves on nodes, those that waited for a reader too."""
+    reader = copy(reading.reader)
+    reader.nodes, reader.materialised, reader.recipes = list(reader.nodes), dict(reader.materialised), {}
+    curves: dict[fx.Node, Curve] = {}
+    for node, value in reader.values.items():
+        if isinstance(value, Curve | Deferred):
+            with suppress(UnsupportedOperation):  # e.g. a comparison, or indices
+                curves[node] = reader.curve(value)
+    return curves, reader.nodes
 
+
+def _value(curve: Curve, whole: list[Tensor]) -> Tensor:
     source = whole[curve.source]
     rank = source.ndim - 1
     axis = curve.axis % rank if rank else 0

@@ -1,7 +1,7 @@
 """A module as a program of operations with a symbolic batch, through ``torch.export``.
 
 The batch is a symbol, so whatever reads its size can be seen. A module that torch cannot export in that way is exported
-for two sizes of the batch, and the two programs are compared operation by operation: where they differ, it was the size.
+for two sizes of the batch, and the two programs are compared operation by operation: a difference is the size.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 import logging
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import HigherOrderOperator  # the blocks of a program: there is no public name
 from torch.utils import _pytree as pytree
 
 from lipbridge.errors import InvalidArgument, UnsupportedOperation
@@ -78,15 +79,19 @@ class Program:
             other = self.other.get(node)
             if first != self.batch or (self.other and (other is None or other[0] == first or list(other[1:]) != rest)):
                 return None
-        elif not isinstance(first, torch.SymInt) or first.node.expr != self.batch:
+        elif _expression(first) != self.batch:
             return None
-        if any(not isinstance(length, int) and not _is_number(length) for length in rest):
-            return None
-        return tuple(int(length) for length in rest)
+        lengths = [_expression(length) for length in rest]
+        return None if any(not _is_number(length) for length in lengths) else tuple(int(length) for length in lengths)
 
 
-def _is_number(length: Any) -> bool:
-    return isinstance(length, torch.SymInt) and bool(length.node.expr.is_number)
+def _expression(length: Any) -> Any:
+    """The expression of a symbolic length; an int is its own."""
+    return cast(Any, length).node.expr if isinstance(length, torch.SymInt) else length
+
+
+def _is_number(expression: Any) -> bool:
+    return isinstance(expression, int) or bool(expression.is_number)
 
 
 def unwrapped(module: Any) -> nn.Module:
@@ -100,15 +105,15 @@ def unwrapped(module: Any) -> nn.Module:
         return module.module()
     if isinstance(module, torch.jit.ScriptModule | torch.jit.ScriptFunction):
         raise UnsupportedOperation(
-            type(module).__name__,
+            type(cast(object, module)).__name__,
             "torch.jit",
             "Give the nn.Module that it was scripted or traced from: load its "
             "weights with module.load_state_dict(scripted.state_dict()).",
         )
     if not isinstance(module, nn.Module):
-        raise InvalidArgument("module", "be a torch.nn.Module", type(module).__name__)
+        raise InvalidArgument("module", "be a torch.nn.Module", type(cast(object, module)).__name__)
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return unwrapped(module.module)
+        return unwrapped(cast(Any, module).module)
     inner = getattr(module, "_orig_mod", None)
     return unwrapped(inner) if isinstance(inner, nn.Module) else module
 
@@ -142,7 +147,7 @@ def export(module: nn.Module, shape: tuple[int, ...], batch: int | None = None) 
     size = first.meta["val"].shape[0]
     if not isinstance(size, torch.SymInt):  # nothing reads the input
         return _for_two_sizes(module, shape, None)
-    found.batch = size.node.expr
+    found.batch = _expression(size)
     return found
 
 
@@ -183,7 +188,8 @@ def _for_two_sizes(module: nn.Module, shape: tuple[int, ...], refusal: Unsupport
         if BATCH in merged:
             found.arguments[a] = pytree.tree_unflatten(merged, arguments[1])
         value = b.meta.get("val")
-        first = value[0] if isinstance(value, list | tuple) and value else value
+        several = isinstance(value, list | tuple) and len(cast(Sequence[Any], value)) > 0
+        first = cast(Sequence[Any], value)[0] if several else cast(Any, value)
         if isinstance(first, Tensor):
             shapes[a] = tuple(first.shape)
     if len(ours) != len(theirs):
@@ -202,7 +208,7 @@ def _reads_batch(node: fx.Node) -> UnsupportedOperation:
 
 
 @contextmanager
-def silenced() -> Iterator[None]:
+def silenced() -> Generator[None]:
     """Nothing printed or logged: a failed export logs a traceback and prints its graph, beside the error we raise."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -235,7 +241,7 @@ def _program(module: nn.Module, example: Tensor, shapes: Any) -> Program:
 def _input_mismatch(module: nn.Module, example: Tensor) -> str | None:
     """What a person should know if the module takes inputs of another shape."""
     for layer in module.modules():
-        takes = None
+        takes, given, what = None, 0, ""
         if isinstance(layer, nn.Linear):
             takes, given, what = layer.in_features, example.shape[-1], "features"
         elif isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -299,7 +305,7 @@ def _inlined(root: fx.GraphModule, name: str) -> tuple[fx.Graph, dict[str, fx.No
                     )
             elif node.op == "output":
                 return [values[item] if isinstance(item, fx.Node) else item for item in node.args[0]]
-            elif isinstance(node.target, torch._ops.HigherOrderOperator):
+            elif isinstance(node.target, HigherOrderOperator):
                 if node.target.name() not in _BLOCKS:
                     raise UnsupportedOperation(layer_name(node), node.target.name(), "Control flow is no layer.")
                 arguments = [values[item] if isinstance(item, fx.Node) else item for item in node.args]

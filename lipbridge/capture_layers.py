@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lipbridge.capture_reader import FIXED, Arguments, Curve, Deferred, Reader, handles
+from lipbridge.capture_reader import FIXED, Arguments, Curve, Deferred, Reader, handles, itself, transposed
 from lipbridge.graph import Conv, Dense
 
 
@@ -36,7 +36,7 @@ def _matmul(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
 
 
 def _dense(
-    reader: Reader, x: Any, matrix: Tensor, transposed: bool, bias: Tensor | None, shape: tuple[int, ...]
+    reader: Reader, x: Any, matrix: Tensor, turned_over: bool, bias: Tensor | None, shape: tuple[int, ...]
 ) -> Curve:
     """``W x + b`` on the last axis for W the matrix, or its transpose."""
     source = reader.materialise(x)
@@ -48,17 +48,9 @@ def _dense(
                 raise reader.unsupported("Its bias differs between the inputs of a batch, or between rows.")
             bias = bias.reshape(-1).expand(shape[-1])
     weight = matrix.detach().to(torch.float64)
-    recipe = reader.recipe(_transpose if transposed else _itself, matrix)
-    node = Dense(reader.layer, (source,), shape, weight.T if transposed else weight, bias, name, turned != transposed)
+    recipe = reader.recipe(transposed if turned_over else itself, matrix)
+    node = Dense(reader.layer, (source,), shape, weight.T if turned_over else weight, bias, name, turned != turned_over)
     return reader.append(node, recipe)
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _transpose(matrix: Tensor) -> Tensor:
-    return matrix.T
 
 
 Pairs = tuple[tuple[int, int], ...]
@@ -176,7 +168,7 @@ def _convolution(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     kernel = weight.detach().to(torch.float64)
     shift = None if bias is None else bias.detach().to(torch.float64)
     geometry = (stride, padding, dilation, int(a["groups"]), mode, name)
-    recipe = reader.recipe(_itself, weight)
+    recipe = reader.recipe(itself, weight)
     return reader.append(Conv(reader.layer, (source,), shape, kernel, shift, *geometry), recipe)
 
 

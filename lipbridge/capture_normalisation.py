@@ -82,5 +82,9 @@ def _normalised(reader: Reader, a: Arguments, groups: int, trailing: int, shape:
     scale, shift = (None if t is None else t.reshape(*t.shape, *ones) for t in (weight, bias))
     if weight is None:
         return diagonal(reader, made, None, shift, shape)
-    recipe = reader.recipe(lambda t: t.reshape(*t.shape, *ones), weight)
+
+    def scale_of(weight: Tensor) -> Tensor:
+        return weight.reshape(*weight.shape, *ones)
+
+    recipe = reader.recipe(scale_of, weight)
     return diagonal(reader, made, scale, shift, shape, reader.factor_origin(weight), recipe)

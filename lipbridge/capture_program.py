@@ -137,7 +137,8 @@ class ProgramReader(Reader):
         if isinstance(result, torch.SymInt | torch.SymFloat | torch.SymBool):
             return BATCH
         if node.target is operator.getitem:
-            return self._item(node, self.values[node.args[0]], node.args[1])
+            source, index = cast(tuple[fx.Node, int], node.args)
+            return self._item(node, self.values[source], index)
         if node.op != "call_function" or not hasattr(node.target, "_schema"):
             return None if node.op == "output" else self._plain(node, result)
         if "_assert_" in self.operation or "sym_constrain" in self.operation or result is None:
@@ -159,9 +160,9 @@ class ProgramReader(Reader):
         value = self._evaluate(node, args, kwargs)
         if any(source in self.live for source in node.all_input_nodes):
             self.live.add(node)
-        return (
-            [self._remembered(node, item) for item in value] if isinstance(value, list) else self._constant(node, value)
-        )
+        if not isinstance(value, list):
+            return self._constant(node, value)
+        return [self._remembered(node, item) for item in cast(list[Any], value)]
 
     def _plain(self, node: fx.Node, result: Any) -> Any:
         """A function of Python, on numbers."""
@@ -173,7 +174,10 @@ class ProgramReader(Reader):
         return node.target(*leaves)
 
     def _resolve(self, value: Any) -> Any:
-        return pytree.tree_map(lambda leaf: self.values[leaf] if isinstance(leaf, fx.Node) else leaf, value)
+        def leaf(item: Any) -> Any:
+            return self.values[item] if isinstance(item, fx.Node) else item
+
+        return pytree.tree_map(leaf, value)
 
     def _evaluate(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """A constant in float64, e.g. a parametrised weight; a cast rounds as in the module."""
@@ -182,9 +186,7 @@ class ProgramReader(Reader):
         value = list(cast(Iterable[Any], value)) if isinstance(value, list | tuple) else value
         if any(isinstance(v, Tensor) and v.is_complex() for v in pytree.tree_leaves(value)):
             return value  # refused where it meets the input
-        return pytree.tree_map(
-            lambda v: v.to(torch.float64) if isinstance(v, Tensor) and v.is_floating_point() else v, value
-        )
+        return pytree.tree_map(_in_float64, value)
 
     def _remembered(self, node: fx.Node, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -202,14 +204,12 @@ class ProgramReader(Reader):
                     return torch.zeros(size, *self.shape_of(value), dtype=torch.float64, device=self.device)
                 return value
 
-            a, k = pytree.tree_map(leaf, (args, kwargs), is_leaf=lambda v: isinstance(v, Curve | Deferred | Repeated))
+            a, k = pytree.tree_map(leaf, (args, kwargs), is_leaf=_is_value)
             return self._evaluate(node, a, k)
 
         if any(source in self.live for source in node.all_input_nodes):
             self.live.add(node)
         made = Repeated(at(1), at(3))
-        if not isinstance(made.one, Tensor):
-            raise self.unsupported("It depends on the size of the batch.")
         self.keys.setdefault(id(made.one), node)
         return made
 
@@ -221,15 +221,13 @@ class ProgramReader(Reader):
         if handler is None:
             random = _is_random(target, args, kwargs)
             raise self.unsupported("It draws random numbers." if random else "")
-        first = result[0] if isinstance(result, list | tuple) else result
+        first = cast(Sequence[Any], result)[0] if isinstance(result, list | tuple) else result
         shape = self.program.shape(node, first)
         if shape is None:
             raise self.unsupported("It mixes the batch with the features, or the inputs of a batch with each other.")
         if 0 in shape:
             raise self.unsupported("Its values are empty: an axis has the length 0.")
-        args, kwargs = pytree.tree_map(
-            self._operand, (args, kwargs), is_leaf=lambda v: isinstance(v, Curve | Deferred | Repeated)
-        )
+        args, kwargs = pytree.tree_map(self._operand, (args, kwargs), is_leaf=_is_value)
         arguments: dict[str, Any] = {argument.name: argument.default_value for argument in schema.arguments}
         arguments |= dict(zip([argument.name for argument in schema.arguments], args, strict=False)) | kwargs
         return handler(self, arguments, shape)
@@ -278,13 +276,20 @@ class ProgramReader(Reader):
 
     def _parametrised(self) -> str | None:
         """The name of the weight of a layer whose weight torch's parametrisations compute."""
-        modules = cast(Mapping[str, nn.Module], dict(self.module.named_modules()))
+        modules = cast(Mapping[str, nn.Module], dict(cast(Any, self.module).named_modules()))
         owner = modules.get(self.layer)
-        plain = isinstance(owner, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and parametrize.is_parametrized(owner)
-        if not plain or "weight" not in cast(Mapping[str, Any], owner.parametrizations):
+        if owner is None or not parametrize.is_parametrized(owner, "weight"):
             return None
-        own = {kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
+        own: list[Any] = [kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)]
         return (f"{self.layer}.weight" if self.layer else "weight") if type(owner).forward in own else None
+
+
+def _is_value(value: Any) -> bool:
+    return isinstance(value, Curve | Deferred | Repeated)
+
+
+def _in_float64(value: Any) -> Any:
+    return value.to(torch.float64) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _is_random(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -61,6 +61,26 @@ class Recipe:
     compute: Callable[..., Tensor]
 
 
+def itself(tensor: Tensor) -> Tensor:
+    """For a :class:`Recipe`: the constant as it is."""
+    return tensor
+
+
+def transposed(matrix: Tensor) -> Tensor:
+    """For a :class:`Recipe`: the constant's transpose."""
+    return matrix.T
+
+
+def one_number(tensor: Tensor) -> Tensor:
+    """For a :class:`Recipe`: a constant of one element, without axes."""
+    return tensor.reshape(())
+
+
+def inverse(tensor: Tensor) -> Tensor:
+    """For a :class:`Recipe`: the factor of a quotient."""
+    return 1.0 / tensor
+
+
 class Reader:
     """What is read so far: ``nodes`` grows as curves are materialised.
 

@@ -10,14 +10,28 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from lipbridge.activations import SCALAR_FUNCTIONS, Component, Term, recognise
 from lipbridge.capture_diagonal import diagonal, outward, reciprocal
-from lipbridge.capture_reader import FIXED, HANDLERS, LINE, Arguments, Curve, Deferred, Handler, Reader, Recipe, handles
+from lipbridge.capture_reader import (
+    FIXED,
+    HANDLERS,
+    LINE,
+    Arguments,
+    Curve,
+    Deferred,
+    Handler,
+    Reader,
+    Recipe,
+    handles,
+    inverse,
+    itself,
+    one_number,
+)
 from lipbridge.graph import Add, Elementwise
 
 #: Slopes below would lose bits, or vanish.
@@ -53,11 +67,15 @@ def _equals(value: float, exact: Callable[[], Fraction]) -> bool:
 def _scaled(component: Component, factor: float) -> Component:
     # A line keeps its factor as the inner scale, so that relu(-t) and -t are each spelt in one way.
     return tuple(
-        Term("identity", 1.0, *(_product(_product(term.coefficient, t), factor) for t in (term.scale, term.offset)))
+        _line(*(_product(_product(term.coefficient, t), factor) for t in (term.scale, term.offset)))
         if term.function == "identity"
         else replace(term, coefficient=_product(term.coefficient, factor))
         for term in component
     )
+
+
+def _line(scale: float, offset: float) -> Term:
+    return Term("identity", 1.0, scale, offset)
 
 
 def _canonical(term: Term) -> Term:
@@ -120,7 +138,7 @@ def _live_line(reader: Reader, value: Any, factor: Tensor | None, shift: Tensor 
         offset = 0.0 if shift is None else _constant(reader, shift)
     activation = recognise(((Term("identity", 1.0, scale, offset),),))
     node = Elementwise(reader.layer or activation.name, (source,), shape, activation)
-    return reader.append(node, None if factor is None else reader.recipe(lambda t: t.reshape(()), factor))
+    return reader.append(node, None if factor is None else reader.recipe(one_number, factor))
 
 
 def _scalar(reader: Reader, value: Any) -> bool:
@@ -145,13 +163,13 @@ def _mul(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
         return diagonal(reader, curve, other, None, shape, reader.factor_origin(other), _own(reader, other))
     _same_shape(reader, curve, shape)
     if _scalar(reader, other):
-        return _live_line(reader, curve, other, None)
+        return _live_line(reader, curve, cast(Tensor, other), None)
     factor = _constant(reader, other)
     return _map(reader, curve, lambda c: _scaled(c, factor))
 
 
 def _own(reader: Reader, constant: Tensor) -> Recipe | None:
-    return reader.recipe(lambda t: t, constant)
+    return reader.recipe(itself, constant)
 
 
 def _same_shape(reader: Reader, value: Any, shape: tuple[int, ...]) -> None:
@@ -167,7 +185,7 @@ def _div(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     if not isinstance(x, Curve | Deferred) or isinstance(other, Curve | Deferred):
         return _quotient(reader, x, other, shape)
     if isinstance(other, Tensor) and other.numel() > 1:
-        recipe = reader.recipe(lambda t: 1.0 / t, other)
+        recipe = reader.recipe(inverse, other)
         parameter = FIXED if recipe is None else None
         return diagonal(reader, x, reciprocal(reader, other), None, shape, parameter, recipe)
     _same_shape(reader, x, shape)
@@ -175,7 +193,7 @@ def _div(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
         source = reader.line(x)
         divisor = reciprocal(reader, other)
         made = _live_line(reader, source, divisor, None)
-        recipe = reader.recipe(lambda t: (1.0 / t).reshape(()), other)
+        recipe = reader.recipe(_one_inverse, other)
         assert recipe is not None
         reader.recipes[made.source] = recipe
         return made
@@ -192,6 +210,10 @@ def _div(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     if any(len(component) != 1 or component[0].offset != 0.0 for component in curve.components):
         curve = reader.line(curve)
     return _map(reader, curve, lambda c: _scaled(c, factor))
+
+
+def _one_inverse(tensor: Tensor) -> Tensor:
+    return 1.0 / tensor.reshape(())
 
 
 def _quotient(reader: Reader, x: Any, y: Any, shape: tuple[int, ...]) -> Curve:
@@ -234,7 +256,7 @@ def _add(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
         return diagonal(reader, curve, None, constant.detach().double() * factor, shape)
     _same_shape(reader, curve, shape)
     if _scalar(reader, constant):
-        return _live_line(reader, curve, None, constant.detach().double() * factor)
+        return _live_line(reader, curve, None, cast(Tensor, constant).detach().double() * factor)
     shift = _constant(reader, constant) * factor
     return _map(reader, curve, lambda c: (*c, Term("identity", 1.0, 0.0, shift)))
 
@@ -297,9 +319,12 @@ def _where(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
         if isinstance(branch, Curve):
             columns.append([_line_of(reader, component) for component in branch.components])
         else:
-            if _scalar(reader, branch):
+            if reader.is_live(branch):
                 raise reader.unsupported("A value that may change is no part of a piecewise linear function.")
-            columns.append([Term("identity", 1.0, 0.0, _constant(reader, branch))] * count)
+            level = branch
+            if isinstance(branch, Tensor) and branch.numel() and bool((branch == branch.reshape(-1)[0]).all()):
+                level = branch.reshape(-1)[0]
+            columns.append([_line(0.0, _constant(reader, level))] * count)
     if any(len(column) != count for column in columns):
         raise reader.unsupported("Its branches are no lines of what is compared.")
     made: list[Component] = []

@@ -150,7 +150,7 @@ def _stored(module: nn.Module, node: Node) -> tuple[nn.Module, str, bool] | None
     owner = module.get_submodule(path)
     tensor = getattr(owner, name, None)
     transposed = isinstance(node, Dense) and node.transposed
-    if name not in owner._parameters or not isinstance(tensor, Tensor):
+    if name not in dict(owner.named_parameters(recurse=False)) or not isinstance(tensor, Tensor):
         return None
     shape = tuple(tensor.T.shape if transposed else tensor.shape)
     return (owner, name, transposed) if shape == tuple(node.weight.shape) else None
@@ -183,17 +183,21 @@ def _steps(
         elif node not in reader.live:
             add(node, _fixed_step(reader.values.get(node), program.dtype))
         else:
-            arguments = pytree.tree_map(
-                lambda leaf: (
-                    _Slot(place[leaf]) if isinstance(leaf, fx.Node) else 1 if isinstance(leaf, BatchSize) else leaf
-                ),
-                program.takes(node),
-            )
+            arguments = pytree.tree_map(_placed(place), program.takes(node))
             add(node, _call_step(node.target, *arguments))
     for source in sources:
         if not isinstance(source, fx.Node):
             add(id(source), _fixed_step(source, program.dtype))
     return tuple(steps), tuple(place[s if isinstance(s, fx.Node) else id(s)] for s in sources)
+
+
+def _placed(place: Mapping[Any, int]) -> Callable[[Any], Any]:
+    def leaf(item: Any) -> Any:
+        if isinstance(item, fx.Node):
+            return _Slot(place[item])
+        return 1 if isinstance(item, BatchSize) else item
+
+    return leaf
 
 
 def _stored_step(tensor_of: Callable[[str], Tensor], name: str) -> Callable[[list[Any]], Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, MutableSet
+from collections.abc import Callable, Generator, Iterator, MutableMapping, MutableSequence, MutableSet
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -18,7 +18,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 @contextmanager
-def as_it_was(module: nn.Module) -> Iterator[None]:
+def as_it_was(module: nn.Module) -> Generator[None]:
     """Run ``module`` in eval mode, without gradients; everything that it, or a hook of it, changes is put back.
 
     That is: the mode of each layer (by the module's own ``train``, where that does work, e.g. merges weights), the
@@ -38,7 +38,8 @@ def as_it_was(module: nn.Module) -> Iterator[None]:
     outside = [(container, _copied(container)) for container in _written_by_hooks(layers)]
     python, arrays = random.getstate(), np.random.get_state()
     devices = sorted({t.device for t in tensors if t.device.type == "cuda"}, key=str)
-    with torch.random.fork_rng(devices=[device.index or 0 for device in devices]), torch.no_grad():
+    fork = cast(Any, torch.random).fork_rng
+    with fork(devices=[device.index or 0 for device in devices]), torch.no_grad():
         try:
             _set_mode(module, False)
             yield
@@ -71,7 +72,7 @@ def _set_mode(module: nn.Module, training: bool) -> None:
 
 
 def _own_tensors(layer: nn.Module) -> list[Tensor]:
-    return [t for t in (*layer.parameters(recurse=False), *_buffers(layer)) if t is not None]
+    return [*layer.parameters(recurse=False), *_buffers(layer)]
 
 
 def _buffers(layer: nn.Module) -> list[Tensor]:
@@ -94,14 +95,15 @@ def _copied(container: Any) -> Any:
 def _refill(container: Any, copy: Any) -> None:
     """Put a container's contents back; the container stays the same object."""
     if isinstance(container, dict | set):
-        same = len(container) == len(copy) and (
+        held = cast(Any, container)
+        same = len(held) == len(copy) and (
             all(k in copy and copy[k] is v for k, v in cast(dict[Any, Any], container).items())
             if isinstance(container, dict)
             else container == copy
         )
         if not same:
-            container.clear()
-            container.update(copy)
+            held.clear()
+            held.update(copy)
     elif len(container) != len(copy) or any(a is not b for a, b in zip(container, copy, strict=True)):
         container.clear()
         container.extend(copy)
@@ -110,7 +112,8 @@ def _refill(container: Any, copy: Any) -> None:
 def _contents(layer: nn.Module) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
     """A layer's attributes, and the contents of the containers among them (parameters, buffers and hooks included)."""
     attributes = dict(vars(layer))
-    held = [(value, _copied(value)) for value in attributes.values() if isinstance(value, list | dict | set | deque)]
+    containers: list[Any] = [v for v in attributes.values() if isinstance(v, list | dict | set | deque)]
+    held = [(container, _copied(container)) for container in containers]
     return attributes, held
 
 
@@ -122,7 +125,7 @@ def _put_back(layer: nn.Module, contents: tuple[dict[str, Any], list[tuple[Any, 
 
 
 def _written_by_hooks(layers: list[nn.Module]) -> list[Any]:
-    """Lists, dicts and sets that the forward hooks of layers reach: variables around them, defaults, globals, owners."""
+    """Lists, dicts and sets that forward hooks reach: variables around them, defaults, globals, owners."""
     found: dict[int, Any] = {}
     for layer in layers:
         for name in _HOOKS:
@@ -145,7 +148,7 @@ def _reached(hook: Any, depth: int = 3) -> Iterator[Any]:
         cells = [cell.cell_contents for cell in hook.__closure__ or () if _is_filled(cell)]
         names = hook.__code__.co_names
         values = [*cells, *(hook.__defaults__ or ()), *(hook.__globals__[n] for n in names if n in hook.__globals__)]
-    elif isinstance(hook, nn.Module | type | types.ModuleType) or isinstance(hook, Tensor):
+    elif isinstance(hook, nn.Module | type | types.ModuleType | Tensor):
         return  # layers are kept by themselves
     else:
         values = list(getattr(hook, "__dict__", {}).values())
