@@ -15,7 +15,14 @@ from typing import Any, cast
 from torch import Tensor, fx, nn
 
 # The modules of handlers register themselves.
-from lipbridge import capture_layers, capture_normalisation, capture_pooling, capture_scalar, capture_shapes
+from lipbridge import (
+    capture_layers,
+    capture_normalisation,
+    capture_pooling,
+    capture_refused,
+    capture_scalar,
+    capture_shapes,
+)
 from lipbridge.capture_check import check_reading
 from lipbridge.capture_export import export, unwrapped
 from lipbridge.capture_program import ProgramReader, Reading
@@ -24,7 +31,14 @@ from lipbridge.graph import Graph
 from lipbridge.layers import Sinusoidal
 from lipbridge.module_state import as_it_was
 
-_HANDLED_IN = (capture_layers, capture_normalisation, capture_pooling, capture_scalar, capture_shapes)
+_HANDLED_IN = (
+    capture_layers,
+    capture_normalisation,
+    capture_pooling,
+    capture_refused,
+    capture_scalar,
+    capture_shapes,
+)
 
 
 def capture(module: nn.Module, input_shape: Sequence[int] | None = None, *, name: str | None = None) -> Graph:

@@ -1,0 +1,166 @@
+"""Public architectures: bounded and checked against the module, or refused with a reason that a person understands."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lipbridge
+from lipbridge.errors import UnsupportedOperation
+from lipbridge.graph import Graph
+from tests.support.architectures import ARCHITECTURES, Architecture, build
+
+#: Networks that have a global bound and are refused today: name -> words of the present message.
+WAITING: dict[str, str] = {
+    "DeepONet at fixed sensors": "operation einsum is not supported",
+    "DCGAN generator": "operation conv_transpose2d.input is not supported",
+    "Convolutional autoencoder": "operation upsample_nearest2d.vec is not supported",
+    "U-Net": "operation conv_transpose2d.input is not supported",
+    "FCN-8s": "operation conv_transpose2d.input is not supported",
+    "DeepLab, ASPP": "operation upsample_bilinear2d.vec is not supported",
+    "Feature pyramid": "operation upsample_nearest2d.vec is not supported",
+    "ESPCN": "operation pixel_shuffle is not supported",
+    "EDSR": "operation pixel_shuffle is not supported",
+    "SRGAN generator": "operation prelu is not supported",
+    "CycleGAN generator": "operation conv_transpose2d.input is not supported",
+    "SN-GAN discriminator": "operation sum.dim_IntList is not supported",
+    "StyleGAN mapping": "operation pow.Tensor_Scalar is not supported",
+    "deel-torchlip: two moons": "operation min.dim is not supported",
+    "deel-torchlip: MNIST": "operation min.dim is not supported",
+    "Invertible downsampling": "operation pixel_unshuffle is not supported",
+    "Monotone network": "operation min.dim is not supported",
+    "Min-max monotone network": "operation max.dim is not supported",
+    "BiT": "operation sub.Tensor is not supported",
+    "FractalNet": "operation stack is not supported",
+    "DLinear": "operation repeat is not supported",
+    "NLinear": "operation sub.Tensor is not supported",
+    "TSMixer": "operation mT is not supported",
+    "PointNet": "operation max.dim is not supported",
+    "DeepSets": "operation sum.dim_IntList is not supported",
+    "DeepSets, equivariant": "operation max.dim is not supported",
+    "GCN on a fixed graph": "operation matmul is not supported",
+    "GIN on a fixed graph": "operation matmul is not supported",
+    "MLP with softmax": "operation softmax.int is not supported",
+    "MLP with log-softmax": "operation log_softmax.int is not supported",
+    "Self-normalising network": "operation selu is not supported",
+    "Neural additive model": "operation sum.dim_IntList is not supported",
+    "Dueling DQN": "operation add.Tensor is not supported",
+    "RMSNorm MLP": "operation rms_norm is not supported",
+    "Llama's RMSNorm": "operation pow.Tensor_Scalar is not supported",
+    "Deep equilibrium, unrolled": "operation zeros_like is not supported",
+    "MobileNetV3 without SE": "operation hardswish is not supported",
+    "CSPDarknet with Mish": "operation mish is not supported",
+    "Maxout network": "operation max.dim is not supported",
+    "PReLU network": "operation prelu is not supported",
+    "FRN network": "operation pow.Tensor_Scalar is not supported",
+    "TLL verification benchmark": "operation index.Tensor is not supported",
+    "carvana U-Net": "operation upsample_nearest2d.vec is not supported",
+    "cGAN": "operation conv_transpose2d.input is not supported",
+}
+
+
+#: Networks that have no bound, and are refused today for another reason: name -> words of the present message.
+FOREGROUND: dict[str, str] = {
+    "Attention pooling": "operation softmax.int is not supported",
+    "ViT": "It moves the axis of the batch",
+    "ViT with class token": "One operand is not a function of the network's input",
+    "Transformer encoder": "It moves the axis of the batch",
+    "GAT": "The layers have different shapes",
+    "Swin block": "operation roll is not supported",
+    "VQ-VAE": "A constant of another shape",
+    "RBF network": "A constant of another shape",
+    "Prototypical network": "A constant of another shape",
+    "MobileNetV3": "operation hardswish is not supported",
+}
+
+BOUNDED = [name for name, entry in ARCHITECTURES.items() if not entry.refused and name not in WAITING]
+REFUSED = [name for name, entry in ARCHITECTURES.items() if entry.refused and name not in FOREGROUND]
+NORMS = {1: 1, 2: 2, "inf": torch.inf}
+
+
+def points(entry: Architecture) -> Tensor:
+    """Random points of several scales, and zero."""
+    scales = torch.tensor([1e-3, 0.1, 1.0, 1.0, 30.0, 1e3], dtype=torch.float64)
+    x = torch.randn(7, *entry.shape, dtype=torch.float64)
+    x[:6] *= scales.reshape(-1, *(1,) * len(entry.shape))
+    x[6] = 0.0
+    return x
+
+
+def require_same_function(graph: Graph, module: nn.Module, x: Tensor, tolerance: float) -> None:
+    """Row by row, to ``tolerance`` of the largest output."""
+    with torch.no_grad():
+        expected = module(x)
+    found = graph(x)
+    assert found.shape == expected.shape
+    assert bool(found.isfinite().all())
+    scale = expected.abs().reshape(len(x), -1).amax(1).clamp_min(1e-9)
+    assert bool(((found - expected).abs().reshape(len(x), -1).amax(1) <= tolerance * scale).all())
+
+
+def require_bounded(graph: Graph, module: nn.Module, x: Tensor, tolerance: float) -> None:
+    """No Jacobian and no pair of points is beyond the trivial bound."""
+    bounds = {norm: lipbridge.trivial_bound(graph, norm).value * (1.0 + tolerance) for norm in NORMS}
+    assert all(0.0 < bound < torch.inf for bound in bounds.values())
+    for row in x[1:6:2]:
+        J = torch.autograd.functional.jacobian(lambda z: module(z[None]).flatten(), row)
+        J = J.reshape(len(J), -1)
+        for norm, order in NORMS.items():
+            assert float(torch.linalg.matrix_norm(J, order)) <= bounds[norm]
+    y = x.roll(1, 0) + 0.1
+    with torch.no_grad():
+        moved = (module(x) - module(y)).reshape(len(x), -1)
+    for norm, order in NORMS.items():
+        ratios = torch.linalg.vector_norm(moved, order, 1) / torch.linalg.vector_norm((x - y).flatten(1), order, 1)
+        assert float(ratios.max()) <= bounds[norm]
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_bounded(name: str) -> None:
+    entry = ARCHITECTURES[name]
+    module = build(entry)
+    tolerance = 1e-5 if entry.computed else 1e-9  # a weight that forward computes is the float32 network's
+    graph = lipbridge.capture(module, entry.shape)
+    exact = copy.deepcopy(module).double()
+    x = points(entry)
+    require_same_function(graph, exact, x, tolerance)
+    require_bounded(graph, exact, x, tolerance)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_the_reason(name: str) -> None:
+    entry = ARCHITECTURES[name]
+    with pytest.raises(UnsupportedOperation) as error:
+        lipbridge.capture(build(entry), entry.shape)
+    assert re.search(entry.refused, str(error.value)), str(error.value)
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_waiting(name: str) -> None:
+    """One that begins to work must leave the table."""
+    entry = ARCHITECTURES[name]
+    assert not entry.refused
+    with pytest.raises(UnsupportedOperation, match=re.escape(WAITING[name])):
+        lipbridge.capture(build(entry), entry.shape)
+
+
+@pytest.mark.parametrize("name", FOREGROUND)
+def test_refused_for_something_in_the_foreground(name: str) -> None:
+    """One that comes to its true reason must leave the table."""
+    entry = ARCHITECTURES[name]
+    with pytest.raises(UnsupportedOperation, match=re.escape(FOREGROUND[name])) as error:
+        lipbridge.capture(build(entry), entry.shape)
+    assert not re.search(entry.refused, str(error.value)), str(error.value)
+
+
+def test_there_are_many() -> None:
+    assert len(BOUNDED) >= 100
+    assert len(REFUSED) >= 25
+
+
+def test_every_paper_is_named() -> None:
+    assert all(re.search(r"\b(19|20)\d\d\b|VNN-COMP|PyTorch", entry.paper) for entry in ARCHITECTURES.values())
