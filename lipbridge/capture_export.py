@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch._ops import HigherOrderOperator  # the blocks of a program: there is no public name
 from torch.utils import _pytree as pytree
 
+from lipbridge.capture_refused import reason_of
 from lipbridge.errors import InvalidArgument, UnsupportedOperation
 
 
@@ -204,7 +205,9 @@ def _for_two_sizes(module: nn.Module, shape: tuple[int, ...], refusal: Unsupport
 
 
 def _reads_batch(node: fx.Node) -> UnsupportedOperation:
-    return UnsupportedOperation(layer_name(node), operation_name(node), "It depends on the size of the batch.")
+    operation = operation_name(node)
+    reason = reason_of(operation.split(".")[0]) or "It depends on the size of the batch."
+    return UnsupportedOperation(layer_name(node), operation, reason)
 
 
 @contextmanager

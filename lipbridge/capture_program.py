@@ -17,7 +17,9 @@ from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from lipbridge.capture_export import BATCH, BatchSize, Program, layer_name, operation_name
-from lipbridge.capture_reader import HANDLERS, LINE, Curve, Deferred, Reader, Recipe, Unusable
+from lipbridge.capture_reader import HANDLERS, LINE, NEVER, Curve, Deferred, Reader, Recipe, Unusable
+from lipbridge.capture_refused import PRODUCT
+from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph import Graph, alive_nodes, without_dead_nodes
 
 #: Operations that may be told the size of the batch, since the shape of their result says what they do with it.
@@ -64,6 +66,17 @@ class Repeated:
         if not fits or not (one.is_meta or torch.equal(one.expand_as(three), three)):
             raise reader.unsupported("It depends on the size of the batch.")
         return one
+
+
+@dataclass(frozen=True, eq=False)
+class Refused(Deferred):
+    """What came of an operation that moves or mixes the batch: refused for that, if no reason comes that says more."""
+
+    error: UnsupportedOperation
+
+    def materialise(self, reader: Reader) -> Curve:
+        """Raises the refusal."""
+        raise self.error
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +160,8 @@ class ProgramReader(Reader):
         args, kwargs = self._resolve(arguments), self._resolve(dict(options))
         leaves = pytree.tree_leaves((args, kwargs))
         plain = self.operation.split(".")[0]
-        if any(isinstance(leaf, BatchSize) for leaf in leaves) and plain not in _SHAPED:
+        reads_size = any(isinstance(leaf, BatchSize) for leaf in leaves) and plain not in _SHAPED
+        if reads_size and HANDLERS.get(plain) not in NEVER:
             raise self.unsupported("It reads the size of the batch.")
         if any(isinstance(leaf, Curve | Deferred) for leaf in leaves):
             if plain in _OF_ONE_SIZE:
@@ -218,13 +232,22 @@ class ProgramReader(Reader):
         target = cast(Any, node.target)
         schema = target._schema
         handler = None if schema.is_mutable else HANDLERS.get(schema.name.removeprefix("aten::"))
+        leaves = pytree.tree_leaves((args, kwargs), is_leaf=_is_value)
+        refused = next((leaf for leaf in leaves if isinstance(leaf, Refused)), None)
+        if refused is not None and handler not in NEVER:
+            if self.operation.split(".")[0] in ("matmul", "mul", "einsum") and sum(map(_is_value, leaves)) > 1:
+                raise self.unsupported(PRODUCT)
+            return refused
         if handler is None:
             random = _is_random(target, args, kwargs)
             raise self.unsupported("It draws random numbers." if random else "")
         first = cast(Sequence[Any], result)[0] if isinstance(result, list | tuple) else result
+        if handler in NEVER:
+            return handler(self, {}, ())
         shape = self.program.shape(node, first)
         if shape is None:
-            raise self.unsupported("It mixes the batch with the features, or the inputs of a batch with each other.")
+            hint = "It mixes the batch with the features, or the inputs of a batch with each other."
+            return Refused(self.unsupported(hint))
         if 0 in shape:
             raise self.unsupported("Its values are empty: an axis has the length 0.")
         args, kwargs = pytree.tree_map(self._operand, (args, kwargs), is_leaf=_is_value)
@@ -248,7 +271,7 @@ class ProgramReader(Reader):
                     self.live.add(node)
                 return self._constant(node, items[index])
             return items[index] if index < len(items) else Unusable()
-        return value if index == 0 else Unusable()
+        return value if index == 0 or isinstance(value, Refused) else Unusable()
 
     # --- where constants come from -----------------------------------------------------------------------------------
 

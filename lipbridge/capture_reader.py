@@ -206,6 +206,8 @@ def _recognised(components: tuple[Component, ...]) -> Activation:
 Arguments = Mapping[str, Any]
 Handler = Callable[[Reader, Arguments, tuple[int, ...]], Any]
 HANDLERS: dict[str, Handler] = {}
+#: Handlers that refuse whatever they are given, with the reason why no layer can do what the operation does.
+NEVER: set[Handler] = set()
 
 
 def handles(*names: str) -> Callable[[Handler], Handler]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lipbridge.capture_reader import HANDLERS, Arguments, Handler, Reader
+from lipbridge.capture_reader import HANDLERS, NEVER, Arguments, Handler, Reader
 
 PRODUCT = "A product of two functions of the input has no Lipschitz constant."
 _ATTENTION = f"Attention multiplies functions of the input with one another. {PRODUCT}"
@@ -76,6 +76,11 @@ REASONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def reason_of(operation: str) -> str | None:
+    """Why an operation is never a layer; None if it may be one."""
+    return next((reason for reason, names in REASONS.items() if operation in names), None)
+
+
 def _refusing(reason: str) -> Handler:
     def handler(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> None:
         raise reader.unsupported(reason)
@@ -84,6 +89,8 @@ def _refusing(reason: str) -> Handler:
 
 
 for _reason, _names in REASONS.items():
+    _handler = _refusing(_reason)
+    NEVER.add(_handler)
     for _name in _names:
         # Some of these are a layer in special cases, which their own handlers know.
-        HANDLERS.setdefault(_name, _refusing(_reason))
+        HANDLERS.setdefault(_name, _handler)

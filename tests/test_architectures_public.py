@@ -34,7 +34,6 @@ WAITING: dict[str, str] = {
     "Invertible downsampling": "operation pixel_unshuffle is not supported",
     "Monotone network": "operation min.dim is not supported",
     "Min-max monotone network": "operation max.dim is not supported",
-    "BiT": "operation sub.Tensor is not supported",
     "FractalNet": "operation stack is not supported",
     "DLinear": "operation repeat is not supported",
     "NLinear": "operation sub.Tensor is not supported",
@@ -51,7 +50,6 @@ WAITING: dict[str, str] = {
     "Dueling DQN": "operation add.Tensor is not supported",
     "RMSNorm MLP": "operation rms_norm is not supported",
     "Llama's RMSNorm": "operation pow.Tensor_Scalar is not supported",
-    "Deep equilibrium, unrolled": "operation zeros_like is not supported",
     "MobileNetV3 without SE": "operation hardswish is not supported",
     "CSPDarknet with Mish": "operation mish is not supported",
     "Maxout network": "operation max.dim is not supported",
@@ -66,9 +64,7 @@ WAITING: dict[str, str] = {
 #: Networks that have no bound, and are refused today for another reason: name -> words of the present message.
 FOREGROUND: dict[str, str] = {
     "Attention pooling": "operation softmax.int is not supported",
-    "ViT": "It moves the axis of the batch",
     "ViT with class token": "One operand is not a function of the network's input",
-    "Transformer encoder": "It moves the axis of the batch",
     "GAT": "The layers have different shapes",
     "Swin block": "operation roll is not supported",
     "VQ-VAE": "A constant of another shape",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from lipbridge.capture import capture as _handlers_registered
 from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError
 from lipbridge.graph import Elementwise, Graph, Node, stored
 from lipbridge_adapters import onnx_layout, onnx_moves, onnx_operators
+from lipbridge_adapters.onnx_check import FileCheck, check_reading
 from lipbridge_adapters.onnx_file import FLOATS, Fault, open_onnx
 from lipbridge_adapters.onnx_joining import join_stacked_rows, straightened
 from lipbridge_adapters.onnx_reader import MAX_SIZE, OnnxReader
@@ -50,14 +51,32 @@ def read_onnx(
         InvalidArgument: if the input's shape is open and not given, or does not fit.
         MissingDependency: if onnx is not installed.
 
-    Law: the Graph equals the file in ONNX Runtime up to float32 rounding; a file that ``export_onnx`` wrote has the
-    trivial bound of the network that it was written from, wherever the file holds its weights exactly.
+    Law: the Graph equals the file in ONNX Runtime up to float32 rounding, which is checked at random points wherever
+    onnxruntime is installed and can run the file (:mod:`lipbridge_adapters.onnx_check`); a file that ``export_onnx``
+    wrote has the trivial bound of the network that it was written from, wherever the file holds its weights exactly.
     """
-    file = Path(path)
+    return _read_and_check(Path(path), input_shape, output)[0]
+
+
+def check_onnx(
+    path: str | os.PathLike[str], input_shape: Sequence[int] | None = None, *, output: str | None = None
+) -> FileCheck:
+    """Read an ONNX file, and tell how its Graph compares with it in ONNX Runtime.
+
+    Args:
+        path, input_shape, output: as of :func:`read_onnx`, which makes the same check and keeps its outcome for itself.
+
+    Raises:
+        as :func:`read_onnx`; UnsupportedOperation, naming the first node at which they part, if they differ.
+    """
+    return _read_and_check(Path(path), input_shape, output)[1]
+
+
+def _read_and_check(file: Path, input_shape: Sequence[int] | None, output: str | None) -> tuple[Graph, FileCheck]:
     try:
-        graph = _read(file, input_shape, output)
+        graph, check = _read(file, input_shape, output)
         _check(graph)
-        return graph
+        return graph, check()
     except Fault as fault:
         raise ModelFileError(f"Cannot read ONNX file {str(file)!r}: {fault}.") from None
     except LipbridgeError:
@@ -67,23 +86,25 @@ def read_onnx(
         raise ModelFileError(f"Cannot read ONNX file {str(file)!r}: it does not fit together ({line}).") from error
 
 
-def _read(path: Path, input_shape: Sequence[int] | None, output: str | None) -> Graph:
+def _read(path: Path, input_shape: Sequence[int] | None, output: str | None) -> tuple[Graph, Callable[[], FileCheck]]:
+    """The Graph, and what checks it against the file."""
     file = open_onnx(path)
-    graph = file.graph
-    if len(graph.sparse_initializer):
+    proto = file.graph
+    if len(proto.sparse_initializer):
         raise Fault("it has sparse tensors")
-    stored = {str(tensor.name) for tensor in graph.initializer}
-    inputs = [entry for entry in graph.input if str(entry.name) not in stored]
+    stored = {str(tensor.name) for tensor in proto.initializer}
+    inputs = [entry for entry in proto.input if str(entry.name) not in stored]
     if len(inputs) != 1:
         raise Fault(f"it has {len(inputs)} inputs{_list(inputs)}, and a network has one")
     reader = OnnxReader(file, str(inputs[0].name), _input_shape(inputs[0], input_shape))
     if output is None:
-        if len(graph.output) != 1:
-            raise Fault(f"it has {len(graph.output)} outputs{_list(graph.output)}: name one (--output)")
-        output = str(graph.output[0].name)
+        if len(proto.output) != 1:
+            raise Fault(f"it has {len(proto.output)} outputs{_list(proto.output)}: name one (--output)")
+        output = str(proto.output[0].name)
     found = reader.read_graph(output, path.stem)
     found = join_stacked_rows(straightened(found), ours=file.producer == "lipbridge")
-    return replace(found, nodes=_named_apart(found.nodes))
+    graph = replace(found, nodes=_named_apart(found.nodes))
+    return graph, lambda: check_reading(reader, graph, inputs[0], output)
 
 
 def _list(entries: Sequence[Any]) -> str:
@@ -155,4 +176,4 @@ def _check(graph: Graph) -> None:
             raise Fault(f"its layer {node.name[:60]!r} has values of shape {tuple(value.shape[1:])}, not {node.shape}")
 
 
-__all__ = ["read_onnx"]
+__all__ = ["FileCheck", "check_onnx", "read_onnx"]

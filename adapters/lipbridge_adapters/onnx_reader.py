@@ -126,6 +126,8 @@ class OnnxReader(Reader):
         super().__init__(per_input(shape), torch.device("cpu"))
         self.file = file
         self.kind = ""
+        self.entry_shape = shape
+        self.needed: list[int] = []  # places of the nodes that the output needs
         self.named: dict[str, Value] = {entry: Flow(Curve(0, (LINE,)), shape)}
         self.spent, self.held = 0, 0  # numbers that were computed, and read from the file
         self.counted: set[int] = set()
@@ -145,7 +147,7 @@ class OnnxReader(Reader):
                     self._once(str(made), produced, index)
         if any(entry in produced for entry in self.named):
             raise Fault("its input has the name of another value")
-        needed = self._needed(output, produced)
+        needed = self.needed = self._needed(output, produced)
         readers: dict[str, int] = {output: 1}
         for index in needed:
             for source in graph.node[index].input:

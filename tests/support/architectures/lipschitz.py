@@ -133,7 +133,7 @@ class Householder(nn.Module):
     "Householder activation",
     "Singla et al. 2021, Improved deterministic l2 robustness",
     (4,),
-    refused="comparison jumps",
+    refused="comparison jumps|no lines of what is compared",
 )
 def householder() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 6), Householder(6), nn.Linear(6, 2))
