@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from lipbridge.errors import InvalidArgument, MissingDependency
-from lipbridge.graph import Dense, Elementwise, Graph
+from lipbridge.facts import architecture, parameter_count
+from lipbridge.graph import Graph
 from lipbridge.store import write_atomically
 from lipbridge.study import text
 from lipbridge.study.headline import headline
@@ -36,16 +36,11 @@ class Network:
     @classmethod
     def read(cls, name: str, folder: Path, graph: Graph, run: Mapping[str, Any] | None) -> Network:
         """From a Graph and the folder of its training run (``run.json``, ``metrics.jsonl``), if it has one."""
-        sizes = [math.prod(graph.input_shape), *(node.shape[-1] for node in graph if isinstance(node, Dense))]
-        names = list(dict.fromkeys(node.activation.name for node in graph if isinstance(node, Elementwise)))
-        dense = [node for node in graph if isinstance(node, Dense)]
-        count = sum(node.weight.numel() + (0 if node.bias is None else node.bias.numel()) for node in dense)
-        bias = "" if any(node.bias is not None for node in dense) else ", no bias"
         result = cast(Mapping[str, Any], (run or {}).get("result") or {})
         return cls(
             name,
-            f"{'–'.join(map(str, sizes))}, {', '.join(names) or 'linear'}{bias}",
-            count,
+            architecture(graph),
+            parameter_count(graph),
             str((run or {}).get("dataset") or ""),
             result.get("accuracy"),
             result.get("penalty"),
