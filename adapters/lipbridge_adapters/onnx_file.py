@@ -3,21 +3,24 @@
 A file may be hostile. Its wire format is walked first, which finds a file that is cut short and counts messages (an
 empty one takes two bytes in the file and a hundred in memory). A tensor's declared size is compared with the bytes
 that are there before anything is allocated. Data in other files is read only from below the model's own folder, one
-path component at a time and through no symbolic link. Whatever is wrong is a :class:`ModelFileError` of one line.
+path component at a time and through no symbolic link. A file in gzip, told by its first bytes, unfolds piece by piece
+up to a limit. Whatever is wrong is a :class:`ModelFileError` of one line.
 
 Source: the protobuf wire format (protobuf.dev/programming-guides/encoding), onnx.proto of ONNX 1.17.
 """
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
 import stat
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -29,6 +32,10 @@ INSTALL = 'pip install "lipbridge[onnx]"'
 #: A protobuf message ends at 2 GiB; larger networks keep their weights in other files.
 MAX_FILE = 2**31
 MAX_NODES = 20_000
+#: A file in gzip may unfold to `FREELY` bytes, and beyond that to so many times its size (weights fold to a half).
+FREELY = 2**26
+MAX_RATIO = 100
+_GZIP, _CHUNK = b"\x1f\x8b", 2**20
 #: Fields of a file, all messages together; a tensor's packed data is one field.
 MAX_FIELDS = 500_000
 #: Bytes of integers of variable length, which take up to eight times as much in memory.
@@ -178,13 +185,37 @@ def _bytes(path: Path) -> bytes:
             raise Fault("it is no regular file")
         if status.st_size > MAX_FILE:
             raise Fault(f"it has {status.st_size} bytes, and a protobuf ends at 2 GiB")
-        start = os.pread(descriptor, 1, 0)
-        if start and not (start[0] & 7 in (0, 2) and start[0] >> 3):
-            raise Fault("it is no ONNX file, or damaged")
+        start = os.pread(descriptor, len(_GZIP), 0)
         with os.fdopen(os.dup(descriptor), "rb") as stream:
+            if start == _GZIP:
+                return _unfolded(stream, status.st_size)
+            _require_protobuf(start)
             return stream.read()
     finally:
         os.close(descriptor)
+
+
+def _require_protobuf(start: bytes) -> None:
+    if start and not (start[0] & 7 in (0, 2) and start[0] >> 3):
+        raise Fault("it is no ONNX file, or damaged")
+
+
+def _unfolded(stream: BinaryIO, size: int) -> bytes:
+    """What a gzip file holds, piece by piece, so that memory follows what is really there."""
+    most = min(MAX_FILE, max(FREELY, MAX_RATIO * size))
+    data = bytearray()
+    try:
+        with gzip.GzipFile(fileobj=stream) as unfolding:
+            while piece := unfolding.read(_CHUNK):
+                if not data:
+                    _require_protobuf(piece)
+                data += piece
+                if len(data) > most:
+                    words = "2 GiB, where a protobuf ends" if most == MAX_FILE else f"{MAX_RATIO} times its size"
+                    raise Fault(f"it unfolds to more than {words}, which no network's weights do")
+    except (EOFError, OSError, zlib.error) as error:
+        raise Fault(f"its gzip data is cut short or damaged ({error})") from error
+    return bytes(data)
 
 
 # --- tensors ---------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lipbridge import checks
 from lipbridge.capture import capture as _handlers_registered
 from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError
 from lipbridge.graph import Elementwise, Graph, Node, stored
@@ -40,7 +41,7 @@ def read_onnx(
     its own folder and through no link, and a hostile file is an error within seconds and little memory.
 
     Args:
-        path: the file; a batch that it leaves open is one.
+        path: the file, plain or in gzip (``.onnx.gz``, as VNN-COMP has them); a batch that it leaves open is one.
         input_shape: of one input without batch (or, where the file's input has no batch, the whole), for sizes that
             the file leaves open, or in place of a batch that it fixes.
         output: a value of the file to stop at, e.g. the scores before a softmax; its only output if not given.
@@ -55,7 +56,7 @@ def read_onnx(
     onnxruntime is installed and can run the file (:mod:`lipbridge_adapters.onnx_check`); a file that ``export_onnx``
     wrote has the trivial bound of the network that it was written from, wherever the file holds its weights exactly.
     """
-    return _read_and_check(Path(path), input_shape, output)[0]
+    return _read_and_check(path, input_shape, output)[0]
 
 
 def check_onnx(
@@ -69,10 +70,15 @@ def check_onnx(
     Raises:
         as :func:`read_onnx`; UnsupportedOperation, naming the first node at which they part, if they differ.
     """
-    return _read_and_check(Path(path), input_shape, output)[1]
+    return _read_and_check(path, input_shape, output)[1]
 
 
-def _read_and_check(file: Path, input_shape: Sequence[int] | None, output: str | None) -> tuple[Graph, FileCheck]:
+def _read_and_check(
+    path: str | os.PathLike[str], input_shape: Sequence[int] | None, output: str | None
+) -> tuple[Graph, FileCheck]:
+    file = checks.path(path, "path")
+    input_shape = None if input_shape is None else checks.shape(input_shape, "input_shape")
+    output = None if output is None else checks.instance(output, str, "output", "name a value of the file")
     try:
         graph, check = _read(file, input_shape, output)
         _check(graph)
@@ -89,22 +95,22 @@ def _read_and_check(file: Path, input_shape: Sequence[int] | None, output: str |
 def _read(path: Path, input_shape: Sequence[int] | None, output: str | None) -> tuple[Graph, Callable[[], FileCheck]]:
     """The Graph, and what checks it against the file."""
     file = open_onnx(path)
-    proto = file.graph
-    if len(proto.sparse_initializer):
+    graph = file.graph
+    if len(graph.sparse_initializer):
         raise Fault("it has sparse tensors")
-    stored = {str(tensor.name) for tensor in proto.initializer}
-    inputs = [entry for entry in proto.input if str(entry.name) not in stored]
+    stored = {str(tensor.name) for tensor in graph.initializer}
+    inputs = [entry for entry in graph.input if str(entry.name) not in stored]
     if len(inputs) != 1:
         raise Fault(f"it has {len(inputs)} inputs{_list(inputs)}, and a network has one")
     reader = OnnxReader(file, str(inputs[0].name), _input_shape(inputs[0], input_shape))
     if output is None:
-        if len(proto.output) != 1:
-            raise Fault(f"it has {len(proto.output)} outputs{_list(proto.output)}: name one (--output)")
-        output = str(proto.output[0].name)
-    found = reader.read_graph(output, path.stem)
+        if len(graph.output) != 1:
+            raise Fault(f"it has {len(graph.output)} outputs{_list(graph.output)}: name one (--output)")
+        output = str(graph.output[0].name)
+    found = reader.read_graph(output, Path(path.name.removesuffix(".gz")).stem)
     found = join_stacked_rows(straightened(found), ours=file.producer == "lipbridge")
-    graph = replace(found, nodes=_named_apart(found.nodes))
-    return graph, lambda: check_reading(reader, graph, inputs[0], output)
+    made = replace(found, nodes=_named_apart(found.nodes))
+    return made, lambda: check_reading(reader, made, inputs[0], output)
 
 
 def _list(entries: Sequence[Any]) -> str:
