@@ -6,9 +6,11 @@ Every network reads flat rows ``(batch, d)``, as :func:`lipbridge.fit` gives the
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -148,35 +150,106 @@ def build_by_factory(arch: str, dataset: Dataset, seed: int = 0) -> nn.Module:
     return _for_rows(module, dataset, arch)
 
 
+def build_module(
+    source: str, input_shape: Sequence[int] | None = None, classes: int | None = None, *, parameter: str = "MODEL"
+) -> nn.Module:
+    """The module of ``FILE.py:NAME``, where NAME is a function, a class, or a module. This runs the file.
+
+    A function that can be called with two arguments gets ``(input_shape, classes)``, if both are known; otherwise it is
+    called without any. ``torch.manual_seed(0)`` comes before it.
+
+    Args:
+        source: ``FILE.py:NAME``.
+        parameter: what errors call it.
+
+    Raises:
+        InvalidArgument: for a file or name that is missing or fails, a function that needs arguments which are not
+            known, or what is no module.
+    """
+    path, _, name = source.rpartition(":")
+    found: object = _loaded(Path(path), name, source, parameter)
+    if not isinstance(found, nn.Module):
+        factory = _callable(found, name, path, source, parameter)
+        arguments = _arguments(factory, input_shape, classes, source, parameter)
+        torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]
+        found = _run(source, lambda: factory(*arguments), parameter)
+    if not isinstance(found, nn.Module):
+        words = "name a function that returns a torch.nn.Module"
+        raise InvalidArgument(parameter, words, f"{source} -> {type(found).__name__}")
+    return found
+
+
+def _arguments(
+    factory: Callable[..., Any], input_shape: Sequence[int] | None, classes: int | None, source: str, parameter: str
+) -> tuple[object, ...]:
+    """What a factory is called with."""
+    try:
+        signature = inspect.signature(factory)
+    except (ValueError, TypeError):  # some builtins have none
+        return ()
+    given = (None if input_shape is None else tuple(input_shape), classes)
+    if None not in given and _takes(signature, *given):
+        return given
+    if _takes(signature):
+        return ()
+    if _takes(signature, *given):
+        words = "be called with (input_shape, classes), which --input-shape and --classes say, or --data"
+    else:
+        words = "name a function that can be called with (input_shape, classes), or without arguments"
+    raise InvalidArgument(parameter, words, f"{source}{signature}")
+
+
+def _takes(signature: inspect.Signature, *arguments: object) -> bool:
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
 def _function(path: Path, name: str, arch: str) -> Callable[..., Any]:
     if not path.is_file():
         raise InvalidArgument(
             "arch", f"be {DENSE}, {', '.join(CONVOLUTIONAL)} or {FACTORY} with a file that exists", arch
         )
-    spec = importlib.util.spec_from_file_location(f"lipbridge_architecture_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise InvalidArgument("arch", "name a file that ends in .py", arch)
-    loader, loaded = spec.loader, importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = loaded  # dataclasses and the like look their module up while it is executed
-    _run(arch, lambda: loader.exec_module(loaded))
-    found = getattr(loaded, name, None)
+    return _callable(_loaded(path, name, arch, "arch"), name, path, arch, "arch")
+
+
+def _callable(found: object, name: str, path: Path | str, arch: str, parameter: str) -> Callable[..., Any]:
     if not callable(found):
-        raise InvalidArgument("arch", f"name a function that {path} has", arch)
+        raise InvalidArgument(parameter, f"name a function that {path} has", arch)
     return found
 
 
-def _run(arch: str, action: Callable[[], Any]) -> Any:
-    """Run foreign code; whatever it raises is one line with the place in its file."""
+def _loaded(path: Path, name: str, arch: str, parameter: str) -> object:
+    """What a Python file calls ``name``; None if it has no such thing."""
+    if not path.is_file():
+        raise InvalidArgument(parameter, "be FILE.py:NAME with a file that exists", arch)
+    spec = importlib.util.spec_from_file_location(f"lipbridge_architecture_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InvalidArgument(parameter, "name a file that ends in .py", arch)
+    loader, loaded = spec.loader, importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded  # dataclasses and the like look their module up while it is executed
+    _run(arch, lambda: loader.exec_module(loaded), parameter)
+    return getattr(loaded, name, None)
+
+
+def _run(arch: str, action: Callable[[], Any], parameter: str = "arch") -> Any:
+    """Run foreign code, which may import what stands beside its file; whatever it raises is one line with the place."""
+    path = Path(arch.rpartition(":")[0])
+    folder = str(path.absolute().parent)
+    sys.path.insert(0, folder)
     try:
         return action()
     except (Exception, SystemExit) as error:
-        file = Path(arch.rpartition(":")[0]).name
-        places = [
-            entry.lineno for entry in traceback.extract_tb(error.__traceback__) if Path(entry.filename).name == file
-        ]
+        entries = traceback.extract_tb(error.__traceback__)
+        places = [entry.lineno for entry in entries if Path(entry.filename).name == path.name]
         line = places[-1] if places else getattr(error, "lineno", None)
         where = f"{arch}, line {line}" if line else arch
-        raise InvalidArgument("arch", "name code that runs", f"{where}: {_line(error)}") from error
+        raise InvalidArgument(parameter, "name code that runs", f"{where}: {_line(error)}") from error
+    finally:
+        with suppress(ValueError):  # the code may have changed the path itself
+            sys.path.remove(folder)
 
 
 def _line(error: BaseException) -> str:

@@ -43,16 +43,20 @@ def require_parameters(module: nn.Module) -> None:
     """Refuse what cannot be trained.
 
     Raises:
-        InvalidArgument: for a module without a parameter that requires a gradient, or one whose weights do not exist
-            yet (lazy layers) or have no numbers (``meta``).
+        InvalidArgument: for a module without a parameter that requires a gradient; also as :func:`require_weights`.
     """
-    _require_weights(module)
+    require_weights(module)
     if not any(parameter.requires_grad for parameter in module.parameters()):
         way_out = "have a parameter to train (requires_grad)"
         raise InvalidArgument("module", way_out, f"{type(module).__name__} without one")
 
 
-def _require_weights(module: nn.Module) -> None:
+def require_weights(module: nn.Module) -> None:
+    """Refuse a module whose weights do not exist yet (lazy layers) or have no numbers (``meta``).
+
+    Raises:
+        InvalidArgument: naming the first such tensor.
+    """
     for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
         if is_lazy(tensor):
             raise InvalidArgument("module", "have weights: run it once on some inputs, which makes lazy layers", name)
@@ -75,7 +79,7 @@ def misfit(module: nn.Module, shape: tuple[int, ...], data: str = "the data") ->
         data: what the inputs are, in words.
     """
     try:
-        _require_weights(module)
+        require_weights(module)
     except InvalidArgument as error:
         return error
     module = getattr(module, "_orig_mod", module)  # a compiled module need not be compiled for this
@@ -107,7 +111,7 @@ def _explained(
     if wants is not None and has != wants:
         unit = ("feature" if axis == -1 else "channel") + ("s" if wants != 1 else "")
         if x.shape == inputs.shape:
-            way_out = f"Give its first layer {has} inputs" if axis == -1 else _reshaped(shape)
+            way_out = f"Give its first layer {has} inputs, or take other data" if axis == -1 else _reshaped(shape)
             return Misfit("module", f"The module takes {wants} {unit}, {data} has {_count(x, axis)}", way_out)
         fact = f"Layer `{name}` of the module takes {wants} {unit}, and gets {_count(x, axis)} from {data}"
         return Misfit("module", fact, f"The module gets inputs of shape (batch, {', '.join(map(str, shape))})")
@@ -158,4 +162,4 @@ def _note(entered: list[tuple[str, nn.Module, Tensor]], name: str, layer: nn.Mod
         entered.append((name, layer, args[0]))
 
 
-__all__ = ["dtype_of", "misfit", "require_fit", "require_parameters"]
+__all__ = ["dtype_of", "misfit", "require_fit", "require_parameters", "require_weights"]

@@ -90,7 +90,11 @@ _STATE: Mapping[str, torch.dtype] = {**_FLOATS, "I64": torch.int64}
 _DTYPES: Mapping[str, torch.dtype] = {**_FLOATS, **_INTEGERS, "BOOL": torch.bool}
 
 _DAMAGED = "It is damaged, or lipbridge did not write it; save the network again"
-_PICKLE = "lipbridge never unpickles: load it with torch yourself, then write it with lipbridge.save(module, path)"
+_SAVE = (
+    "write it with lipbridge.save(module, path), or say which module it belongs to: "
+    "lipbridge bound FILE.py:NAME --weights FILE"
+)
+_PICKLE = f"lipbridge never unpickles: load it with torch yourself, then {_SAVE}"
 
 
 #: How deep the JSON of a file may be nested.
@@ -437,7 +441,7 @@ def _opened(file: Path, kind: str | None = None) -> Generator[_Opened]:
         if text is None:
             raise _Fault(
                 "it is a safetensors file without a header of lipbridge, so its architecture is unknown",
-                "Load it with torch and safetensors yourself, then write it with lipbridge.save(module, path)",
+                f"Load it with torch and safetensors yourself, then {_SAVE}",
             )
         header = parse_json(text)
         if not isinstance(header, dict):

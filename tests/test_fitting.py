@@ -75,7 +75,9 @@ def test_the_diagnosis_leaves_the_module_and_the_random_state_as_they_were() -> 
     state = torch.get_rng_state()
     fault = misfit(module, (4,))
     assert fault is not None
-    assert str(fault) == "The module takes 6 features, the data has 4. Give its first layer 4 inputs."
+    assert (
+        str(fault) == "The module takes 6 features, the data has 4. Give its first layer 4 inputs, or take other data."
+    )
     assert misfit(module, (6,)) is None
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())

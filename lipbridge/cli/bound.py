@@ -16,8 +16,28 @@ OutputNormOption = Annotated[str | None, typer.Option(help="Output norm; the inp
 TimeOption = Annotated[float, typer.Option("--time-limit", help="Seconds for each verifier on each network.")]
 MemoryOption = Annotated[str, typer.Option("--memory-limit", help="For each verifier's process, e.g. 512M or 8G.")]
 SeedOption = Annotated[int, typer.Option(help="Of everything that is drawn.")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A folder or file that train wrote, an ONNX file, or FILE.py:NAME: your own module, whose file is run.",
+    ),
+]
 ShapeOption = Annotated[
-    str | None, typer.Option("--input-shape", help="Of one input of an ONNX file that leaves it open, e.g. 3,32,32.")
+    str | None,
+    typer.Option(
+        "--input-shape", help="Of one input of an ONNX file that leaves it open, or of FILE.py:NAME, e.g. 3,32,32."
+    ),
+]
+WeightsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights", metavar="FILE", help="State dict of FILE.py:NAME: .pt or .safetensors; nothing in it runs."
+    ),
+]
+ClassesOption = Annotated[
+    int | None,
+    typer.Option(help="With --input-shape what NAME is called with, if it takes (input_shape, classes)."),
 ]
 OutputOption = Annotated[
     str | None, typer.Option("--output", help="The value of an ONNX file to stop at, e.g. the scores before a softmax.")
@@ -29,7 +49,7 @@ SettingOption = Annotated[
 
 
 def bound(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder or file that train wrote, or an ONNX file.")],
+    model: ModelArgument,
     norm: NormOption = "2",
     output_norm: OutputNormOption = None,
     verifier: Annotated[str, typer.Option("--verifier", help="One or several, with commas between.")] = "trivial",
@@ -39,13 +59,18 @@ def bound(
     ball_norm: Annotated[
         str | None, typer.Option("--ball-norm", help="Norm of the balls: 1, 2 or inf; the input norm if not given.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Where the test points are from; the training run's data.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Where the test points are from; the training run's data. Also what NAME is called for."),
+    ] = None,
     points: Annotated[int, typer.Option(help="How many test points; the bound is the largest of their balls'.")] = 1,
     time_limit: TimeOption = 300.0,
     memory_limit: MemoryOption = "8G",
     seed: SeedOption = 0,
     option: SettingOption = None,
+    weights: WeightsOption = None,
     input_shape: ShapeOption = None,
+    classes: ClassesOption = None,
     output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -56,21 +81,20 @@ def bound(
     """
     names = parse.names(verifier, "--verifier")
     memory, settings = parse.memory(memory_limit), parse.options(option or [])
-    shape = parse.shape(input_shape)
     radius = parse.one_radius(radius)
-    for name, value in (("--ball-norm", ball_norm), ("--data", data)):
+    for name, value in (("--ball-norm", ball_norm), ("--data", None if ".py:" in model else data)):
         if radius is None and value is not None:
             raise InvalidArgument(name, "come with --radius, which asks for a bound in balls", value)
     if points < 1:
         raise InvalidArgument("--points", "be at least 1", points)
-    from lipbridge.cli.models import balls_of, open_model
+    from lipbridge.cli.models import Reading, balls_of, open_model
     from lipbridge.cli.tables import print_bounds
     from lipbridge.study.single import bound_network
     from lipbridge.verifiers import Budget
     from lipbridge.vocabulary import Status
 
     budget = Budget(time_limit, memory, seed)
-    opened = open_model(model, shape, output)
+    opened = open_model(model, Reading(parse.shape(input_shape), output, weights or (), parse.classes(classes), data))
     region = None if radius is None else balls_of(opened, data, points, radius, ball_norm or norm)
     with spinner() as show, stdout_for_rows():
         show(f"{opened.name}: {', '.join(names)}")

@@ -7,20 +7,21 @@ from typing import Annotated
 import typer
 
 from lipbridge.cli import parse
-from lipbridge.cli.bound import NormOption, OutputOption, ShapeOption
+from lipbridge.cli.bound import ModelArgument, NormOption, OutputOption, ShapeOption, WeightsOption
 from lipbridge.cli.output import JsonOption, print_json, print_table, spinner, stdout_for_rows
 from lipbridge.errors import InvalidArgument
 from lipbridge.study.text import number, percent, seconds
 
 
 def certify(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder or file that train wrote, or an ONNX file.")],
+    model: ModelArgument,
     data: Annotated[str, typer.Argument(metavar="DATA", help="A dataset's name, or a folder of IDX files.")],
     radius: Annotated[str, typer.Option("--radius", help="One or several, with commas between.")],
     norm: NormOption = "2",
     verifier: Annotated[str, typer.Option("--verifier", help="One or several that can certify.")] = "trivial",
     points: Annotated[int | None, typer.Option(help="Only the first so many test points; all if not given.")] = None,
     time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds for each verifier and radius.")] = 300.0,
+    weights: WeightsOption = None,
     input_shape: ShapeOption = None,
     output: OutputOption = None,
     as_json: JsonOption = False,
@@ -32,13 +33,14 @@ def certify(
     radii, names = parse.radii(radius), parse.names(verifier, "--verifier")
     if points is not None and points < 1:
         raise InvalidArgument("--points", "be at least 1", points)
-    from lipbridge.cli.models import dataset_of, open_model
+    from lipbridge.cli.models import Reading, dataset_of, open_model
     from lipbridge.study.single import certified_rows
     from lipbridge.verifiers import Budget
     from lipbridge.vocabulary import as_norm
 
     p, budget = as_norm(norm), Budget(time_limit)
-    opened = open_model(model, parse.shape(input_shape), output)
+    reading = Reading(parse.shape(input_shape), output, weights or (), data=data)
+    opened = open_model(model, reading)
     dataset = dataset_of(opened, data)
     if dataset is None:
         raise InvalidArgument("DATA", "name a dataset", data)

@@ -9,6 +9,7 @@ import typer
 
 from lipbridge.cli import parse
 from lipbridge.cli.bound import (
+    ClassesOption,
     MemoryOption,
     NormOption,
     OutputNormOption,
@@ -17,6 +18,7 @@ from lipbridge.cli.bound import (
     SettingOption,
     ShapeOption,
     TimeOption,
+    WeightsOption,
 )
 from lipbridge.cli.output import JsonOption, note, print_json, spinner
 from lipbridge.cli.tables import print_bounds, warn_of_unsound
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
 
 def compare(
     model: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Folders or files that train wrote, or ONNX files.")
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="Folders or files that train wrote, ONNX files, or FILE.py:NAME, your own modules."
+        ),
     ],
     verifiers: Annotated[
         str | None, typer.Option("--verifiers", "--verifier", help="With commas between; all that are installed.")
@@ -51,7 +56,9 @@ def compare(
     threads: Annotated[int | None, typer.Option(help="Of each verifier's process; all cores if not given.")] = None,
     seed: SeedOption = 0,
     option: SettingOption = None,
+    weights: WeightsOption = None,
     input_shape: ShapeOption = None,
+    classes: ClassesOption = None,
     output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -63,7 +70,7 @@ def compare(
     it, and a value below it is marked unsound.
     """
     memory, settings = parse.memory(memory_limit), parse.options(option or [])
-    shape = parse.shape(input_shape)
+    shape, count = parse.shape(input_shape), parse.classes(classes)
     if radius is not None:
         (radius,) = parse.radii(str(radius))
     for name, value in (("--points", points), ("--threads", 1 if threads is None else threads)):
@@ -73,7 +80,7 @@ def compare(
         raise InvalidArgument("--data", "name the test points that the balls of --local are around", data)
     names = None if verifiers is None else parse.names(verifiers, "--verifiers")
     left_out: list[VerifierInfo] = []
-    from lipbridge.cli.models import dataset_of, open_models
+    from lipbridge.cli.models import Reading, dataset_of, open_models
     from lipbridge.machine import available_cores, machine_facts
     from lipbridge.study.comparison import Points
     from lipbridge.study.comparison import compare as compare_networks
@@ -90,7 +97,7 @@ def compare(
 
         require_writable(report)
     budget = Budget(time_limit, memory, seed)
-    models = open_models(model, shape, output)
+    models = open_models(model, Reading(shape, output, weights or (), count, data))
     cores = available_cores() if threads is None else threads
     known: dict[str, Points] = {}
     for opened in models:

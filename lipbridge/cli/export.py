@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lipbridge.cli import parse
-from lipbridge.cli.bound import OutputOption, ShapeOption
+from lipbridge.cli.bound import ClassesOption, ModelArgument, OutputOption, ShapeOption, WeightsOption
 from lipbridge.cli.output import JsonOption, print_json, stdout_for_rows
 from lipbridge.errors import InvalidArgument, UnknownName
 
@@ -17,7 +17,7 @@ DIALECTS = ("relu", "native")
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder or file that train wrote, or an ONNX file.")],
+    model: ModelArgument,
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
     to: Annotated[str, typer.Option("--to", help="onnx; mat: the weights for the MATLAB LipSDP.")] = "onnx",
     dialect: Annotated[
@@ -27,7 +27,9 @@ def export(
         ),
     ] = "relu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    weights: WeightsOption = None,
     input_shape: ShapeOption = None,
+    classes: ClassesOption = None,
     output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -40,9 +42,10 @@ def export(
     from importlib import import_module
     from typing import Any
 
-    from lipbridge.cli.models import open_model
+    from lipbridge.cli.models import Reading, open_model
 
-    opened = open_model(model, parse.shape(input_shape), output)
+    reading = Reading(parse.shape(input_shape), output, weights or (), parse.classes(classes))
+    opened = open_model(model, reading)
     adapter: Any = import_module(f"lipbridge_adapters.{'onnx' if to == 'onnx' else 'lipsdp_mat'}")
     row: dict[str, object] = {"network": opened.name, "format": to}
     with stdout_for_rows():

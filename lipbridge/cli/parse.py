@@ -28,9 +28,16 @@ def shape(text: str | None, option: str = "--input-shape") -> tuple[int, ...] | 
     if text is None:
         return None
     found = [item.strip() for item in text.split(",")]
-    if not all(item.isascii() and item.isdigit() and int(item[:10]) >= 1 for item in found):
+    if not all(item.isascii() and item.isdigit() and 1 <= int(item[:12]) < 2**31 for item in found):
         raise InvalidArgument(option, "be whole numbers of at least 1 with commas between", text)
     return tuple(int(item) for item in found)
+
+
+def classes(value: int | None) -> int | None:
+    """A number of classes, or none."""
+    if value is not None and value < 1:
+        raise InvalidArgument("--classes", "be at least 1", value)
+    return value
 
 
 def radii(text: str, option: str = "--radius") -> list[float]:
