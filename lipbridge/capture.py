@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 # The modules of handlers register themselves.
 from lipbridge import (
     capture_layers,
+    capture_moves,
     capture_normalisation,
     capture_pooling,
     capture_refused,
@@ -33,6 +34,7 @@ from lipbridge.module_state import as_it_was
 
 _HANDLED_IN = (
     capture_layers,
+    capture_moves,
     capture_normalisation,
     capture_pooling,
     capture_refused,

@@ -3,43 +3,92 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import permutations
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lipbridge.capture_reader import LINE, Curve, Reader
-from lipbridge.graph import Gather, Node, Reshape
+from lipbridge.graph import Concat, Gather, Reshape
+
+#: Axes of a value up to which copies are looked through for a transposition.
+_MOST_AXES = 5
 
 
-def copied(reader: Reader, value: Any, index: Tensor, shape: tuple[int, ...]) -> Curve:
-    """The coordinates ``index`` of the flattened ``value``, -1 for zero, in ``shape``.
+def copied(reader: Reader, values: Sequence[Any], index: Tensor, shape: tuple[int, ...]) -> Curve:
+    """The coordinates ``index`` of the flattened ``values``, one after the other, -1 for zero, in ``shape``.
 
-    Nothing is made for the identity, and a ``Reshape`` where every coordinate stays in its place. Copies of copies, and
-    of reshaped ones, are copies of the first value.
+    Nothing is made for the identity, and a ``Reshape`` where coordinates keep their order or axes change places.
+    Copies of copies, and of reshaped ones, are copies of the first value.
     """
-    source = reader.materialise(value)
-    index = index.flatten()
-    while True:
-        node = reader.nodes[source]
-        if isinstance(node, Gather):
-            before = node.index.to(index.device)
-            index = torch.where(index >= 0, before[index.clamp_min(0)], -1)
-        elif isinstance(node, Reshape):
-            index = _before_reshape(node, reader.nodes[node.inputs[0]], index)
-        else:
-            break
-        source = node.inputs[0]
-    size = math.prod(reader.nodes[source].shape)
-    if index.numel() == size and torch.equal(index, torch.arange(size, device=index.device)):
-        if reader.nodes[source].shape == shape:
-            return Curve(source, (LINE,))
-        return reader.append(Reshape(reader.layer, (source,), shape))
+    source, index = _joined(reader, [reader.materialise(value) for value in values], index.flatten().cpu())
+    before = reader.nodes[source].shape
+    if index.numel() == math.prod(before):
+        axes = _transposition(index, before)
+        if axes == tuple(range(len(before))):
+            return Curve(source, (LINE,)) if before == shape else reader.append(_reshape(reader, source, shape))
+        if axes is not None:
+            return reader.append(_reshape(reader, source, shape, axes))
     return reader.append(Gather(reader.layer, (source,), shape, index.to(reader.device).contiguous()))
 
 
-def _before_reshape(node: Reshape, source: Node, index: Tensor) -> Tensor:
-    if node.axes is None:
-        return index
-    order = torch.arange(math.prod(source.shape), device=index.device).reshape(source.shape).permute(node.axes)
-    return torch.where(index >= 0, order.flatten()[index.clamp_min(0)], -1)
+def origin_of_copies(reader: Reader, source: int, index: Tensor) -> tuple[int, Tensor]:
+    """The first node that coordinates ``index`` of node ``source`` are copies of, and which of its they are."""
+    while True:
+        node = reader.nodes[source]
+        if isinstance(node, Gather):
+            before = node.index.cpu()
+        elif isinstance(node, Reshape):
+            inner = reader.nodes[node.inputs[0]].shape
+            before = torch.arange(math.prod(inner)).reshape(inner)
+            before = (before if node.axes is None else before.permute(node.axes)).flatten()
+        else:
+            return source, index
+        index = torch.where(index >= 0, before[index.clamp_min(0)], -1)
+        source = node.inputs[0]
+
+
+def _joined(reader: Reader, sources: list[int], index: Tensor) -> tuple[int, Tensor]:
+    """One node that all coordinates are copies of, a ``Concat`` if there are several."""
+    sizes = [math.prod(reader.nodes[source].shape) for source in sources]
+    origins = [
+        origin_of_copies(reader, source, torch.arange(size)) for source, size in zip(sources, sizes, strict=True)
+    ]
+    first = {root: 0 for root, _ in origins}
+    start = 0
+    for root in first:
+        first[root] = start
+        start += math.prod(reader.nodes[root].shape)
+    table = torch.cat([torch.where(places >= 0, places + first[root], -1) for root, places in origins])
+    index = torch.where(index >= 0, table[index.clamp_min(0)], -1)
+    if len(first) == 1:
+        return origins[0][0], index
+    flat = [_flat(reader, root) for root in first]
+    return reader.append(Concat(reader.layer, tuple(flat), (start,), 0)).source, index
+
+
+def _flat(reader: Reader, source: int) -> int:
+    shape = reader.nodes[source].shape
+    return source if len(shape) == 1 else reader.append(_reshape(reader, source, (math.prod(shape),))).source
+
+
+def _reshape(reader: Reader, source: int, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> Reshape:
+    return Reshape(reader.layer, (source,), shape, axes)
+
+
+def _transposition(index: Tensor, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The order of axes by which all coordinates are taken, if there is one."""
+    numbers = torch.arange(index.numel()).reshape(shape)
+    if torch.equal(index, numbers.flatten()):
+        return tuple(range(len(shape)))
+    if not 2 <= len(shape) <= _MOST_AXES or bool((index[:1] != 0).any()) or int(index[-1]) != index.numel() - 1:
+        return None
+    for axes in permutations(range(len(shape))):
+        if torch.equal(index, numbers.permute(axes).flatten()):
+            return axes
+    return None
+
+
+__all__ = ["copied", "origin_of_copies"]

@@ -38,6 +38,11 @@ def diagonal(
     source = reader.materialise(value)
     if reader.nodes[source].shape != shape:
         raise reader.unsupported("A constant of another shape would repeat the layer's values.")
+    if not shape:  # one number for each input
+        one = Curve(_reshaped(reader, source, (1,)), (LINE,))
+        flat = [None if t is None else t.reshape(-1) for t in (scale, shift)]
+        made = diagonal(reader, one, flat[0], flat[1], (1,), parameter, recipe)
+        return Curve(_reshaped(reader, made.source, ()), (LINE,))
     factors = [None if t is None else _aligned(reader, t, shape) for t in (scale, shift)]
     channelwise = all(t is None or t.numel() == t.shape[0] for t in factors)
     size = (shape[0], *(1 for _ in shape[1:])) if channelwise else (math.prod(shape),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -9,8 +10,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from lipbridge.capture_copies import copied
+from lipbridge.capture_diagonal import diagonal
+from lipbridge.capture_moves import moved
 from lipbridge.capture_reader import FIXED, Arguments, Curve, Deferred, Reader, handles, itself, transposed
-from lipbridge.graph import Conv, Dense
+from lipbridge.graph import Conv, ConvTranspose, Dense
+from lipbridge.layer_constants import adjoint_geometry
 
 
 @handles("linear")
@@ -66,9 +71,9 @@ class Padded(Deferred):
     fill: float
 
     def materialise(self, reader: Reader) -> Curve:
-        """Padding alone is a convolution of each channel with the kernel 1."""
+        """Padding alone is a convolution of each channel with the kernel 1, or copies beside other numbers than 0."""
         if self.fill != 0.0:
-            raise reader.unsupported("Padding with a number other than zero is not supported.")
+            return self._filled(reader)
         channels, *space = reader.shape_of(self.value)
         rank = len(space)
         weight = torch.ones(channels, 1, *(1,) * rank, dtype=torch.float64, device=reader.device)
@@ -77,8 +82,27 @@ class Padded(Deferred):
         geometry = ((1,) * rank, self.padding, (1,) * rank, channels, self.mode, FIXED)
         return reader.append(Conv(reader.layer, (source,), shape, weight, None, *geometry))
 
+    def _filled(self, reader: Reader) -> Curve:
+        if not math.isfinite(self.fill):
+            raise reader.unsupported("Padding with infinite numbers is read only before max pooling.")
+        shape = reader.shape_of(self.value)
+        widths = [width for pair in reversed(self.padding) for width in pair]
+        index = torch.nn.functional.pad(torch.arange(math.prod(shape)).reshape(shape), widths, value=-1)
+        made = copied(reader, [self.value], index, tuple(index.shape))
+        beside = torch.where(index < 0, self.fill, 0.0).to(torch.float64)
+        return diagonal(reader, made, None, beside[None].to(reader.device), tuple(index.shape), FIXED)
 
-@handles("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d")
+
+@handles(
+    "pad",
+    "constant_pad_nd",
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "replication_pad1d",
+    "replication_pad2d",
+    "reflection_pad3d",
+    "replication_pad3d",
+)
 def _pad(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
     name = reader.operation.split(".")[0]
     known = {"constant": "zeros", "circular": "circular", "reflect": "reflect", "replicate": "replicate"}
@@ -89,26 +113,13 @@ def _pad(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
     mode = known[spelt]
     widths = a["padding"] if "padding" in a else a["pad"]
     pairs = [(int(widths[i]), int(widths[i + 1])) for i in range(0, len(widths), 2)][::-1]
-    if any(width < 0 for pair in pairs for width in pair):
-        raise reader.unsupported("Negative padding crops; slice instead.")
     rank = len(shape) - 1
+    if any(width < 0 for pair in pairs for width in pair):
+        return moved(reader, a, shape)
     if len(pairs) > rank and any(any(pair) for pair in pairs[: len(pairs) - rank]):
-        return _pad_channels(reader, a["self"], pairs, mode, shape)
+        return moved(reader, a, shape)  # channels
     pairs = [(0, 0)] * (rank - len(pairs)) + pairs[max(0, len(pairs) - rank) :]
     return Padded(reader.curve(a["self"]), tuple(pairs), mode, float(a.get("value") or 0.0))
-
-
-def _pad_channels(reader: Reader, value: Any, pairs: list[tuple[int, int]], mode: str, shape: tuple[int, ...]) -> Curve:
-    """New channels of zeros beside the old ones."""
-    rank = len(shape) - 1
-    if len(pairs) != rank + 1 or mode != "zeros":
-        raise reader.unsupported("Only zeros can be added as channels.")
-    before = pairs[0][0]
-    rows = [i - before if before <= i < before + reader.shape_of(value)[0] else None for i in range(shape[0])]
-    chosen = select_channels(reader, value, rows)
-    if not any(any(pair) for pair in pairs[1:]):
-        return chosen
-    return reader.curve(Padded(chosen, tuple(pairs[1:]), mode, 0.0))
 
 
 def select_channels(reader: Reader, value: Any, rows: Sequence[int | None]) -> Curve:
@@ -142,13 +153,41 @@ def select_positions(reader: Reader, value: Any, axis: int, start: int, step: in
     return reader.append(Conv(reader.layer, (source,), tuple(shape), kernel, None, *geometry, parameter=FIXED))
 
 
+@handles("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def _conv_transpose(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+    """A transposed convolution; what torch's ``output_padding`` puts behind the end is padding that is not cut off."""
+    weight, bias = a["weight"], a.get("bias")
+    if not isinstance(weight, Tensor) or not isinstance(bias, Tensor | None):
+        raise reader.unsupported("The weight of a convolution must not depend on the input.")
+    rank = weight.ndim - 2
+    if len(shape) != rank + 1:
+        raise reader.unsupported("It reads the batch as channels: give inputs (channels, *space).")
+    cut, more = each(a["padding"], rank), each(a["output_padding"], rank)
+    padding = tuple((width, width - extra) for width, extra in zip(cut, more, strict=True))
+    node = ConvTranspose(
+        reader.layer,
+        (reader.materialise(a["input"]),),
+        shape,
+        weight.detach().to(torch.float64),
+        None if bias is None else bias.detach().to(torch.float64),
+        each(a["stride"], rank),
+        padding,
+        each(a["dilation"], rank),
+        int(a["groups"]),
+        reader.origin(weight)[0],
+    )
+    # Where everything but the bias is cut off, the weight does not count.
+    counts = adjoint_geometry(node, reader.nodes[node.inputs[0]].shape) is not None
+    return reader.append(node, reader.recipe(itself, weight) if counts else None)
+
+
 @handles("conv1d", "conv2d", "conv3d", "convolution")
 def _convolution(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     weight, bias, x = a["weight"], a.get("bias"), a["input"]
     if not isinstance(weight, Tensor) or not isinstance(bias, Tensor | None):
         raise reader.unsupported("The weight of a convolution must not depend on the input.")
     if a.get("transposed"):
-        raise reader.unsupported("Transposed convolutions are not supported.")
+        return _conv_transpose(reader, a, shape)
     rank = weight.ndim - 2
     if len(shape) != rank + 1:
         raise reader.unsupported("It reads the batch as channels: give inputs (channels, *space).")

@@ -19,7 +19,7 @@ from lipbridge.capture_normalisation import SCALE
 from lipbridge.capture_program import ProgramReader, Reading, Repeated
 from lipbridge.capture_reader import Recipe
 from lipbridge.errors import UnsupportedOperation
-from lipbridge.graph import Add, Concat, Conv, Dense, Elementwise, Graph, Input, Node
+from lipbridge.graph import Add, Concat, Conv, ConvTranspose, Dense, Elementwise, Graph, Input, Node
 from lipbridge.layer_constants import propagate
 from lipbridge.vocabulary import Norm
 
@@ -59,11 +59,11 @@ class LiveTensor:
 class LiveLayer:
     """A layer with weights: what it reads, and the scale of a normalisation that follows it and nothing else reads.
 
-    ``node`` is its node: a Dense or Conv, or an Elementwise whose weight is one number that its Lipschitz constant is
-    the absolute value of.
+    ``node`` is a Dense, Conv or ConvTranspose, or an Elementwise whose weight is one number that its Lipschitz
+    constant is the absolute value of.
     """
 
-    node: Dense | Conv | Elementwise
+    node: Dense | Conv | ConvTranspose | Elementwise
     weight: LiveTensor
     scale: LiveTensor | None
 
@@ -111,7 +111,7 @@ def live_layers(module: nn.Module, reading: Reading) -> dict[int, LiveLayer]:
     for index, node in enumerate(graph.nodes):
         if index not in recipes or index in merged:
             continue
-        assert isinstance(node, Dense | Conv | Elementwise)
+        assert isinstance(node, Dense | Conv | ConvTranspose | Elementwise)
         scale = None
         after = readers.get(index, [])
         if _mergeable(node) and len(after) == 1 and after[0] in recipes and _is_scale(graph.nodes[after[0]]):
@@ -144,7 +144,7 @@ def _tensor(module: nn.Module, reading: Reading, index: int) -> LiveTensor:
 
 def _stored(module: nn.Module, node: Node) -> tuple[nn.Module, str, bool] | None:
     """Where the weight stands, if it is a parameter or its transpose."""
-    if not isinstance(node, Dense | Conv) or not node.parameter or node.parameter == SCALE:
+    if not isinstance(node, Dense | Conv | ConvTranspose) or not node.parameter or node.parameter == SCALE:
         return None
     path, _, name = node.parameter.rpartition(".")
     owner = module.get_submodule(path)

@@ -15,14 +15,14 @@ from lipbridge.capture import read_module, tensor_of
 from lipbridge.capture_export import unwrapped
 from lipbridge.capture_program import ProgramReader, Reading
 from lipbridge.errors import InvalidArgument, UnknownName, UnsupportedOperation
-from lipbridge.graph import Add, Concat, Conv, Graph, Input, Node
-from lipbridge.layer_constants import geometry
+from lipbridge.graph import Add, Concat, Conv, ConvTranspose, Graph, Input, Node
+from lipbridge.layer_constants import adjoint_geometry, geometry
 from lipbridge.linalg import vector_norm
 from lipbridge.live_weights import LiveLayer, check_live, fixed_factors, live_layers
 from lipbridge.norms.convolution import Convolution, conv_dual
 from lipbridge.norms.estimate import dual_matrix, estimate_by_dual
 from lipbridge.norms.power import initial_vector, power_step
-from lipbridge.vocabulary import Norm, as_norm
+from lipbridge.vocabulary import Norm, as_norm, dual
 
 _HANDLES = count()
 
@@ -103,11 +103,11 @@ class TrivialBoundPenalty(nn.Module):
         self._source = (network, reading)
         self._plan = (graph.nodes, readers)
         _check_live(network, reading, readers)
-        self._geometries: dict[int, Convolution] = {
-            index: geometry(live.node, graph.nodes[live.node.inputs[0]].shape)
-            for index, live in readers.items()
-            if isinstance(live.node, Conv) and not live.node.diagonal
-        }
+        self._geometries: dict[int, Convolution] = {}
+        for index, live in readers.items():
+            found = _geometry(live.node, graph.nodes[live.node.inputs[0]].shape)
+            if found is not None:
+                self._geometries[index] = found
         self._factors = fixed_factors(graph, self.norm, readers)
         for index, live in readers.items():
             weight = live.read()
@@ -197,8 +197,10 @@ class TrivialBoundPenalty(nn.Module):
         live = self._plan[1][index]
         if index in self._geometries:
             smooth = self.method != "power"
-            dual, norm = conv_dual(weight, self._geometries[index], self.norm, squarings=self.squarings, smooth=smooth)
-            out.copy_(dual)
+            # A transposed convolution has the norm that the convolution has between the dual spaces.
+            side = dual(self.norm) if isinstance(live.node, ConvTranspose) else self.norm
+            found, norm = conv_dual(weight, self._geometries[index], side, squarings=self.squarings, smooth=smooth)
+            out.copy_(found)
             return norm
         if live.scalar:  # its largest entry, in every norm
             row = weight.reshape(1, -1)
@@ -270,6 +272,13 @@ def _check_live(network: nn.Module, reading: Reading, layers: Mapping[int, LiveL
     finally:
         for tensor, value in zip(tensors, kept, strict=True):
             tensor.data.copy_(value)
+
+
+def _geometry(node: Node, shape: tuple[int, ...]) -> Convolution | None:
+    """Of a convolution, or of the one that a transposed one is the adjoint of."""
+    if isinstance(node, ConvTranspose):
+        return adjoint_geometry(node, shape)
+    return geometry(node, shape) if isinstance(node, Conv) and not node.diagonal else None
 
 
 def _full_precision(device: str) -> AbstractContextManager[Any]:

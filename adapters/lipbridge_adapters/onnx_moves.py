@@ -24,7 +24,7 @@ def moved(reader: OnnxReader, x: Flow, move: Callable[[Tensor], Tensor]) -> Flow
     shape = tuple(index.shape)
     if not index.numel():
         raise Fault(f"its operator {reader.kind} leaves nothing of {x.shape}")
-    return Flow(copied(reader, x.value, index, per_input(shape)), shape)
+    return Flow(copied(reader, [x.value], index, per_input(shape)), shape)
 
 
 def taken(reader: OnnxReader, x: Flow, axis: int, rows: Sequence[int]) -> Flow:
