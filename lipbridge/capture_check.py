@@ -31,7 +31,7 @@ from lipbridge.capture_export import (
 )
 from lipbridge.capture_program import ProgramReader, Reading
 from lipbridge.capture_reader import Curve, Deferred
-from lipbridge.errors import NumericalFailure, UnsupportedOperation
+from lipbridge.errors import LipbridgeError, NumericalFailure, UnsupportedOperation
 from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node, evaluate
 from lipbridge.search.running_error import enclose, understood
 
@@ -51,6 +51,15 @@ def check_reading(module: nn.Module, reading: Reading, shape: tuple[int, ...]) -
     Raises:
         UnsupportedOperation: naming the first operation at which program and Graph part, or how the module differs.
     """
+    try:
+        _check(module, reading, shape)
+    except LipbridgeError:
+        raise
+    except Exception as error:
+        raise _other(module, f"What was read of it cannot be evaluated: {one_line(error)}") from error
+
+
+def _check(module: nn.Module, reading: Reading, shape: tuple[int, ...]) -> None:
     program, reader, graph = reading.program, reading.reader, reading.graph
     x = _points(module, shape, program, graph)
     exact = x.to(torch.float64)

@@ -16,10 +16,10 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
-from lipbridge.capture_export import BATCH, BatchSize, Program, layer_name, operation_name
+from lipbridge.capture_export import BATCH, BatchSize, Program, layer_name, one_line, operation_name
 from lipbridge.capture_reader import HANDLERS, LINE, NEVER, Curve, Deferred, Reader, Recipe, Unusable
 from lipbridge.capture_refused import PRODUCT
-from lipbridge.errors import UnsupportedOperation
+from lipbridge.errors import LipbridgeError, UnsupportedOperation
 from lipbridge.graph import Graph, alive_nodes, without_dead_nodes
 
 #: Operations that may be told the size of the batch, since the shape of their result says what they do with it.
@@ -110,10 +110,15 @@ class ProgramReader(Reader):
         """
         for node in self.program.graph.nodes:
             self.layer, self.operation = layer_name(node), operation_name(node)
-            if node.op == "placeholder":
-                self._placeholder(node)
-            else:
-                self.values[node] = self._call(node)
+            try:
+                if node.op == "placeholder":
+                    self._placeholder(node)
+                else:
+                    self.values[node] = self._call(node)
+            except LipbridgeError:
+                raise
+            except Exception as error:  # arguments that no handler expects, or a constant that torch cannot compute
+                raise self.unsupported(f"It cannot be read: {one_line(error)}") from error
         self.layer, self.operation = "output", "output"
         value = self.values[self.program.output]
         if not isinstance(value, Curve | Deferred):

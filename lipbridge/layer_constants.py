@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations import derive
-from lipbridge.errors import UnsupportedOperation
+from lipbridge.errors import InvalidArgument, UnsupportedOperation
 from lipbridge.graph import (
     Add,
     Concat,
@@ -54,6 +54,8 @@ LARGEST_MATRIX = 2**20
 def output_constants(graph: Graph, p: Norm, q: Norm) -> Constants:
     """Proved upper bounds of the Lipschitz constant from the input in l_p to the output in l_r, p <= r <= q."""
     require_cheap(p, q, "Lipschitz constant")
+    if graph.device.type == "meta":
+        raise InvalidArgument("network", "have weights with numbers; those on the meta device have none", graph.name)
     norms: list[Norm] = [norm for norm in NORMS if NORMS.index(p) <= NORMS.index(norm) <= NORMS.index(q)]
     roots = _roots(graph)
     reads = [_reads(graph, index, roots) for index in range(len(graph.nodes))]

@@ -85,10 +85,10 @@ class TrivialBoundPenalty(nn.Module):
             raise UnknownName("penalty form", form, get_args(Form))
         if method not in get_args(Method):
             raise UnknownName("penalty method", method, get_args(Method))
-        if every is not None and every < 1:
-            raise InvalidArgument("every", "be at least 1", every)
-        if not 1 <= squarings <= 10:
-            raise InvalidArgument("squarings", "lie between 1 and 10", squarings)
+        if every is not None and (not _is_count(every) or every < 1):
+            raise InvalidArgument("every", "be a whole number, at least 1", every)
+        if not _is_count(squarings) or not 1 <= squarings <= 10:
+            raise InvalidArgument("squarings", "be a whole number between 1 and 10", squarings)
         self.norm: Norm = as_norm(norm)
         self.form, self.squarings = form, squarings
         self.method = method if self.norm == 2 else "extreme"
@@ -246,6 +246,10 @@ class TrivialBoundPenalty(nn.Module):
 
     def extra_repr(self) -> str:
         return f"norm={self.norm}, form={self.form}, method={self.method}, every={self.every}"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _read_anew(network: nn.Module, reading: Reading) -> Graph:
