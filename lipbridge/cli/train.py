@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lipbridge.cli import parse
-from lipbridge.cli.output import JsonOption, print_json, print_table
+from lipbridge.cli.output import JsonOption, print_json, print_table, stdout_for_rows
 from lipbridge.study.text import number, percent, seconds
 
 
@@ -89,18 +89,19 @@ def train(
     }
     from lipbridge.study.runs import train_run
 
-    run = train_run(
-        data,
-        norm,
-        out,
-        _given(changes),
-        _given(settings),
-        arch=arch,
-        device=device,
-        resume=resume,
-        overwrite=overwrite,
-        rescale=rescale,
-    )
+    with stdout_for_rows():  # a user's own architecture may print
+        run = train_run(
+            data,
+            norm,
+            out,
+            _given(changes),
+            _given(settings),
+            arch=arch,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            rescale=rescale,
+        )
     if as_json:
         print_json([run])
         return
