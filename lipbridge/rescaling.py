@@ -94,13 +94,38 @@ def rescale(
         raise NumericalFailure("The factors of the rescaling are beyond float64.")
     _apply(chain, modules, factors)
     try:
-        after = trivial_bound(capture(copied, input_shape), p)
+        scaled = capture(copied, input_shape)
+        after = trivial_bound(scaled, p)
+        _require_same(graph, scaled, module)
     except NumericalFailure:  # a weight overflowed its dtype
         after = before
     if not after.value < before.value:
         copied, after = copy.deepcopy(module), before
     after = replace(after, seconds=time.perf_counter() - start, method="trivial bound, rescaled")
     return RescaleResult(copied, before, after)
+
+
+def _require_same(graph: Graph, scaled: Graph, module: nn.Module) -> None:
+    """Compare the two at random points of several scales, as capture compares a Graph with its module.
+
+    Raises:
+        UnsupportedOperation: if they differ by more than rounding the weights to the module's dtype explains.
+    """
+    generator = torch.Generator().manual_seed(20261125)
+    scales = torch.tensor([1.0, 1e-3, 1e3, 30.0, 0.03], dtype=torch.float64)
+    unit = torch.randn(5, *graph.input_shape, generator=generator, dtype=torch.float64)
+    x = (unit * scales.reshape(-1, *(1,) * len(graph.input_shape))).to(graph.device)
+    unit_roundoff = max(torch.finfo(t.dtype).eps for t in module.parameters() if t.is_floating_point())
+    values = [value.abs().flatten(1).amax(1) for g in (graph, scaled) for value in g.values(x)]
+    room = 64.0 * len(graph.nodes) * unit_roundoff * torch.stack(values).amax(0)
+    # Scaled by powers of two inside, a network may have large values on the way; its outputs count too.
+    gap = (graph(x) - scaled(x)).flatten(1).abs().amax(1)
+    if not bool((gap <= room).all()):
+        reason = (
+            "A scaled weight or bias is used in more than one way, or computed on the way, so the network would become "
+            "another function."
+        )
+        raise UnsupportedOperation(type(module).__name__, "rescaling", reason)
 
 
 def require_rescalable(module: nn.Module, input_shape: Sequence[int] | None = None) -> None:

@@ -124,3 +124,35 @@ def test_errors():
         broken[0].weight[0, 0] = math.nan
     with pytest.raises(NumericalFailure):
         lipbridge.rescale(broken)
+
+
+class _OtherBias(nn.Module):
+    """A layer's weight with a bias that is not the layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.bias = nn.Linear(4, 8), nn.Linear(8, 3), nn.Parameter(torch.randn(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(nn.functional.linear(x, self.first.weight, self.bias)))
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "bias"])
+def test_the_function_is_the_same_or_it_is_refused(kind: str) -> None:
+    torch.manual_seed(0)
+    modules = {
+        "weight_norm": nn.Sequential(
+            nn.Linear(4, 8), nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))
+        ),
+        "spectral_norm": nn.Sequential(
+            nn.utils.parametrizations.spectral_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 3)
+        ),
+        "bias": _OtherBias(),
+    }
+    module, x = modules[kind].eval(), torch.randn(64, 4)
+    try:
+        scaled = lipbridge.rescale(module, input_shape=(4,)).module
+    except UnsupportedOperation as refusal:
+        assert "rescal" in str(refusal)
+    else:
+        assert torch.allclose(scaled(x), module(x), rtol=1e-4, atol=1e-5)

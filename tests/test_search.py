@@ -447,3 +447,15 @@ def test_numbers_that_are_none_are_errors(bad: float) -> None:
         search_lower_bound(Problem(dense_chain([W], activation("abs"))), torch.full((2, 3), bad))
     with pytest.raises(InvalidArgument):
         search_lower_bound(Problem(dense_chain([W], activation("abs"))), torch.zeros(2, 4))
+
+
+def test_no_derivative_is_taken_where_the_argument_rounds_across_its_kink() -> None:
+    """At x the float argument ``s x - a`` is on one side of the kink and exact arithmetic may be on the other."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        s, x = (0.5 + torch.rand(2, generator=generator, dtype=torch.float64)).tolist()
+        activation = derive("kink", ((Term("leaky_relu", 1.0, s, -math.nextafter(s * x, 0.0), (2.0,)),),))
+        graph = Graph((Input("x", (), (1,)), Elementwise("kink", (0,), (1,), activation, -1)))
+        for at, certain in ((x, False), (x * 1.001, True), (x * 0.999, True)):
+            point = torch.tensor([[at]], dtype=torch.float64)
+            assert bool(enclose_tangent(graph, point, torch.ones_like(point)).sound) == certain

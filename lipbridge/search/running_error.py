@@ -413,8 +413,7 @@ def _(node: Normalize, inputs: list[Tangent]) -> Tangent:
 def _(node: Elementwise, inputs: list[Tangent]) -> Tangent:
     x, g = inputs[0], node.activation
     z, t = x.primal, x.tangent
-    # Twice the error, which also covers the rounding of the distance itself.
-    clear = (g.distance_to_kink(z.value) > 2.0 * z.error) | (x.live == 0)
+    clear = _side_is_certain(g, z) | (x.live == 0)
     sound = x.sound & clear.flatten(1).all(dim=1)
     products: list[Tensor] = []
     errors: list[Tensor] = []
@@ -430,6 +429,20 @@ def _(node: Elementwise, inputs: list[Tangent]) -> Tangent:
     error = joined(node, errors) * (1.0 + ULPS) + FLOOR
     enclosure = Enclosure(joined(node, products) * alive, error * alive)
     return Tangent(enclosed(node, [z]), enclosure, alive, sound)
+
+
+def _side_is_certain(activation: Activation, z: Enclosure) -> Tensor:
+    """Where no term's argument can be on the other side of its kink, the rounding of the argument included."""
+    # Twice the error, which also covers the rounding of the distance itself.
+    certain = activation.distance_to_kink(z.value) > 2.0 * z.error
+    for term in (t for component in activation.components for t in component):
+        if not SCALAR_FUNCTIONS[term.function].smooth and term.scale != 0.0:
+            scaled = term.scale * z.value
+            exact = term.scale in (1.0, -1.0) and term.offset == 0.0
+            rounding = 0.0 if exact else ULPS * (scaled.abs() + abs(term.offset)) + FLOOR
+            room = 2.0 * (abs(term.scale) * z.error + rounding)
+            certain = certain & ((scaled + term.offset).abs() > room)
+    return certain
 
 
 def _slope_error(node: Node, component: Component, z: Enclosure) -> Tensor:
