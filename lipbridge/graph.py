@@ -137,43 +137,74 @@ def _moved(node: Node, device: torch.device | str) -> Node:
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """A sequential dense network: ``W_L g_(L-1)(... g_1(W_1 x + b_1) ...) + b_L``; ``len(layers) = len(gs) + 1``."""
+    """A sequential dense network: ``W_L g_(L-1)(... g_1(W_1 x + b_1) ...) + b_L``; ``len(layers) = len(gs) + 1``.
+
+    Attributes:
+        layers: W_l and b_l.
+        activations: g_l.
+        sources: for each activation the node of the Graph whose flattened values are its arguments.
+        errors: for each layer how far each entry of its weight may be off, ``(m, n)`` float64; None if it is exact. If
+            one is not, the layers have no biases: what they add was rounded as well, and is read from the Graph.
+    """
 
     layers: tuple[Dense, ...]
     activations: tuple[Activation, ...]
+    sources: tuple[int, ...]
+    errors: tuple[Tensor | None, ...]
 
 
-#: Linear nodes that a chain holds as matrices.
-_WRITABLE = (Conv, ConvTranspose, Gather)
 #: Matrices of at most so many entries are built to read a convolutional network as a chain.
 LARGEST_CHAIN_MATRIX = 2**22
 
 
-def as_chain(graph: Graph) -> Chain:
+def as_chain(graph: Graph, *, rounded: bool = False) -> Chain:
     """Read a Graph as a chain of dense layers with one activation between each two.
 
-    A network with convolutions is lowered to matrices first, if they are small and that rounds no weight.
+    Other linear nodes (convolutions, BatchNorm, a factor, a second dense layer) are written as matrices if they are
+    small, and merged.
+
+    Args:
+        graph: the network.
+        rounded: whether weights and biases may be rounded in that; then :attr:`Chain.errors` says how far, and a bound
+            of the chain is one of the network only with :func:`lipbridge.chain_rounding.rounding_term` added.
 
     Raises:
         UnsupportedProblem: naming the first node that does not fit, or why it cannot be lowered.
+        NumericalFailure: if merged weights overflow.
     """
     reason = _misfit(graph)
-    if reason is not None and any(isinstance(node, _WRITABLE) or len(node.shape) > 1 for node in graph.nodes[1:]):
-        from lipbridge.lowering_dense import lower_to_dense  # it builds on this file
+    if reason is None:
+        activations = [node for node in graph if isinstance(node, Elementwise)]
+        layers = tuple(node for node in graph if isinstance(node, Dense))
+        sources = tuple(node.inputs[0] for node in activations)
+        return Chain(layers, tuple(node.activation for node in activations), sources, (None,) * len(layers))
+    for node in (graph.nodes[index] for index in alive_nodes(graph)):
+        if isinstance(node, _BRANCHING):
+            raise UnsupportedProblem(_out_of_place(node))
+    from lipbridge.lowering_dense import lower_to_dense  # it builds on this file
 
-        lowered = lower_to_dense(graph, largest=LARGEST_CHAIN_MATRIX)
-        reason = _misfit(lowered.graph)
-        if reason is None and not lowered.exact:
-            name = next(iter(lowered.rounding))
-            raise UnsupportedProblem(
-                f"Layer `{name}` is rounded when the network is written as dense layers, so a bound of those would not "
-                "be proved for this one. Give lower_to_dense(graph).graph itself."
-            )
-        graph = lowered.graph
+    lowered = lower_to_dense(graph, largest=LARGEST_CHAIN_MATRIX)
+    reason = _misfit(lowered.graph)
     if reason is not None:
         raise UnsupportedProblem(reason)
-    layers = tuple(node for node in graph if isinstance(node, Dense))
-    return Chain(layers, tuple(node.activation for node in graph if isinstance(node, Elementwise)))
+    if not lowered.exact and not rounded:
+        name = next(iter(lowered.rounding))
+        raise UnsupportedProblem(
+            f"Layer `{name}` is rounded when the network is written as dense layers, so a bound of those would not "
+            "be proved for this one. Give lower_to_dense(graph).graph itself."
+        )
+    places = [index for index, node in enumerate(lowered.graph) if isinstance(node, Dense)]
+    layers = tuple(node for node in lowered.graph if isinstance(node, Dense))
+    if not lowered.exact:
+        layers = tuple(replace(layer, bias=None) for layer in layers)
+    found = [(index, node) for index, node in enumerate(lowered.graph) if isinstance(node, Elementwise)]
+    sources = tuple(graph.nodes[lowered.origins[index]].inputs[0] for index, _ in found)
+    errors = tuple(lowered.errors.get(index) for index in places)
+    return Chain(layers, tuple(node.activation for _, node in found), sources, errors)
+
+
+#: Nodes that no chain of dense layers has, however the others are written.
+_BRANCHING = (Add, GroupSort, MaxPool, Normalize)
 
 
 def _misfit(graph: Graph) -> str | None:
@@ -186,30 +217,33 @@ def _misfit(graph: Graph) -> str | None:
         elif in_line and isinstance(node, Elementwise) and len(node.shape) == 1 and layers == activations + 1:
             activations += 1
         elif not (in_line and isinstance(node, Reshape) and not layers and node.axes is None):
-            return (
-                f"Layer `{node.name}` ({type(node).__name__}) does not fit a chain of dense layers with one "
-                "activation between each two."
-            )
+            return _out_of_place(node)
     if not layers or layers != activations + 1:
         return "A dense chain starts and ends with a dense layer; this network does not."
     return None
 
 
+def _out_of_place(node: Node) -> str:
+    return (
+        f"Layer `{node.name}` ({type(node).__name__}) does not fit a chain of dense layers with one activation "
+        "between each two."
+    )
+
+
 def alive_nodes(graph: Graph, output: int | None = None) -> list[int]:
-    """The indices of the nodes that node ``output`` (the last if None) reads on the way, with it and the Input."""
-    last = len(graph.nodes) - 1 if output is None else output
-    alive, waiting = {0}, [last]
+    """The places, in order, of the Input and of the nodes that node ``output`` (the last if None) reads on the way."""
+    alive, waiting = {0}, [len(graph.nodes) - 1 if output is None else output]
     while waiting:
         index = waiting.pop()
         if index not in alive:
             alive.add(index)
             waiting.extend(graph.nodes[index].inputs)
-    return sorted(alive)  # the output comes last: all others are read on the way to it
+    return sorted(alive)
 
 
 def without_dead_nodes(graph: Graph, output: int | None = None) -> Graph:
     """Only the nodes that node ``output`` (the last if None) reads on the way, and the Input; the output comes last."""
-    order = alive_nodes(graph, output)
+    order = alive_nodes(graph, output)  # the output comes last: all others are read on the way to it
     place = {index: position for position, index in enumerate(order)}
     nodes = [graph.nodes[i] for i in order]
     kept = tuple(replace(node, inputs=tuple(place[i] for i in node.inputs)) for node in nodes)

@@ -368,7 +368,7 @@ def _block(graph: Graph, index: int) -> Block | None:
 def _linear(node: Node) -> bool:
     """Whether a node is affine in its inputs."""
     if isinstance(node, Elementwise):
-        return all(term.function == "identity" for component in node.activation.components for term in component)
+        return node.linear
     return isinstance(node, Dense | Conv | ConvTranspose | Gather | Reshape | Add | Concat)
 
 

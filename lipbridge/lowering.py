@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, cast
 
@@ -32,10 +32,16 @@ class Lowering:
         graph: the Graph after the rewrite.
         rounding: by layer, the largest error of a weight relative to the layer's largest weight. Empty if every
             weight is exact, and then so is the function that the new Graph stands for.
+        errors: by the place of a dense layer, how far each of its weights may be off, proved (of a lowering to dense
+            layers; layers whose weights are exact are left out).
+        origins: by the place of an activation, the old Graph's that it is: its argument is the flattened value of that
+            one's source (of a lowering to dense layers).
     """
 
     graph: Graph
     rounding: Mapping[str, float]
+    errors: Mapping[int, Tensor] = field(default_factory=lambda: {})
+    origins: Mapping[int, int] = field(default_factory=lambda: {})
 
     @property
     def exact(self) -> bool:

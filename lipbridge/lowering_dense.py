@@ -2,16 +2,22 @@
 
 A convolution's matrix holds its weights and nothing else, so it is exact (where padding copies inputs, weights that
 meet on one input are added). Channelwise blocks of a polyactivation are the blocks of the flattened vector.
+
+Linear layers one after the other are multiplied into one, and :mod:`lipbridge.uncertain` bounds what that rounds, entry
+by entry. Maps that scale and shift each coordinate (BatchNorm, ``(x - mean) / std``, a factor) go into the rows of the
+layer before or the columns of the one after; they are written as matrices only where there is none.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 
+from lipbridge.activations import Component
 from lipbridge.errors import NumericalFailure, UnsupportedProblem
 from lipbridge.graph import (
     Add,
@@ -24,22 +30,25 @@ from lipbridge.graph import (
     Graph,
     Node,
     Reshape,
+    alive_nodes,
     block_axis,
     evaluate,
     without_dead_nodes,
 )
 from lipbridge.lowering import Lowering
-from lipbridge.rounding import UNIT, gamma
+from lipbridge.rounding import gamma
+from lipbridge.uncertain import Uncertain, composed, image, known, plus
 
 #: Entries of the largest matrix that is written down (256 MB).
 LARGEST = 2**25
 
 
 def lower_to_dense(graph: Graph, *, largest: int = LARGEST) -> Lowering:
-    """The same function with convolutions, averages, BatchNorm and transpositions as dense layers on vectors.
+    """The same function with convolutions, averages, BatchNorm, factors and transpositions as dense layers on vectors.
 
     Linear layers one after the other are multiplied into one (BatchNorm is folded), which rounds; ``rounding`` says by
-    how much. The output has the old one's coordinates in one axis. Max pooling, sorting and normalisation stay.
+    how much, and ``errors`` bounds it entry by entry. The output has the old one's coordinates in one axis. Max
+    pooling, sorting and normalisation stay.
 
     Args:
         graph: any Graph.
@@ -49,9 +58,36 @@ def lower_to_dense(graph: Graph, *, largest: int = LARGEST) -> Lowering:
         UnsupportedProblem: if a matrix would have more entries, naming the layer.
         NumericalFailure: if merged weights overflow.
 
-    Law: ``lower_to_dense(g).graph(x)`` equals ``g(x).flatten(1)`` up to float64 rounding.
+    Laws: ``lower_to_dense(g).graph(x)`` equals ``g(x).flatten(1)`` up to float64 rounding. With weights that differ
+    from its own by at most ``errors``, and some biases, it is that function exactly.
     """
     return _Writer(graph, largest).run()
+
+
+@dataclass(frozen=True, eq=False)
+class _Affine:
+    """``W x + b`` on vectors; b may be None."""
+
+    weight: Uncertain
+    bias: Uncertain | None = None
+
+    def after(self, first: _Affine) -> _Affine:
+        """This map of what ``first`` gives."""
+        moved = image(self.weight, first.bias)
+        bias = self.bias if moved is None else plus(moved, self.bias)
+        return _Affine(composed(self.weight, first.weight), bias)
+
+    @property
+    def rounding(self) -> float:
+        return max(self.weight.relative, 0.0 if self.bias is None else self.bias.relative)
+
+
+@dataclass(frozen=True, eq=False)
+class _Value:
+    """What an old node holds, flattened: the value of new node ``index``, scaled and shifted by ``scaling``."""
+
+    index: int
+    scaling: _Affine | None = None
 
 
 class _Writer:
@@ -60,22 +96,32 @@ class _Writer:
     def __init__(self, graph: Graph, largest: int) -> None:
         self.old, self.largest = graph, largest
         self.nodes: list[Node] = [graph.nodes[0]]
-        self.rounding: dict[str, float] = {}
+        self.affine: dict[int, _Affine] = {}  # what the new dense layers are
+        self.origins: dict[int, int] = {}
         self.readers = [0] * len(graph.nodes)
         for node in graph.nodes:
             for source in node.inputs:
                 self.readers[source] += 1
 
     def run(self) -> Lowering:
-        place = [self.flat(0, "input")]
+        values = [_Value(self.flat(0, "input"))]
         free = [False]  # whether the new node serves this old node alone, so that it may be merged into its reader
         for index, node in enumerate(self.old.nodes[1:], start=1):
-            sources = [place[i] for i in node.inputs]
-            merge = len(sources) == 1 and free[node.inputs[0]] and isinstance(self.nodes[sources[0]], Dense)
-            place.append(self.write(node, sources, merge))
+            sources = [values[i] for i in node.inputs]
+            values.append(self.write(index, node, sources, len(sources) == 1 and free[node.inputs[0]]))
             free.append(self.readers[index] == 1)
-        graph = without_dead_nodes(Graph(tuple(self.nodes), self.old.name), place[-1])
-        return Lowering(graph, self.rounding)
+        output = self.plain(values[-1], self.old.nodes[-1].name)
+        graph = Graph(tuple(self.nodes), self.old.name)
+        place = {index: position for position, index in enumerate(alive_nodes(graph, output))}
+        used = {index: affine for index, affine in self.affine.items() if index in place}
+        rounding: dict[str, float] = {}
+        for index, affine in used.items():
+            name = self.nodes[index].name  # two layers may share it: the larger error is told
+            if affine.rounding > 0.0:
+                rounding[name] = max(affine.rounding, rounding.get(name, 0.0))
+        errors = {place[index]: a.weight.error for index, a in used.items() if a.weight.error is not None}
+        origins = {place[index]: old for index, old in self.origins.items() if index in place}
+        return Lowering(without_dead_nodes(graph, output), rounding, errors, origins)
 
     def add(self, node: Node) -> int:
         self.nodes.append(node)
@@ -85,64 +131,113 @@ class _Writer:
         shape = self.nodes[index].shape
         return index if len(shape) == 1 else self.add(Reshape(f"{name}.flat", (index,), (math.prod(shape),)))
 
-    def write(self, node: Node, sources: list[int], merge: bool) -> int:
+    def plain(self, value: _Value, name: str) -> int:
+        """The index of a new node that holds the value itself."""
+        if value.scaling is None:
+            return value.index
+        self.fits(name, self.nodes[value.index].shape[0] ** 2)
+        weight = value.scaling.weight.matrix()
+        return self.dense(Dense(name, (value.index,), (0,), weight.value), replace(value.scaling, weight=weight))
+
+    def write(self, index: int, node: Node, sources: list[_Value], merge: bool) -> _Value:
         size = (math.prod(node.shape),)
         if isinstance(node, Reshape) and node.axes is None:
             return sources[0]
-        if isinstance(node, Dense | Conv | ConvTranspose | Gather | Reshape):
-            plain = isinstance(node, Dense) and len(node.shape) == 1
-            return self.linear(node, sources[0], merge, None if plain else self.shape_before(node))
+        if isinstance(node, Dense | Conv | ConvTranspose | Gather | Reshape) or (
+            isinstance(node, Elementwise) and node.linear
+        ):
+            return self.linear(node, sources[0], merge)
+        inputs = [self.plain(value, node.name) for value in sources]
         if isinstance(node, Elementwise):
-            made = self.add(replace(node, inputs=(sources[0],), shape=size, axis=-1))
-            return self.reordered(node, made, self.shape_before(node), block_axis(node))
+            made = self.add(replace(node, inputs=(inputs[0],), shape=size, axis=-1))
+            self.origins[made] = index
+            return _Value(self.reordered(node, made, self.shape_before(node), block_axis(node)))
         if isinstance(node, Add):
-            return self.add(replace(node, inputs=tuple(sources), shape=size))
+            return _Value(self.add(replace(node, inputs=tuple(inputs), shape=size)))
         if isinstance(node, Concat):
-            return self.joined(node, sources)
-        shaped = [self.add(Reshape(f"{node.name}.shape", (sources[0],), self.shape_before(node)))]
-        return self.flat(self.add(replace(node, inputs=tuple(shaped))), node.name)
+            return _Value(self.joined(node, inputs))
+        shaped = self.add(Reshape(f"{node.name}.shape", (inputs[0],), self.shape_before(node)))
+        return _Value(self.flat(self.add(replace(node, inputs=(shaped,))), node.name))
 
     def shape_before(self, node: Node) -> tuple[int, ...]:
         return self.old.nodes[node.inputs[0]].shape
 
-    def linear(self, node: Node, source: int, merge: bool, shape: tuple[int, ...] | None) -> int:
-        """A linear node as a matrix, after the dense layer before it if that is its own."""
-        if shape is None and isinstance(node, Dense):
-            weight, bias, error = node.weight, node.bias, torch.zeros_like(node.weight)
-        else:
-            assert shape is not None
-            weight, bias, error = self.matrix(node, shape)
-        if not merge:
-            kept = node.parameter if isinstance(node, Dense) and len(node.shape) == 1 else None
-            turned = isinstance(node, Dense) and node.transposed
-            made = Dense(node.name, (source,), (weight.shape[0],), weight, bias, kept, turned)
-            self.note(node.name, weight, error)
-            return self.add(made)
-        before = self.nodes[source]
-        assert isinstance(before, Dense)
-        self.fits(node.name, weight.shape[0] * before.weight.shape[1])
-        product = weight @ before.weight
-        magnitude = weight.abs() @ before.weight.abs()
-        chosen = ((weight != 0).sum(1) <= 1) & ((weight == 0) | (weight.abs() == 1)).all(1)
-        copied = ((before.weight != 0).sum(0) <= 1) & ((before.weight == 0) | (before.weight.abs() == 1)).all(0)
-        lost = torch.where(chosen[:, None] | copied, 0.0, gamma(weight.shape[1] + 1) * magnitude)
-        if bias is not None or before.bias is not None:
-            several = bias is not None and before.bias is not None
-            moved = 0.0 if before.bias is None else weight @ before.bias
-            bias = moved + (torch.zeros_like(weight[:, 0]) if bias is None else bias)
-            exact = before.bias is None or (bool(chosen.all()) and not several)
-            lost = lost if exact else lost + UNIT * magnitude
-        if not bool(torch.isfinite(product).all()):
-            raise NumericalFailure(f"Layer `{node.name}`: its weights overflow when it is merged into the one before.")
-        self.note(node.name, product, error @ before.weight.abs() + lost)
-        # The old layer stays in the list, unread; it goes with the dead nodes.
-        return self.add(Dense(node.name, before.inputs, (weight.shape[0],), product, bias))
+    def linear(self, node: Node, source: _Value, merge: bool) -> _Value:
+        """A linear node, merged with the dense layer before it if that is its own, and with a scaling."""
+        own, index = self.map_of(node), source.index
+        merged = source.scaling is not None or (merge and index in self.affine)
+        if source.scaling is not None:
+            own = own.after(source.scaling)
+        elif merge and index in self.affine:
+            before = self.affine[index].weight.value
+            if not own.weight.diagonal:
+                rows, columns = len(own.weight.value), before.shape[1]
+                if rows * columns > max(own.weight.value.numel(), before.numel()):
+                    self.fits(node.name, rows * columns)
+            # The old layer stays in the list, unread; it goes with the dead nodes.
+            own, index = own.after(self.affine[index]), self.nodes[index].inputs[0]
+        if merged and not bool(torch.isfinite(own.weight.value).all()):
+            raise NumericalFailure(f"Layer `{node.name}`: its weights overflow when it is merged with those beside it.")
+        if own.weight.diagonal:
+            return _Value(index, own)
+        made = Dense(node.name, (index,), (0,), own.weight.value)
+        if isinstance(node, Dense) and own.weight.value is node.weight:
+            made = replace(node, inputs=(index,))
+        return _Value(self.dense(made, own))
 
-    def note(self, name: str, weight: Tensor, error: Tensor) -> None:
-        worst = float(error.max()) if error.numel() else 0.0
-        if worst > 0.0:
-            relative = worst / max(worst, float(weight.abs().max()))
-            self.rounding[name] = max(relative, self.rounding.get(name, 0.0))
+    def dense(self, like: Dense, affine: _Affine) -> int:
+        bias = None if affine.bias is None else affine.bias.value
+        made = self.add(replace(like, shape=(len(affine.weight.value),), weight=affine.weight.value, bias=bias))
+        self.affine[made] = affine
+        return made
+
+    def map_of(self, node: Node) -> _Affine:
+        """A linear node on the flattened input: a matrix, or a diagonal where it only scales and shifts."""
+        if isinstance(node, Dense) and len(node.shape) == 1:
+            return _Affine(Uncertain(node.weight), None if node.bias is None else Uncertain(node.bias))
+        if isinstance(node, Conv) and node.diagonal:
+            positions = math.prod(node.shape[1:])
+            scale, shift = (
+                None if t is None else t.flatten().repeat_interleave(positions) for t in (node.weight, node.bias)
+            )
+            assert scale is not None
+            return _Affine(Uncertain(scale), None if shift is None else Uncertain(shift))
+        if isinstance(node, Elementwise):
+            return self.lines(node)
+        return self.matrix(node, self.shape_before(node))
+
+    def lines(self, node: Elementwise) -> _Affine:
+        """An Elementwise of lines: factors and shifts, block by block."""
+        shape, width, axis = self.shape_before(node), node.activation.width, block_axis(node)
+        n = math.prod(shape)
+        slopes, offsets = zip(*(component_line(component) for component in node.activation.components), strict=True)
+        scale, shift = (self.blocks(numbers, node.shape, width, axis) for numbers in (slopes, offsets))
+        bias = shift if any(offsets) else None
+        if width == 1:
+            return _Affine(scale, bias)
+        self.fits(node.name, n * n * width)
+        # Output block k of coordinate i reads coordinate i: where the coordinates of the input stand in the output.
+        places = torch.arange(n, device=self.old.device).reshape(shape)
+        columns = torch.cat([places] * width, axis).flatten()
+        rows = torch.arange(n * width, device=self.old.device)
+
+        def spread(values: Tensor) -> Tensor:
+            return values.new_zeros(n * width, n).index_put((rows, columns), values)
+
+        error = None if scale.error is None else spread(scale.error)
+        return _Affine(Uncertain(spread(scale.value), error), bias)
+
+    def blocks(self, numbers: tuple[Fraction, ...], shape: tuple[int, ...], width: int, axis: int) -> Uncertain:
+        """One number a block as a vector over the flattened coordinates of ``shape``."""
+        each = [known(number) for number in numbers]
+        block = [size // width if place == axis else size for place, size in enumerate(shape)]
+
+        def spread(values: list[float]) -> Tensor:
+            parts = [torch.full(block, v, dtype=torch.float64, device=self.old.device) for v in values]
+            return torch.cat(parts, axis).flatten()
+
+        errors = [error for _, error in each]
+        return Uncertain(spread([value for value, _ in each]), spread(errors) if any(errors) else None)
 
     def fits(self, name: str, entries: int) -> None:
         if entries > self.largest:
@@ -151,8 +246,8 @@ class _Writer:
                 "is too large for a method that reads dense layers."
             )
 
-    def matrix(self, node: Node, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Matrix, bias and the matrix's errors of a linear node on inputs of ``shape``."""
+    def matrix(self, node: Node, shape: tuple[int, ...]) -> _Affine:
+        """Matrix and bias of a linear node on inputs of ``shape``."""
         n = math.prod(shape)
         self.fits(node.name, n * math.prod(node.shape))
         unit = torch.eye(n, dtype=torch.float64, device=self.old.device).reshape(n, *shape)
@@ -164,12 +259,12 @@ class _Writer:
                 blank = replace(node, weight=torch.zeros_like(node.weight))
                 bias = evaluate(blank, [torch.zeros_like(unit[:1])]).flatten()
         weight = evaluate(core, [unit]).reshape(n, -1).T
-        error = torch.zeros_like(weight)
+        error = None
         if isinstance(core, Conv) and core.padding_mode != "zeros":  # copies of an input meet: their weights are added
             absolute = evaluate(replace(core, weight=core.weight.abs()), [unit]).reshape(n, -1).T
             several = evaluate(replace(core, weight=(core.weight != 0).to(torch.float64)), [unit]).reshape(n, -1).T > 1
             error = torch.where(several, gamma(math.prod(core.kernel)) * absolute, 0.0)
-        return weight.contiguous(), bias, error
+        return _Affine(Uncertain(weight.contiguous(), error), None if bias is None else Uncertain(bias))
 
     def reordered(self, node: Elementwise, made: int, shape: tuple[int, ...], axis: int) -> int:
         """Blocks of the flattened vector are blocks along axis 0; along another axis coordinates change places."""
@@ -202,4 +297,10 @@ class _Writer:
         self.fits(name, len(index) * self.nodes[source].shape[0])
         matrix = torch.zeros(len(index), self.nodes[source].shape[0], dtype=torch.float64, device=self.old.device)
         matrix[torch.arange(len(index)), index] = 1.0
-        return self.add(Dense(f"{name}.order", (source,), (len(index),), matrix))
+        return self.dense(Dense(f"{name}.order", (source,), (0,), matrix), _Affine(Uncertain(matrix)))
+
+
+def component_line(component: Component) -> tuple[Fraction, Fraction]:
+    """Slope and offset of a sum of lines, exactly."""
+    slope = sum((Fraction(t.coefficient) * Fraction(t.scale) for t in component), Fraction(0))
+    return slope, sum((Fraction(t.coefficient) * Fraction(t.offset) for t in component), Fraction(0))

@@ -131,6 +131,11 @@ class Elementwise(Node):
     activation: Activation
     axis: int = -1
 
+    @property
+    def linear(self) -> bool:
+        """Whether every component is a line, so that it only scales and shifts."""
+        return all(term.function == "identity" for component in self.activation.components for term in component)
+
 
 @dataclass(frozen=True, eq=False)
 class Concat(Node):

@@ -131,7 +131,7 @@ class _Run:
 
     def _piece(self, piece: Piece, seconds: float) -> tuple[float, Multipliers | None]:
         if piece.system.constant or not piece.system.stages:
-            return (0.0 if piece.system.constant else piece.trivial), None
+            return (piece.rounding if piece.system.constant else piece.trivial), None
         if seconds <= 0:
             self.timed_out, self.left_over = True, self.left_over + 1
             return piece.trivial, None

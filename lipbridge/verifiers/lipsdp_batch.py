@@ -51,7 +51,7 @@ def lipsdp_bounds(graphs: Sequence[Graph], steps: int = 300) -> list[Bound]:
     bounds = [closed_form_bound(system) for system in systems]
     todo = [index for index, system in enumerate(systems) if _is_worth_it(system)]
     if todo:
-        stack = stack_of([systems[index] for index in todo], as_chain(graphs[0]).layers[0].weight.device)
+        stack = stack_of([systems[index] for index in todo], as_chain(graphs[0], rounded=True).layers[0].weight.device)
         multipliers, _, found = descend(stack, start(stack), steps)
         on_host, fine = [T.cpu() for T in multipliers], found.cpu()
         for row, index in enumerate(todo):
@@ -64,7 +64,7 @@ def lipsdp_bounds(graphs: Sequence[Graph], steps: int = 300) -> list[Bound]:
 
 
 def _shape(graph: Graph) -> tuple[object, ...]:
-    chain = as_chain(graph)
+    chain = as_chain(graph, rounded=True)
     return (tuple(tuple(layer.weight.shape) for layer in chain.layers), *chain.activations)
 
 

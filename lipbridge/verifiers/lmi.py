@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lipbridge.bounds import Bound, Problem
 from lipbridge.errors import NumericalFailure, UnsupportedProblem
-from lipbridge.graph import Graph
+from lipbridge.graph import Graph, as_chain
 from lipbridge.verifiers.lmi_elimination import closed_form, mix
 from lipbridge.verifiers.lmi_proof import prove
 from lipbridge.verifiers.lmi_system import LipSDP, Multipliers, lipsdp_of
@@ -28,7 +28,7 @@ def unsupported(problem: Problem) -> str | None:
     if reason is not None:
         return reason
     try:
-        lipsdp_of(problem.graph)
+        as_chain(problem.graph, rounded=True)
     except UnsupportedProblem as error:
         return str(error)
     except NumericalFailure:

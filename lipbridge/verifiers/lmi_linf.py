@@ -22,15 +22,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from lipbridge.bounds import Problem, trivial_bound
+from lipbridge.chain_rounding import rounding_term
 from lipbridge.errors import NumericalFailure, UnsupportedProblem
-from lipbridge.graph import Dense, Elementwise, Graph, Input, Node, as_chain
+from lipbridge.graph import Chain, Dense, Elementwise, Graph, Input, Node, as_chain
 from lipbridge.linalg import eigenvalues
 from lipbridge.rigor import smallest_eigenvalue_down
 from lipbridge.rounding import TINY, UNIT, add_up, gamma, mul_up, sqrt_up, up
@@ -52,12 +53,15 @@ class Piece:
         norm: "inf" or 1.
         system: its matrix inequality, with one row at the end or one column at the beginning.
         trivial: its proved trivial bound.
+        rounding: what is added to a bound of the system for one of the network's piece, whose weights may be rounded
+            here (:mod:`lipbridge.chain_rounding`); the trivial bound holds it.
     """
 
     index: int
     norm: Norm
     system: LipSDP
     trivial: float
+    rounding: float = 0.0
 
     @property
     def free(self) -> int:
@@ -81,7 +85,7 @@ def unsupported(problem: Problem) -> str | None:
     if problem.input_norm != problem.output_norm or problem.input_norm == 2:
         return f"it bounds the constants of l_inf and l_1, not of the norm {problem.norm_name}"
     try:
-        as_chain(problem.graph)
+        as_chain(problem.graph, rounded=True)
     except UnsupportedProblem as error:
         return str(error)
     return None
@@ -94,32 +98,32 @@ def pieces_of(graph: Graph, norm: Norm) -> list[Piece]:
         UnsupportedProblem: if the Graph is no dense chain.
         NumericalFailure: if weights hold NaN or infinity.
     """
-    chain = as_chain(graph)
+    chain = as_chain(graph, rounded=True)
     count = chain.layers[-1].weight.shape[0] if norm == "inf" else chain.layers[0].weight.shape[1]
-    pieces = [_piece(graph, norm, index) for index in range(count)]
+    rounding = rounding_term(chain, norm)
+    pieces = [_piece(chain, norm, index, rounding) for index in range(count)]
     return sorted(pieces, key=lambda piece: -piece.trivial)
 
 
-def _piece(graph: Graph, norm: Norm, index: int) -> Piece:
-    chain = as_chain(graph)
+def _piece(chain: Chain, norm: Norm, index: int, rounding: float) -> Piece:
     weights = [layer.weight.detach().to(device="cpu", dtype=torch.float64) for layer in chain.layers]
     if norm == "inf":
         weights[-1] = weights[-1][index : index + 1]
     else:
         weights[0] = weights[0][:, index : index + 1]
-    part = _chain_graph(graph, weights)
-    return Piece(index, norm, lipsdp_of(part), trivial_bound(part, norm).value)
+    part = _chain_graph(chain, weights)
+    trivial = trivial_bound(part, norm).value
+    return Piece(index, norm, lipsdp_of(part), add_up(trivial, rounding) if rounding else trivial, rounding)
 
 
-def _chain_graph(graph: Graph, weights: Sequence[Tensor]) -> Graph:
-    """The chain with other weights and no biases; nodes that change nothing (a flattening) are left out."""
-    chain = as_chain(graph)
+def _chain_graph(chain: Chain, weights: Sequence[Tensor]) -> Graph:
+    """The chain with other weights and no biases."""
     nodes: list[Node] = [Input("x", (), (weights[0].shape[1],))]
     for layer, W, g in zip(chain.layers, weights, (*chain.activations, None), strict=True):
         nodes.append(Dense(layer.name, (len(nodes) - 1,), (W.shape[0],), W))
         if g is not None:
             nodes.append(Elementwise(f"after {layer.name}", (len(nodes) - 1,), (W.shape[0] * g.width,), g))
-    return replace(graph, nodes=tuple(nodes))
+    return Graph(tuple(nodes))
 
 
 # --- proofs ----------------------------------------------------------------------------------------------------------
@@ -135,7 +139,7 @@ def prove_piece(piece: Piece, claim: Multipliers) -> float:
     """
     system = piece.system
     if system.constant:
-        return 0.0
+        return piece.rounding
     if not system.stages:
         return piece.trivial
     storage = _output_storage(piece, claim.ends)
@@ -149,7 +153,8 @@ def prove_piece(piece: Piece, claim: Multipliers) -> float:
         total = add_up(*(up(1.0 / v) for v in _floats(storage.diagonal())))
         lost = mul_up(8.0, system.entry.numel(), sqrt_up(add_up(*_floats(H.abs().sum(1)))), TINY)
         root = mul_up(add_up(entry_norm_up(H, system.entry), lost), sqrt_up(total))
-    return min(times_power_of_two_up(root, system.exponent), piece.trivial)
+    value = times_power_of_two_up(root, system.exponent)
+    return min(add_up(value, piece.rounding) if piece.rounding else value, piece.trivial)
 
 
 def _proved_storage(system: LipSDP, inner: Sequence[Tensor], storage: Tensor) -> Tensor:

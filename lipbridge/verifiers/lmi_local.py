@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from lipbridge.bounds import Ball, Bound, Problem
 from lipbridge.errors import InvalidArgument, NumericalFailure
-from lipbridge.graph import Elementwise, Graph, as_chain
+from lipbridge.graph import Chain, Graph, as_chain
 from lipbridge.propagation import layer_norms, reaches
 from lipbridge.slopes import Slopes
 from lipbridge.verifiers.lmi import closed_form_bound
@@ -36,8 +36,10 @@ Solve = Callable[[LipSDP, float], Bound]
 def local_intervals(graph: Graph, region: Ball, *, linear: bool = True) -> list[list[Slopes]]:
     """Per ball and activation layer the interval ``(lower, upper)`` of each unit's source, on the CPU.
 
+    They hold for the network itself, also where its chain's weights are rounded.
+
     Args:
-        graph: a dense chain.
+        graph: a network that :func:`lipbridge.graph.as_chain` reads.
         region: the balls.
         linear: see :func:`lipbridge.propagation.reaches`.
 
@@ -50,7 +52,7 @@ def local_intervals(graph: Graph, region: Ball, *, linear: bool = True) -> list[
     if not bool(region.centers.isfinite().all()):
         raise InvalidArgument("centers", "be finite", "NaN or infinity")
     norms = layer_norms(graph, region.norm)
-    sources = [node.inputs[0] for node in graph.nodes if isinstance(node, Elementwise)]
+    sources = as_chain(graph, rounded=True).sources
     found: list[list[Slopes]] = []
     for first in range(0, len(region.centers), TOGETHER):
         part = replace(region, centers=region.centers[first : first + TOGETHER])
@@ -60,15 +62,16 @@ def local_intervals(graph: Graph, region: Ball, *, linear: bool = True) -> list[
     return found
 
 
-def local_systems(graph: Graph, intervals: Sequence[Slopes] | None) -> list[LipSDP]:
+def local_systems(network: Graph | Chain, intervals: Sequence[Slopes] | None) -> list[LipSDP]:
     """The matrix inequalities of one ball: any of them bounds the network there. Everywhere, for None.
 
     There are two where a layer has a joint constraint (sin, cos): with its global constraint, and with local slopes.
     """
     if intervals is None:
-        return [lipsdp_of(graph)]
-    both = any(is_joint(activation) for activation in as_chain(graph).activations)
-    return [lipsdp_of(graph, intervals, joint=joint) for joint in ((True, False) if both else (True,))]
+        return [lipsdp_of(network)]
+    chain = network if isinstance(network, Chain) else as_chain(network, rounded=True)
+    both = any(is_joint(activation) for activation in chain.activations)
+    return [lipsdp_of(chain, intervals, joint=joint) for joint in ((True, False) if both else (True,))]
 
 
 @dataclass(eq=False)
@@ -99,15 +102,16 @@ def bound_on_region(problem: Problem, deadline: float, solve: Solve | None = Non
     Law: never below a witness of the region; never above the closed form's bound everywhere.
     """
     graph, region = problem.graph, problem.region
+    chain = as_chain(graph, rounded=True)
     if region is None:
-        system = lipsdp_of(graph)
+        system = lipsdp_of(chain)
         return closed_form_bound(system) if solve is None else solve(system, deadline)
-    everywhere = _closed_form(lipsdp_of(graph))
+    everywhere = _closed_form(lipsdp_of(chain))
     candidates: list[_Candidate] = []
     for ball, intervals in enumerate(local_intervals(graph, region)):
         bounds = [everywhere]
         if time.perf_counter() < deadline:  # otherwise what holds everywhere has to do
-            for joint, system in zip((True, False), local_systems(graph, intervals), strict=False):
+            for joint, system in zip((True, False), local_systems(chain, intervals), strict=False):
                 bounds.append(_labelled(_closed_form(system), joint))
         candidates.append(_Candidate(ball, intervals, min(bounds, key=_order)))
     solved = 0
@@ -116,7 +120,7 @@ def bound_on_region(problem: Problem, deadline: float, solve: Solve | None = Non
         if worst.solved or solve is None or time.perf_counter() >= deadline:
             break
         waiting = sum(not candidate.solved for candidate in candidates)
-        _improve(graph, worst, solve, deadline, min(waiting, 4))
+        _improve(chain, worst, solve, deadline, min(waiting, 4))
         solved += 1
     bound = worst.bound
     if math.isnan(bound.value):
@@ -128,12 +132,12 @@ def bound_on_region(problem: Problem, deadline: float, solve: Solve | None = Non
     return replace(bound, region=problem.region_name, extra={**bound.extra, **where})
 
 
-def _improve(graph: Graph, candidate: _Candidate, solve: Solve, deadline: float, waiting: int) -> None:
+def _improve(chain: Chain, candidate: _Candidate, solve: Solve, deadline: float, waiting: int) -> None:
     """Solve a ball's systems; an equal share of what is left of the time is for each ball that may have to follow."""
     candidate.solved = True
     now = time.perf_counter()
     until = now + (deadline - now) / waiting
-    systems = local_systems(graph, candidate.intervals)
+    systems = local_systems(chain, candidate.intervals)
     known = candidate.bound
     for index, (joint, system) in enumerate(zip((True, False), systems, strict=False)):
         begin = time.perf_counter()

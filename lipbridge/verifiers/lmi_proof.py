@@ -43,11 +43,13 @@ LARGEST_LIFT = 1e-2
 def prove(system: LipSDP, vectors: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
     """A proved upper bound of the l_2 Lipschitz constant and the multipliers, raised a little where needed.
 
+    It is one of the network that the system was read from, whose weights may be rounded in the system.
+
     Raises:
         NumericalFailure: if the multipliers are too far from feasible, or rounding leaves no room.
     """
     if system.constant:
-        return 0.0, list(vectors)
+        return system.rounding, list(vectors)
     outputs = (system.stages[-1].weight if system.stages else system.entry).shape[0]
     H, used = torch.eye(outputs, dtype=torch.float64), list[Tensor]()
     for stage, T in zip(reversed(system.stages), reversed(vectors), strict=True):
@@ -57,7 +59,8 @@ def prove(system: LipSDP, vectors: Sequence[Tensor]) -> tuple[float, list[Tensor
         root = entry_norm_up(H, system.entry)
     else:  # the scaled weight may have lost entries to underflow
         root = add_up(proved_operator_norm(system.entry), mul_up(4.0, system.entry.numel(), TINY))
-    return times_power_of_two_up(root, system.exponent), used[::-1]
+    value = times_power_of_two_up(root, system.exponent)
+    return (add_up(value, system.rounding) if system.rounding else value), used[::-1]
 
 
 def prove_stage(stage: Stage, T: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:

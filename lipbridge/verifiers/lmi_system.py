@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations import Activation
+from lipbridge.chain_rounding import rounding_term
 from lipbridge.errors import InvalidArgument, NumericalFailure
-from lipbridge.graph import Graph, as_chain
+from lipbridge.graph import Chain, Graph, as_chain
 from lipbridge.rigor import times_power_of_two
 from lipbridge.slopes import Slopes
 from lipbridge.verifiers.lmi_apart import Apart, UnitRule, unit_rule
@@ -88,6 +89,8 @@ class LipSDP:
         stages: the activation layers.
         exponent: the network is ``2**exponent`` times the one described here.
         constant: whether all its increments are zero, so that its Lipschitz constant is 0.
+        rounding: what is added to every proved bound of it for one of the network, whose weights may be rounded here
+            (:mod:`lipbridge.chain_rounding`).
 
     Every weight matrix is divided by a power of two near its norm. Quadratic constraints of increments do not notice a
     common factor of z and q, so neither do bounds; multipliers refer to the scaled network. Units that cannot carry an
@@ -98,6 +101,7 @@ class LipSDP:
     stages: tuple[Stage, ...]
     exponent: int
     constant: bool
+    rounding: float = 0.0
 
     def vectors(self, multipliers: Multipliers) -> list[Tensor]:
         """Multipliers as clipped tensors ``(constraints, u)`` of the kept units, one a stage.
@@ -140,11 +144,11 @@ def _only(T: Tensor, free: Tensor) -> Tensor:
     return kept
 
 
-def lipsdp_of(graph: Graph, intervals: Sequence[Slopes] | None = None, *, joint: bool = True) -> LipSDP:
+def lipsdp_of(network: Graph | Chain, intervals: Sequence[Slopes] | None = None, *, joint: bool = True) -> LipSDP:
     """Read a Graph as a LipSDP matrix inequality.
 
     Args:
-        graph: the network.
+        network: a Graph, or the chain that it was read as, with weights that may be rounded.
         intervals: per activation layer enclosures ``(lower, upper)`` of its units' sources, ``(u,)`` each, for a bound
             on the (convex) region where they hold. None for a bound everywhere.
         joint: whether layers whose joint constant is below what their slopes imply (sin, cos) keep their one global
@@ -154,7 +158,7 @@ def lipsdp_of(graph: Graph, intervals: Sequence[Slopes] | None = None, *, joint:
         UnsupportedProblem: if the Graph is no dense chain, naming the node.
         NumericalFailure: if weights hold NaN or infinity.
     """
-    chain = as_chain(graph)
+    chain = network if isinstance(network, Chain) else as_chain(network, rounded=True)
     weights = [layer.weight.detach().to(device="cpu", dtype=torch.float64) for layer in chain.layers]
     for layer, W in zip(chain.layers, weights, strict=True):
         if not bool(torch.isfinite(W).all()):
@@ -181,7 +185,8 @@ def lipsdp_of(graph: Graph, intervals: Sequence[Slopes] | None = None, *, joint:
             every = bool(own.free.all()) or not own.increments.variables
             free = None if every else own.free.nonzero().flatten()
             stages.append(Stage(own.increments, own.weight(W), alive, count, free, own.apart(W)))
-    return LipSDP(weights[0], tuple(stages), sum(exponents), constant)
+    dead = [own is not None and not bool(own.alive.any()) for own in local]
+    return LipSDP(weights[0], tuple(stages), sum(exponents), constant, rounding_term(chain, 2, dead))
 
 
 def _kept(
