@@ -16,6 +16,8 @@ from torch import Tensor, fx, nn
 
 # The modules of handlers register themselves.
 from lipbridge import (
+    capture_extremes,
+    capture_joining,
     capture_layers,
     capture_moves,
     capture_normalisation,
@@ -33,6 +35,8 @@ from lipbridge.layers import Sinusoidal
 from lipbridge.module_state import as_it_was
 
 _HANDLED_IN = (
+    capture_extremes,
+    capture_joining,
     capture_layers,
     capture_moves,
     capture_normalisation,

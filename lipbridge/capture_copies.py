@@ -10,11 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipbridge.capture_reader import LINE, Curve, Reader
-from lipbridge.graph import Concat, Gather, Reshape
+from lipbridge.capture_reader import LINE, Curve, Deferred, Reader
+from lipbridge.graph import Concat, Gather, Node, Reshape
 
 #: Axes of a value up to which copies are looked through for a transposition.
 _MOST_AXES = 5
+
+
+class Copies(Deferred):
+    """A choice of coordinates of ``value``, not yet a node; whoever copies on takes them from the value itself."""
+
+    value: Curve
+
+    def places(self, reader: Reader) -> Tensor:
+        """Which coordinates of the flattened value they are, in their shape; -1 for zero."""
+        raise NotImplementedError
+
+    def materialise(self, reader: Reader) -> Curve:
+        """A node that copies."""
+        places = self.places(reader)
+        return copied(reader, [self.value], places, tuple(places.shape))
 
 
 def copied(reader: Reader, values: Sequence[Any], index: Tensor, shape: tuple[int, ...]) -> Curve:
@@ -23,18 +38,37 @@ def copied(reader: Reader, values: Sequence[Any], index: Tensor, shape: tuple[in
     Nothing is made for the identity, and a ``Reshape`` where coordinates keep their order or axes change places.
     Copies of copies, and of reshaped ones, are copies of the first value.
     """
-    source, index = _joined(reader, [reader.materialise(value) for value in values], index.flatten().cpu())
+    source, index = _joined(reader, [origin(reader, value) for value in values], index.flatten().cpu())
     before = reader.nodes[source].shape
     if index.numel() == math.prod(before):
         axes = _transposition(index, before)
         if axes == tuple(range(len(before))):
-            return Curve(source, (LINE,)) if before == shape else reader.append(_reshape(reader, source, shape))
+            return Curve(source, (LINE,)) if before == shape else _once(reader, _reshape(reader, source, shape))
         if axes is not None:
-            return reader.append(_reshape(reader, source, shape, axes))
-    return reader.append(Gather(reader.layer, (source,), shape, index.to(reader.device).contiguous()))
+            return _once(reader, _reshape(reader, source, shape, axes))
+    return _once(reader, Gather(reader.layer, (source,), shape, index.to(reader.device).contiguous()))
 
 
-def origin_of_copies(reader: Reader, source: int, index: Tensor) -> tuple[int, Tensor]:
+def _once(reader: Reader, node: Gather | Reshape) -> Curve:
+    """A node, or the same one if there is one already: what waits may be asked for more than once."""
+    for place in range(len(reader.nodes) - 1, node.inputs[0], -1):
+        other = reader.nodes[place]
+        if (
+            type(other) is type(node)
+            and (other.inputs, other.shape) == (node.inputs, node.shape)
+            and _equal(other, node)
+        ):
+            return Curve(place, (LINE,))
+    return reader.append(node)
+
+
+def _equal(first: Node, second: Node) -> bool:
+    if isinstance(first, Gather) and isinstance(second, Gather):
+        return torch.equal(first.index, second.index)
+    return isinstance(first, Reshape) and isinstance(second, Reshape) and first.axes == second.axes
+
+
+def _before(reader: Reader, source: int, index: Tensor) -> tuple[int, Tensor]:
     """The first node that coordinates ``index`` of node ``source`` are copies of, and which of its they are."""
     while True:
         node = reader.nodes[source]
@@ -50,12 +84,16 @@ def origin_of_copies(reader: Reader, source: int, index: Tensor) -> tuple[int, T
         source = node.inputs[0]
 
 
-def _joined(reader: Reader, sources: list[int], index: Tensor) -> tuple[int, Tensor]:
+def origin(reader: Reader, value: Any) -> tuple[int, Tensor]:
+    """The node that a value is a copy of, and which coordinates it holds, flattened; itself if it is none."""
+    if isinstance(value, Copies):
+        return _before(reader, reader.materialise(value.value), value.places(reader).flatten())
+    source = reader.materialise(value)
+    return _before(reader, source, torch.arange(math.prod(reader.nodes[source].shape)))
+
+
+def _joined(reader: Reader, origins: list[tuple[int, Tensor]], index: Tensor) -> tuple[int, Tensor]:
     """One node that all coordinates are copies of, a ``Concat`` if there are several."""
-    sizes = [math.prod(reader.nodes[source].shape) for source in sources]
-    origins = [
-        origin_of_copies(reader, source, torch.arange(size)) for source, size in zip(sources, sizes, strict=True)
-    ]
     first = {root: 0 for root, _ in origins}
     start = 0
     for root in first:
@@ -91,4 +129,4 @@ def _transposition(index: Tensor, shape: tuple[int, ...]) -> tuple[int, ...] | N
     return None
 
 
-__all__ = ["copied", "origin_of_copies"]
+__all__ = ["Copies", "copied", "origin"]

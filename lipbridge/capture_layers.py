@@ -122,37 +122,6 @@ def _pad(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
     return Padded(reader.curve(a["self"]), tuple(pairs), mode, float(a.get("value") or 0.0))
 
 
-def select_channels(reader: Reader, value: Any, rows: Sequence[int | None]) -> Curve:
-    """The channels (or coordinates of a vector) ``rows``; None stands for zeros."""
-    channels, *space = reader.shape_of(value)
-    choice = torch.zeros(len(rows), channels, dtype=torch.float64, device=reader.device)
-    for row, channel in enumerate(rows):
-        if channel is not None:
-            choice[row, channel] = 1.0
-    source = reader.materialise(value)
-    if not space:
-        return reader.append(Dense(reader.layer, (source,), (len(rows),), choice, None, FIXED))
-    ones = (1,) * len(space)
-    kernel, geometry = choice.reshape(*choice.shape, *ones), (ones, ((0, 0),) * len(space), ones)
-    return reader.append(Conv(reader.layer, (source,), (len(rows), *space), kernel, None, *geometry, parameter=FIXED))
-
-
-def select_positions(reader: Reader, value: Any, axis: int, start: int, step: int, count: int) -> Curve:
-    """``count`` positions along an axis of space, from ``start`` in steps: a convolution with a kernel of one tap."""
-    shape = list(reader.shape_of(value))
-    rank = len(shape) - 1
-    reach = shape[axis] - (count - 1) * step
-    kernel = torch.zeros(
-        shape[0], 1, *[reach if i == axis - 1 else 1 for i in range(rank)], dtype=torch.float64, device=reader.device
-    )
-    kernel.select(axis + 1, start).fill_(1.0)
-    stride = tuple(step if i == axis - 1 else 1 for i in range(rank))
-    channels, shape[axis] = shape[0], count
-    source = reader.materialise(value)
-    geometry = (stride, ((0, 0),) * rank, (1,) * rank, channels)
-    return reader.append(Conv(reader.layer, (source,), tuple(shape), kernel, None, *geometry, parameter=FIXED))
-
-
 @handles("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def _conv_transpose(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     """A transposed convolution; what torch's ``output_padding`` puts behind the end is padding that is not cut off."""

@@ -107,15 +107,10 @@ def _full(kernel: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
 
 @handles("mean")
 def _mean(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    made = _last_axes_flat(reader, a)
+    made = last_axes_flat(reader, a)
     rows, n = reader.shape_of(made)
     average = _average(reader, made, ((n,), (n,), (0,)), torch.full((1,), n), (rows, 1))
     return reader.append(Reshape(reader.layer, (average.source,), shape))
-
-
-@handles("amax")
-def _amax(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    return largest(reader, _last_axes_flat(reader, a), shape)
 
 
 def largest(reader: Reader, value: Any, shape: tuple[int, ...]) -> Curve:
@@ -125,7 +120,7 @@ def largest(reader: Reader, value: Any, shape: tuple[int, ...]) -> Curve:
     return reader.append(Reshape(reader.layer, (reader.append(pool).source,), shape))
 
 
-def _last_axes_flat(reader: Reader, a: Arguments) -> Curve:
+def last_axes_flat(reader: Reader, a: Arguments) -> Curve:
     """The value as ``(rows, n)``, the axes that an operation runs over last."""
     size = reader.shape_of(a["self"])
     dims = a.get("dim")

@@ -264,8 +264,12 @@ class Emitter:
 
     @emit.register
     def _(self, node: Gather, inputs: list[str]) -> str:
-        """Entries of the flattened value, with a zero behind them where there are zeros."""
-        size = math.prod(self.shapes[0])
+        """A slice along one axis, or entries of the flattened value, with a zero behind them where there are zeros."""
+        size, found = math.prod(self.shapes[0]), _slice_of(node, self.shapes[0])
+        if found is not None:
+            ends = (self.integers(value) for value in (found[1], found[2], found[0] + 1))
+            steps = [] if found[3] == 1 else [self.integers(found[3])]
+            return self.op("Slice", inputs[0], *ends, *steps)
         value = inputs[0] if len(self.shapes[0]) == 1 else self.op("Flatten", inputs[0], axis=1)
         index = node.index.cpu()
         if bool((index < 0).any()):
@@ -359,6 +363,25 @@ class Emitter:
         if write is None:
             raise self.unsupported(term.function)
         return self.affine(write(self, self.affine(z, term.scale, term.offset), term.parameters), term.coefficient)
+
+
+def _slice_of(node: Gather, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    """The axis, start, end and positive step of the one axis that is cut, if that is all."""
+    cut = [axis for axis, (m, n) in enumerate(zip(node.shape, shape, strict=False)) if m != n]
+    if len(node.shape) != len(shape) or len(cut) != 1 or bool((node.index < 0).any()):
+        return None
+    (axis,) = cut
+    index = node.index.cpu().reshape(node.shape)
+    line = index.movedim(axis, 0).reshape(len(index.movedim(axis, 0)), -1)[:, 0]
+    after = math.prod(shape[axis + 1 :])
+    start, count = int(line[0]) // after, len(line)
+    step = int(line[1] - line[0]) // after if count > 1 else 1
+    end = start + step * (count - 1) + 1
+    if step < 1 or end > shape[axis]:
+        return None
+    rows = torch.arange(start, end, step)
+    numbers = torch.arange(math.prod(shape)).reshape(shape).index_select(axis, rows)
+    return (axis, start, end, step) if torch.equal(numbers, index) else None
 
 
 _Write = Callable[[Emitter, str, tuple[float, ...]], str]

@@ -261,7 +261,7 @@ def _top_k(reader: OnnxReader, call: Call) -> Value | list[Value]:
         return [x]
     size, place = _graph_axis(reader, x.shape, axis)
     value, largest = reader.in_shape(x.value, size), bool(call.attributes.get("largest", 1))
-    (made,) = reader.aten("sort", size, self=value, dim=place + 1, descending=largest)
+    made, _ = reader.aten("sort", size, self=value, dim=place + 1, descending=largest)
     return [Flow(made, x.shape)]
 
 

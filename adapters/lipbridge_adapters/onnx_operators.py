@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lipbridge.activations import Term
 from lipbridge.capture_diagonal import reciprocal
+from lipbridge.capture_extremes import Extreme
 from lipbridge.capture_reader import LINE, Curve, Deferred, Reader
-from lipbridge.capture_shapes import Extreme
 from lipbridge.graph import Conv, ConvTranspose, Dense, Node
 from lipbridge_adapters import onnx_moments as moments
 from lipbridge_adapters.onnx_constants import broadcast_shape
