@@ -16,6 +16,8 @@ from torch import Tensor, fx, nn
 
 # The modules of handlers register themselves.
 from lipbridge import (
+    capture_axes,
+    capture_contractions,
     capture_extremes,
     capture_joining,
     capture_layers,
@@ -35,6 +37,8 @@ from lipbridge.layers import Sinusoidal
 from lipbridge.module_state import as_it_was
 
 _HANDLED_IN = (
+    capture_axes,
+    capture_contractions,
     capture_extremes,
     capture_joining,
     capture_layers,

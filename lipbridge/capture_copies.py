@@ -49,6 +49,20 @@ def copied(reader: Reader, values: Sequence[Any], index: Tensor, shape: tuple[in
     return _once(reader, Gather(reader.layer, (source,), shape, index.to(reader.device).contiguous()))
 
 
+def broadcast(reader: Reader, value: Any, shape: tuple[int, ...]) -> Curve:
+    """A value repeated along axes of length one, as torch does in an operation on two; itself if it has the shape.
+
+    Raises:
+        UnsupportedOperation: if its axes are others, so that the batch would meet another axis.
+    """
+    size = reader.shape_of(value)
+    if size == shape:
+        return reader.curve(value)
+    if len(size) != len(shape) or any(n not in (1, m) for n, m in zip(size, shape, strict=True)):
+        raise reader.unsupported(f"Values of shape {size} do not fit the shape {shape}.")
+    return copied(reader, [value], torch.arange(math.prod(size)).reshape(size).expand(shape), shape)
+
+
 def _once(reader: Reader, node: Gather | Reshape) -> Curve:
     """A node, or the same one if there is one already: what waits may be asked for more than once."""
     for place in range(len(reader.nodes) - 1, node.inputs[0], -1):
@@ -129,4 +143,4 @@ def _transposition(index: Tensor, shape: tuple[int, ...]) -> tuple[int, ...] | N
     return None
 
 
-__all__ = ["Copies", "copied", "origin"]
+__all__ = ["Copies", "broadcast", "copied", "origin"]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipbridge.capture_copies import broadcast
 from lipbridge.capture_reader import FIXED, LINE, Curve, Reader, Recipe
 from lipbridge.graph import Conv, Reshape
 
@@ -35,9 +36,7 @@ def diagonal(
 
     Constants that differ along channels alone act on ``(channels, *space)``; others on the flattened value.
     """
-    source = reader.materialise(value)
-    if reader.nodes[source].shape != shape:
-        raise reader.unsupported("A constant of another shape would repeat the layer's values.")
+    source = reader.materialise(broadcast(reader, value, shape))
     if not shape:  # one number for each input
         one = Curve(_reshaped(reader, source, (1,)), (LINE,))
         flat = [None if t is None else t.reshape(-1) for t in (scale, shift)]

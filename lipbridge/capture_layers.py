@@ -22,25 +22,17 @@ from lipbridge.layer_constants import adjoint_geometry
 def _linear(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     if not isinstance(a["weight"], Tensor):
         raise reader.unsupported("The weight of a dense layer must not depend on the input.")
-    return _dense(reader, a["input"], a["weight"], False, a.get("bias"), shape)
+    return dense(reader, a["input"], a["weight"], False, a.get("bias"), shape)
 
 
 @handles("addmm")
 def _addmm(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     if not isinstance(a["mat2"], Tensor) or not isinstance(a["self"], Tensor) or (a["beta"], a["alpha"]) != (1, 1):
         raise reader.unsupported()
-    return _dense(reader, a["mat1"], a["mat2"], True, a["self"], shape)
+    return dense(reader, a["mat1"], a["mat2"], True, a["self"], shape)
 
 
-@handles("matmul", "mm")
-def _matmul(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    matrix = a["other"] if "other" in a else a["mat2"]
-    if not isinstance(matrix, Tensor) or matrix.ndim != 2 or not isinstance(a["self"], Curve | Deferred):
-        raise reader.unsupported("Only products with a constant matrix are dense layers.")
-    return _dense(reader, a["self"], matrix, True, None, shape)
-
-
-def _dense(
+def dense(
     reader: Reader, x: Any, matrix: Tensor, turned_over: bool, bias: Tensor | None, shape: tuple[int, ...]
 ) -> Curve:
     """``W x + b`` on the last axis for W the matrix, or its transpose."""

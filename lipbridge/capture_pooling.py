@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from lipbridge.capture_axes import along, averages, windows
+from lipbridge.capture_copies import copied
 from lipbridge.capture_diagonal import diagonal, share
 from lipbridge.capture_layers import Padded, each
 from lipbridge.capture_reader import FIXED, Arguments, Curve, Handler, Reader, handles
@@ -90,14 +93,19 @@ def _average(
 @_over_space
 def _adaptive_avg_pool(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     kernel = _divided(reader, a["self"], shape)
+    if kernel is None:  # an average over a box is one of averages along its axes
+        value = reader.curve(a["self"])
+        for axis, (n, m) in enumerate(zip(reader.shape_of(value)[1:], shape[1:], strict=True), start=1):
+            value = along(reader, value, axis, averages(n, m))
+        return value
     return _average(reader, a["self"], (kernel, kernel, (0,) * len(kernel)), _full(kernel, shape), shape)
 
 
-def _divided(reader: Reader, value: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The windows of adaptive pooling."""
+def _divided(reader: Reader, value: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The windows of adaptive pooling, if they have one size and do not overlap."""
     size = reader.shape_of(value)[1:]
     if any(n % m for n, m in zip(size, shape[1:], strict=True)):
-        raise reader.unsupported(f"Windows of different sizes: {shape[1:]} does not divide {size}.")
+        return None
     return tuple(n // m for n, m in zip(size, shape[1:], strict=True))
 
 
@@ -160,6 +168,24 @@ def _max_pool(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
 @_over_space
 def _adaptive_max_pool(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     kernel = _divided(reader, a["self"], shape)
+    if kernel is None:
+        return _largest_of_windows(reader, a["self"], shape)
     none, ones = (0,) * len(kernel), (1,) * len(kernel)
     source = reader.materialise(a["self"])
     return reader.append(MaxPool(reader.layer, (source,), shape, kernel, kernel, none, ones))
+
+
+def _largest_of_windows(reader: Reader, value: Any, shape: tuple[int, ...]) -> Curve:
+    """The maximum over windows of different sizes, each with its middle entry repeated, which changes no maximum."""
+    size = reader.shape_of(value)
+    numbers = torch.arange(math.prod(size)).reshape(size)
+    for axis, (n, m) in enumerate(zip(size[1:], shape[1:], strict=True), start=1):
+        spans = windows(n, m)
+        most = max(end - start for start, end in spans)
+        rows = [[*range(start, end), *[(start + end) // 2] * (most - end + start)] for start, end in spans]
+        # The positions of an axis become windows, and their entries an axis at the end.
+        places = torch.tensor(rows).flatten()
+        numbers = cast(Tensor, cast(Any, numbers.index_select(axis, places)).unflatten(axis, (m, most)))
+        numbers = numbers.movedim(axis + 1, -1)
+    index = numbers.reshape(math.prod(shape), -1)
+    return largest(reader, copied(reader, [value], index, tuple(index.shape)), shape)

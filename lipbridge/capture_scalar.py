@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations import SCALAR_FUNCTIONS, Component, Term, recognise
+from lipbridge.capture_copies import broadcast
 from lipbridge.capture_diagonal import diagonal, outward, reciprocal
 from lipbridge.capture_reader import (
     FIXED,
@@ -264,8 +265,7 @@ def _add(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
 def _sum(reader: Reader, x: Curve, y: Curve, sign: float, shape: tuple[int, ...]) -> Curve:
     """The sum of two layers, e.g. a residual connection."""
     y = y if sign == 1.0 else _map(reader, y, lambda c: _scaled(c, sign))
-    if not reader.shape_of(x) == reader.shape_of(y) == shape:
-        raise reader.unsupported("The layers have different shapes; only sums without broadcasting are supported.")
+    x, y = (broadcast(reader, value, shape) for value in (x, y))
     sources = (reader.materialise(x), reader.materialise(y))
     return reader.append(Add(reader.layer, sources, shape))
 

@@ -16,46 +16,25 @@ from tests.support.architectures import ARCHITECTURES, Architecture, build
 
 #: Networks that have a global bound and are refused today: name -> words of the present message.
 WAITING: dict[str, str] = {
-    "DeepONet at fixed sensors": "operation einsum is not supported",
-    "DeepLab, ASPP": "operation upsample_bilinear2d.vec is not supported",
     "SRGAN generator": "operation prelu is not supported",
-    "SN-GAN discriminator": "operation sum.dim_IntList is not supported",
     "StyleGAN mapping": "A square has no global Lipschitz constant",
-    "deel-torchlip: two moons": "Only the maximum of two layers is supported",
-    "deel-torchlip: MNIST": "Only the maximum of two layers is supported",
-    "Monotone network": "Only the maximum of two layers is supported",
-    "Min-max monotone network": "Only the maximum of two layers is supported",
     "FractalNet": "It mixes the batch with the features",
-    "NLinear": "The layers have different shapes",
-    "PointNet": "Only the maximum of two layers is supported",
-    "DeepSets": "operation sum.dim_IntList is not supported",
-    "DeepSets, equivariant": "Only the maximum of two layers is supported",
-    "GCN on a fixed graph": "Only products with a constant matrix are dense layers",
-    "GIN on a fixed graph": "Only products with a constant matrix are dense layers",
     "MLP with softmax": "operation softmax.int is not supported",
     "MLP with log-softmax": "operation log_softmax.int is not supported",
     "Self-normalising network": "operation selu is not supported",
-    "Neural additive model": "operation sum.dim_IntList is not supported",
-    "Dueling DQN": "The layers have different shapes",
     "RMSNorm MLP": "operation rms_norm is not supported",
     "Llama's RMSNorm": "A square has no global Lipschitz constant",
     "MobileNetV3 without SE": "operation hardswish is not supported",
     "CSPDarknet with Mish": "operation mish is not supported",
-    "Maxout network": "Only the maximum of two layers is supported",
     "PReLU network": "operation prelu is not supported",
     "FRN network": "A square has no global Lipschitz constant",
-    "TLL verification benchmark": "Only the maximum of two layers is supported",
 }
 
 
 #: Networks that have no bound, and are refused today for another reason: name -> words of the present message.
 FOREGROUND: dict[str, str] = {
-    "ViT with class token": "One operand is not a function of the network's input",
-    "GAT": "The layers have different shapes",
+    "GAT": "operation softmax.int is not supported",
     "Attention pooling": "operation softmax.int is not supported",
-    "VQ-VAE": "A constant of another shape would repeat the layer's values",
-    "RBF network": "A constant of another shape would repeat the layer's values",
-    "Prototypical network": "A constant of another shape would repeat the layer's values",
     "MobileNetV3": "operation hardswish is not supported",
 }
 

@@ -139,6 +139,26 @@ def test_infinite_numbers_are_refused() -> None:
         lipbridge.capture(Lambda(lambda x: x.masked_fill(mask, -torch.inf)), (3,))
 
 
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda x: x + x.relu()[:, :1], (4,)),
+        (lambda x: x - x.mean(1, keepdim=True), (4, 2)),
+        (lambda x: x[:, :, :1] * torch.tensor([1.0, -2.0, 3.0]) + x[:, :1], (2, 3)),
+        (lambda x: x.amax((2, 3), keepdim=True) - 0.5 * x, (2, 2, 3)),
+    ],
+)
+def test_what_is_repeated_in_a_sum_or_a_product(function: Function, shape: tuple[int, ...]) -> None:
+    graph = lipbridge.capture(Lambda(function), shape)
+    x = torch.randn(20, *shape, dtype=torch.float64)
+    torch.testing.assert_close(graph(x), function(x), rtol=1e-12, atol=1e-12)
+    for p in NORMS:
+        bound = lipbridge.trivial_bound(graph, p).value
+        for point in x:
+            J = torch.func.jacrev(lambda y: function(y[None])[0].flatten())(point).reshape(-1, point.numel())
+            assert float(torch.linalg.matrix_norm(J, exponent(p))) <= bound * (1.0 + 1e-12)
+
+
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_transposed_convolutions(rank: int) -> None:
     kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[rank - 1]
