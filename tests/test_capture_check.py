@@ -14,11 +14,13 @@ from torch.nn import functional as F
 
 import lipbridge
 from lipbridge import capture_program
+from lipbridge.capture import capture  # registers the handlers that these tests patch
 from lipbridge.capture_program import ProgramReader
 from lipbridge.capture_reader import HANDLERS, LINE, Arguments, Curve, Reader
 from lipbridge.capture_shapes import Part
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
 from lipbridge.graph import Conv, MaxPool
+from tests.families import network
 
 
 class Function(nn.Module):
@@ -65,16 +67,16 @@ def _doubled(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
 def test_a_handler_that_is_wrong_is_named(monkeypatch, operation, handler, function, layer) -> None:
     monkeypatch.setitem(HANDLERS, operation, handler)
     with pytest.raises(UnsupportedOperation, match="found by the check") as caught:
-        lipbridge.capture(Function(function))
+        capture(Function(function))
     assert caught.value.layer.startswith(layer)
 
 
 def test_a_size_of_the_batch_that_becomes_a_number_is_seen(monkeypatch) -> None:
     with pytest.raises(UnsupportedOperation, match="size of the batch"):
-        lipbridge.capture(Function(lambda x: x / x.shape[0]))
+        capture(Function(lambda x: x / x.shape[0]))
     monkeypatch.setattr(capture_program, "BATCH", 2)
     with pytest.raises(UnsupportedOperation):
-        lipbridge.capture(Function(lambda x: x / x.shape[0]))
+        capture(Function(lambda x: x / x.shape[0]))
 
 
 def test_a_convolution_with_another_stride_or_padding_is_seen(monkeypatch) -> None:
@@ -91,10 +93,10 @@ def test_a_convolution_with_another_stride_or_padding_is_seen(monkeypatch) -> No
         return made
 
     module = nn.Sequential(nn.Conv1d(2, 3, 3, padding=1), nn.ReLU())
-    lipbridge.capture(module, (2, 6))
+    capture(module, (2, 6))
     monkeypatch.setitem(HANDLERS, "conv1d", shifted)
     with pytest.raises(UnsupportedOperation, match="found by the check"):
-        lipbridge.capture(module, (2, 6))
+        capture(module, (2, 6))
 
 
 def test_a_live_weight_that_is_read_from_another_tensor_is_seen(monkeypatch) -> None:
@@ -137,7 +139,7 @@ class Counting(nn.Module):
 @pytest.mark.parametrize("kind", ["calls", "numpy", "python", "one", "large", "compiling"])
 def test_what_torch_export_does_not_see_is_seen(kind: str) -> None:
     with pytest.raises(UnsupportedOperation):
-        lipbridge.capture(Counting(kind))
+        capture(Counting(kind))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ def test_weights_that_are_not_finite_are_named() -> None:
     with torch.no_grad():
         module[2].weight[0, 0] = torch.nan
     with pytest.raises(NumericalFailure, match=r"2\.weight"):
-        lipbridge.capture(module)
+        capture(module)
 
 
 def test_modules_inside_others_are_read() -> None:
@@ -255,3 +257,56 @@ def test_blocks_are_read_as_if_they_stood_outside() -> None:
     plain = nn.Sequential(module.a, nn.ReLU(), module.b)
     # Autocast rounds the weight of `b` to bfloat16, as it does when the module runs.
     assert lipbridge.trivial_bound(module).value == pytest.approx(lipbridge.trivial_bound(plain).value, rel=2**-8)
+
+
+@pytest.mark.parametrize("kind", [("sincos", "identity_abs", 4, "dead", 1), ("identity_abs", None, 2, "integers", 172)])
+def test_sums_in_another_order_are_no_difference(kind) -> None:
+    """In float64 the program is its own reference, so only the running error says what another batch may change."""
+    first, second, depth, flavour, seed = kind
+    activations = tuple(name for name in (first, second) if name)
+    module = network(seed=seed, depth=depth, activations=activations, flavour=flavour, bias=True).double()
+    capture(module)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [2, 16])
+def test_a_small_difference_is_still_a_difference(monkeypatch, dtype, size) -> None:
+    """A thousand times what rounding explains is refused, in either dtype: the room for rounding is not everything."""
+
+    class Differs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(size, 8), nn.ReLU(), nn.Linear(8, 3)).to(dtype)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.net(x)
+            return y * (1.0 + 2e4 * torch.finfo(dtype).eps) if not torch.compiler.is_exporting() else y
+
+    with pytest.raises(UnsupportedOperation, match=r"something else than torch\.export reads"):
+        capture(Differs(), (size,))
+
+
+class Squared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3, bias=False).double(), nn.Linear(3, 3, bias=False).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).abs())
+
+
+def test_overflow_is_a_failure_of_numbers() -> None:
+    module = Squared()
+    with torch.no_grad():
+        module.first.weight.fill_(1e300)
+        module.second.weight.fill_(1e300)
+    with pytest.raises(NumericalFailure, match="overflow"):
+        capture(module)
+
+
+def test_a_weight_that_is_not_finite_is_named() -> None:
+    module = Squared()
+    with torch.no_grad():
+        module.second.weight[0, 0] = torch.inf
+    with pytest.raises(NumericalFailure, match=r"second\.weight"):
+        capture(module)
