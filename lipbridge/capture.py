@@ -12,7 +12,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 # The modules of handlers register themselves.
 from lipbridge import (
@@ -31,7 +33,7 @@ from lipbridge import (
 from lipbridge.capture_check import check_reading
 from lipbridge.capture_export import export, unwrapped
 from lipbridge.capture_program import ProgramReader, Reading
-from lipbridge.errors import InvalidArgument
+from lipbridge.errors import InvalidArgument, UnsupportedOperation
 from lipbridge.graph import Graph
 from lipbridge.layers import Sinusoidal
 from lipbridge.module_state import as_it_was
@@ -102,6 +104,7 @@ def read_module(
 ) -> Reading:
     """The Graph with the recipes of its weights, see :class:`lipbridge.capture_program.Reading`."""
     network = unwrapped(module)
+    _require_dense(network)
     baked = _baked_input(network)
     shape = _shape_of(network, input_shape, baked)
     # A program that was exported for one size of the batch holds for that size alone.
@@ -112,6 +115,17 @@ def read_module(
         if checked and not any(t.is_meta for t in (*network.parameters(), *network.buffers())):
             check_reading(network, reading, shape)
     return reading
+
+
+def _require_dense(module: nn.Module) -> None:
+    """All tensors of the module are there, and hold a number for each index."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor):
+            raise InvalidArgument("module", "have run once, so that its lazy layers have weights", name)
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            kind = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
+            hint = f"Store {name} as an ordinary tensor: {'dequantize' if tensor.is_quantized else 'to_dense'}()."
+            raise UnsupportedOperation(name.rpartition(".")[0] or "(top level)", f"a tensor that is {kind}", hint)
 
 
 def tensor_of(module: nn.Module) -> Callable[[str], Tensor]:

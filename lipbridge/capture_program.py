@@ -46,6 +46,8 @@ _SHAPED = frozenset(
     ]
 )
 _OF_ONE_SIZE = frozenset(["zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"])
+#: Operations that read nothing but the shape of their second value.
+_LIKE = frozenset(["expand_as", "view_as", "reshape_as"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +171,7 @@ class ProgramReader(Reader):
         if reads_size and HANDLERS.get(plain) not in NEVER:
             raise self.unsupported("It reads the size of the batch.")
         if any(isinstance(leaf, Curve | Deferred) for leaf in leaves):
-            if plain in _OF_ONE_SIZE:
+            if plain in _OF_ONE_SIZE or (plain in _LIKE and not isinstance(args[0], Curve | Deferred)):
                 return self._repeated(node, args, kwargs)
             return self._handle(node, args, kwargs, result)
         if _is_random(node.target, args, kwargs):
@@ -317,6 +319,8 @@ def _is_value(value: Any) -> bool:
 
 
 def _in_float64(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.layout is not torch.strided:
+        value = value.to_dense()
     return value.to(torch.float64) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 

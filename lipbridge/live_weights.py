@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from lipbridge.capture_export import BatchSize, Program
+from lipbridge.capture_export import BatchSize, Program, layer_name, operation_name
 from lipbridge.capture_normalisation import SCALE
 from lipbridge.capture_program import ProgramReader, Reading, Repeated
-from lipbridge.capture_reader import Recipe
+from lipbridge.capture_reader import Curve, Deferred, Recipe
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph import Add, Concat, Conv, ConvTranspose, Dense, Elementwise, Graph, Input, Node
 from lipbridge.layer_constants import propagate
@@ -119,6 +119,29 @@ def live_layers(module: nn.Module, reading: Reading) -> dict[int, LiveLayer]:
             merged.add(after[0])
         found[index] = LiveLayer(node, _tensor(module, reading, index), scale)
     return found
+
+
+def require_no_choice(reading: Reading) -> None:
+    """That no weight decides which numbers pass, e.g. ``x.masked_fill(p > 0.5, 0.0)``: such a bound has jumps.
+
+    Raises:
+        UnsupportedOperation: naming the operation that makes the choice.
+    """
+    reader = reading.reader
+    choices: set[fx.Node] = set()
+    for node in reading.program.graph.nodes:
+        value = reader.values.get(node)
+        if isinstance(value, Curve | Deferred) and any(source in choices for source in node.all_input_nodes):
+            hint = "Which numbers pass here depends on the values of weights; a penalty has no gradient for that."
+            raise UnsupportedOperation(layer_name(node), operation_name(node), hint)
+        if node in reader.live and isinstance(value, Tensor) and not value.is_floating_point():
+            sources = [source for source in node.all_input_nodes if source in reader.live]
+            computed = any(source in choices or _is_real(reader.values[source]) for source in sources)
+            choices.update([node] if computed else [])
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def merged_scales(graph: Graph, layers: Mapping[int, LiveLayer]) -> set[int]:
@@ -283,4 +306,12 @@ def _alike(ours: Node, theirs: Node) -> bool:
     return True
 
 
-__all__ = ["LiveLayer", "LiveTensor", "check_live", "fixed_factors", "live_layers", "merged_scales"]
+__all__ = [
+    "LiveLayer",
+    "LiveTensor",
+    "check_live",
+    "fixed_factors",
+    "live_layers",
+    "merged_scales",
+    "require_no_choice",
+]

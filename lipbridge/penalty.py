@@ -18,7 +18,7 @@ from lipbridge.errors import InvalidArgument, UnknownName, UnsupportedOperation
 from lipbridge.graph import Add, Concat, Conv, ConvTranspose, Graph, Input, Node
 from lipbridge.layer_constants import adjoint_geometry, geometry
 from lipbridge.linalg import vector_norm
-from lipbridge.live_weights import LiveLayer, check_live, fixed_factors, live_layers
+from lipbridge.live_weights import LiveLayer, check_live, fixed_factors, live_layers, require_no_choice
 from lipbridge.norms.convolution import Convolution, conv_dual
 from lipbridge.norms.estimate import dual_matrix, estimate_by_dual
 from lipbridge.norms.power import initial_vector, power_step
@@ -97,6 +97,7 @@ class TrivialBoundPenalty(nn.Module):
         graph = reading.graph
         # Held in plain tuples: the module must not become a submodule, whose weights state_dict would save twice.
         network = unwrapped(module)
+        require_no_choice(reading)
         readers = live_layers(network, reading)
         if not readers:
             raise InvalidArgument("module", "have a layer with weights", type(module).__name__)
