@@ -9,6 +9,7 @@ wrong or crashed.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections import Counter
@@ -35,6 +36,7 @@ def main() -> None:
     torch.set_num_threads(1)
     totals: Counter[str] = Counter()
     by_operator: dict[str, Counter[str]] = {}
+    unread: Counter[str] = Counter()  # refusals that stand in for an exception: something to mend or to word
     start = time.perf_counter()
     for seed in range(arguments.seed, arguments.seed + arguments.count):
         drawn = draw_module(seed, trainable=arguments.penalty)
@@ -42,6 +44,8 @@ def main() -> None:
         totals[outcome.kind] += 1
         for operator in set(drawn.operators):
             by_operator.setdefault(operator, Counter())[outcome.kind] += 1
+        if outcome.kind == "refused" and "cannot be" in outcome.reason:
+            unread[re.sub(r"`[^`]*`|[-0-9.]+", "_", outcome.reason)[:150]] += 1
         if outcome.kind in ("wrong", "crashed"):
             text = f"\n## {outcome.kind}: {outcome.reason}\n{drawn}"
             if arguments.findings:
@@ -50,6 +54,8 @@ def main() -> None:
             else:
                 print(text)
     if arguments.table:
+        for reason, count in unread.most_common():
+            print(f"{count:5d} {reason}")
         print(f"\n{'operator':46s}" + "".join(f"{kind:>9s}" for kind in KINDS))
         for operator in sorted(by_operator):
             print(f"{operator:46s}" + "".join(f"{by_operator[operator][kind]:9d}" for kind in KINDS))

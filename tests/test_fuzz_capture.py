@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +14,40 @@ from torch import Tensor, nn
 
 import lipbridge
 from tests.support.fuzz_aten import OVERLOADS
-from tests.support.fuzz_check import NORMS, Judged, Wrong, compare, operator_norm, pairs
+from tests.support.fuzz_check import NORMS, Judged, Wrong, compare, judge, operator_norm, pairs
 from tests.support.fuzz_modules import FuzzModule, draw_module
 from tests.support.fuzz_penalty import judge_penalty
+
+#: New modules in every run of `make test-slow`; the first seed is in the message of a failure.
+FIRST_SLOW = secrets.randbelow(2**31) if os.environ.get("LIPBRIDGE_EXPLORE") else 1_000_000
+CHUNK = 250
+
+
+def _hold(seeds: range) -> None:
+    """No module of these seeds is wrong or crashes; and the run says something: many are right, many refused."""
+    counts: Counter[str] = Counter()
+    findings: list[str] = []
+    for seed in seeds:
+        drawn = draw_module(seed)
+        outcome = judge(drawn, thorough=seed % 10 == 0)
+        counts[outcome.kind] += 1
+        if outcome.kind in ("wrong", "crashed"):
+            findings.append(f"--- {outcome.kind}: {outcome.reason}\n{drawn}")
+    assert not findings, f"{dict(counts)}\n" + "\n".join(findings)
+    assert counts["right"] >= len(seeds) // 5, counts
+    assert counts["refused"] >= len(seeds) // 5, counts
+
+
+@pytest.mark.parametrize("first", range(0, 300, 75))
+def test_random_modules_are_read_rightly_or_refused(first: int) -> None:
+    _hold(range(first, first + 75))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", range(5000 // CHUNK))
+def test_thousands_of_random_modules_are_read_rightly_or_refused(chunk: int) -> None:
+    first = FIRST_SLOW + chunk * CHUNK
+    _hold(range(first, first + CHUNK))
 
 
 def test_a_module_is_a_function_of_its_seed() -> None:

@@ -342,6 +342,8 @@ FIELDS: dict[str, Callable[[Draft, str], Any]] = {
     "DD": any_dims,
     "order": order,
     "f": lambda d, x: d.rng.choice(FLOATS),
+    # What is assigned is rounded to the module's type, which the judge does not see.
+    "exact": lambda d, x: d.rng.choice((-2.0, -0.5, 0.0, 0.25, 1.0, 1.5, 7.0)),
     "p": lambda d, x: d.rng.choice(POSITIVE),
     "eps": lambda d, x: d.rng.choice(EPSILONS),
     "i": lambda d, x: d.rng.randint(-7, 7),
