@@ -79,7 +79,7 @@ def test_a_constant_is_expanded_like_the_input() -> None:
 
 def test_a_penalty_refuses_a_choice_that_weights_make() -> None:
     assert lipbridge.capture(_Masked(trained=True), (3,)).output_shape == (3,)
-    with pytest.raises(UnsupportedOperation, match="masked_fill.*depends on the values of weights"):
+    with pytest.raises(UnsupportedOperation, match=r"masked_fill.*depends on the values of weights"):
         lipbridge.TrivialBoundPenalty(_Masked(trained=True), input_shape=(3,))
     penalty = lipbridge.TrivialBoundPenalty(_Masked(trained=False), input_shape=(3,))
     assert float(penalty().detach()) > 0.0
