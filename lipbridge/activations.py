@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lipbridge import checks
 from lipbridge.errors import InvalidArgument, UnknownName
 from lipbridge.rounding import down, root_sum_of_powers_up, up
 from lipbridge.vocabulary import NORMS, Norm
@@ -515,6 +516,7 @@ def activation_module(name: str, **parameters: float) -> nn.Module:
 
 
 def _row(name: str) -> Row:
+    checks.instance(name, str, "activation", "be the name of an activation")
     if name not in _REGISTRY:
         raise UnknownName("activation", name, _REGISTRY)
     return _REGISTRY[name]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor, nn
 
+from lipbridge import checks
 from lipbridge.errors import InvalidArgument
 from lipbridge.graph import Graph
 from lipbridge.layer_constants import notes, output_constants
@@ -19,7 +20,11 @@ from lipbridge.vocabulary import Norm, Quantity, Side, Status, as_norm
 class Ball:
     """The closed ball {x : ||x - c||_norm <= radius}, or several of them, each a region of its own.
 
-    ``centers`` is ``(k, *input_shape)`` float64; a constant over k balls is the largest of the k constants.
+    ``centers`` is ``(k, *input_shape)``, a tensor or numpy array that becomes float64; a constant over k balls is the
+    largest of the k constants.
+
+    Raises:
+        InvalidArgument: for a radius that is not above 0 and finite, centres of no or one axis, or another norm.
     """
 
     centers: Tensor
@@ -27,10 +32,17 @@ class Ball:
     norm: Norm
 
     def __post_init__(self) -> None:
-        if not (self.radius > 0 and math.isfinite(self.radius)):
-            raise InvalidArgument("radius", "be above 0 and finite", self.radius)
-        if self.centers.ndim < 2 or not len(self.centers):
-            raise InvalidArgument("centers", "have shape (k, *input_shape) with k >= 1", tuple(self.centers.shape))
+        radius = checks.number(self.radius, "radius", "be above 0 and finite")
+        if not radius > 0:
+            raise InvalidArgument("radius", "be above 0 and finite", radius)
+        centers = checks.tensor(self.centers, "centers")
+        if centers.ndim < 2 or not centers.numel():
+            raise InvalidArgument("centers", "have shape (k, *input_shape) with k >= 1", tuple(centers.shape))
+        if centers.dtype is torch.bool:
+            raise InvalidArgument("centers", "be numbers", centers.dtype)
+        object.__setattr__(self, "centers", centers.to(torch.float64))
+        object.__setattr__(self, "radius", radius)
+        object.__setattr__(self, "norm", as_norm(self.norm))
 
     def __str__(self) -> str:
         count = len(self.centers)
@@ -39,7 +51,11 @@ class Ball:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A Graph, an input and an output norm, and a region: everywhere (None) or balls."""
+    """A Graph, an input and an output norm, and a region: everywhere (None) or balls.
+
+    Raises:
+        InvalidArgument: for another norm, or a region whose centres are no inputs of the Graph.
+    """
 
     graph: Graph
     input_norm: Norm = 2
@@ -48,6 +64,21 @@ class Problem:
     quantity: Quantity = Quantity.LIPSCHITZ
 
     def __post_init__(self) -> None:
+        words = "be a Graph, which lipbridge.capture(module) or read_onnx(file) gives"
+        checks.instance(self.graph, Graph, "graph", words)
+        for name in ("input_norm", "output_norm"):
+            object.__setattr__(self, name, as_norm(getattr(self, name), name))
+        if self.region is not None:
+            checks.instance(self.region, Ball, "region", "be a Ball, or None for everywhere")
+            if tuple(self.region.centers.shape[1:]) != self.graph.input_shape:
+                expected = (
+                    f"have centres of shape (k, {', '.join(map(str, self.graph.input_shape))}), inputs of the graph"
+                )
+                raise InvalidArgument("region", expected, tuple(self.region.centers.shape))
+        checks.instance(self.quantity, str, "quantity", f"be one of {', '.join(Quantity)}")
+        if self.quantity not in tuple(Quantity):
+            raise InvalidArgument("quantity", f"be one of {', '.join(Quantity)}", checks.told(self.quantity))
+        object.__setattr__(self, "quantity", Quantity(self.quantity))
         if self.quantity is Quantity.DEVIATION and self.region is None:
             raise InvalidArgument("region", "be a Ball for the quantity `deviation`", None)
 

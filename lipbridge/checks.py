@@ -53,6 +53,37 @@ def number(value: object, parameter: str, should: str = "be a finite number") ->
     return found
 
 
+def real(value: object, parameter: str, least: float = 0.0, *, above: bool = False) -> float:
+    """A number of at least (or above) ``least``, infinity included.
+
+    Raises:
+        InvalidArgument: for anything else.
+    """
+    words = f"be a number {'above' if above else 'of at least'} {least:g}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InvalidArgument(parameter, words, told(value))
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.copysign(math.inf, cast(Any, value) >= 0 or -1)
+    if not (found > least or (found == least and not above)):
+        raise InvalidArgument(parameter, words, found)
+    return found
+
+
+def flag(value: object, parameter: str) -> bool:
+    """A truth value.
+
+    Raises:
+        InvalidArgument: for anything else, since a text like "False" would count as true.
+    """
+    if isinstance(value, np.bool_):
+        value = bool(cast(Any, value))
+    if not isinstance(value, bool):
+        raise InvalidArgument(parameter, "be True or False", told(value))
+    return value
+
+
 def whole(value: object, parameter: str, least: int, most: int | None = None) -> int:
     """A whole number (no truth value) from ``least`` to ``most``.
 
@@ -154,7 +185,7 @@ def shape(value: object, parameter: str) -> tuple[int, ...]:
     items = (value,) if isinstance(value, int) else value
     if not isinstance(items, Sequence) or isinstance(items, str | bytes) or not items:
         raise InvalidArgument(parameter, "be the shape of one input without batch, e.g. (3, 32, 32)", told(value))
-    return tuple(whole(item, parameter, 1) for item in cast(Sequence[object], items))
+    return tuple(whole(item, parameter, 1, 2**31) for item in cast(Sequence[object], items))
 
 
 def all_finite(value: Tensor) -> bool:

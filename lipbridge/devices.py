@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from lipbridge import checks
 from lipbridge.errors import InvalidArgument
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str | torch.device = "auto") -> torch.device:
     """The device of that name; for ``auto`` the accelerator where there is one, otherwise the CPU.
 
     In a process of ``torchrun``, ``auto`` is this process's own accelerator (by ``LOCAL_RANK``).
@@ -23,6 +24,9 @@ def pick_device(name: str = "auto") -> torch.device:
     Raises:
         InvalidArgument: for a name that torch does not know or a device that this machine does not have.
     """
+    kinds = str | torch.device
+    if not isinstance(cast(object, name), kinds):
+        raise InvalidArgument("device", "be auto, cpu, or an accelerator that this machine has", checks.told(name))
     if name == "auto":
         if not torch.accelerator.is_available():
             return torch.device("cpu")
@@ -32,8 +36,10 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise InvalidArgument("device", "be auto, cpu, or an accelerator that this machine has", name) from error
+    if device.type == "meta":
+        raise InvalidArgument("device", "hold numbers (cpu, or an accelerator that this machine has)", name)
     return device
 
 

@@ -13,10 +13,7 @@ class InvalidArgument(LipbridgeError, ValueError):
     """A parameter has a value outside its domain."""
 
     def __init__(self, parameter: str, should: str, found: object) -> None:
-        # One line, and not a screenful, whatever was passed.
-        shown = " ".join(repr(found).split())
-        shown = shown if len(shown) <= 300 else f"{shown[:297]}..."
-        super().__init__(f"Parameter `{parameter}` should {should}. Found {shown}.")
+        super().__init__(f"Parameter `{parameter}` should {should}. Found {_shown(found)}.")
         self.parameter = parameter
 
 
@@ -32,7 +29,7 @@ class UnknownName(LipbridgeError, ValueError):
     """A name that no registry knows, with the names that it does know."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        super().__init__(f"Unknown {kind} {name!r}. Known: {', '.join(known)}.")
+        super().__init__(f"Unknown {kind} {_shown(name)}. Known: {', '.join(known)}.")
         self.name = name
 
 
@@ -72,3 +69,12 @@ class ModelFileError(LipbridgeError, ValueError):
 
 class TrainingError(LipbridgeError, RuntimeError):
     """A training run that could not go on; what was reached so far is kept."""
+
+
+def _shown(value: object) -> str:
+    """One line, and not a screenful, whatever was passed."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # whole numbers of thousands of digits have no text either
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:197]}..."

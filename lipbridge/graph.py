@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from lipbridge import checks
 from lipbridge.activations import Activation
-from lipbridge.errors import UnsupportedProblem
+from lipbridge.errors import InvalidArgument, UnsupportedProblem
 from lipbridge.evaluation import evaluate, push
 from lipbridge.nodes import (
     Add,
@@ -66,7 +67,19 @@ class Graph:
         return self.nodes[-1].shape
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Evaluate at ``x`` of shape ``(batch, *input_shape)``; float64 in, float64 out, on the weights' device."""
+        """Evaluate at ``x`` of shape ``(batch, *input_shape)``; float64 in, float64 out, on the weights' device.
+
+        Raises:
+            InvalidArgument: for another shape, or numbers that are not of the weights' dtype or not where they are.
+        """
+        spelt = f"(batch, {', '.join(map(str, self.input_shape))})"
+        checks.instance(x, Tensor, "x", f"be a tensor of shape {spelt}")
+        if not x.ndim or tuple(x.shape[1:]) != self.input_shape:
+            raise InvalidArgument("x", f"have shape {spelt}", tuple(x.shape))
+        weight = next((t for node in self.nodes for t in stored(node) if t.is_floating_point()), None)
+        if weight is not None and (x.dtype != weight.dtype or x.device.type != weight.device.type):
+            words = f"be {weight.dtype} on {weight.device}, as the weights are (x.to(graph.device, {weight.dtype}))"
+            raise InvalidArgument("x", words, f"{x.dtype} on {x.device}")
         return self.values(x)[-1]
 
     def values(self, x: Tensor) -> list[Tensor]:

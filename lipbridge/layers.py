@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from lipbridge import checks
 from lipbridge.activations import activation, activation_module
 from lipbridge.errors import InvalidArgument
 
@@ -169,6 +170,8 @@ def mlp(
         InvalidArgument: for widths below 1 or fewer than two.
         UnknownName: for an activation that is not registered.
     """
+    checks.instance(widths, Sequence, "widths", "be a list of widths, e.g. [784, 256, 10]")
+    checks.flag(bias, "bias")
     if len(widths) < 2:
         raise InvalidArgument("widths", "hold at least the input's and the output's width", list(widths))
     for width in widths:

@@ -23,6 +23,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from lipbridge import checks
 from lipbridge.bounds import Bound, trivial_bound
 from lipbridge.capture import capture
 from lipbridge.channels import LARGEST_FACTOR, ChannelChain, Layer, best_factors, channel_chain, ones
@@ -83,6 +84,7 @@ def rescale(
     agree.
     """
     p = as_norm(norm)
+    checks.flag(exact, "exact")
     copied = copy.deepcopy(module)
     graph, chain, modules = _read(copied, input_shape)
     before = trivial_bound(graph, p)

@@ -17,17 +17,19 @@ import math
 import torch
 from torch import Tensor
 
+from lipbridge import checks
 from lipbridge.errors import InvalidArgument, NumericalFailure
 from lipbridge.linalg import cholesky, eigenvalues
 from lipbridge.norms.matrix import require_cheap
 from lipbridge.rounding import TINY, UNIT, add_up, down, finite, gamma, mul_up, sqrt_up, up
-from lipbridge.vocabulary import Norm
+from lipbridge.vocabulary import Norm, as_norm
 
 #: Longest run of one accumulator in a matrix product; longer sums are split, which keeps gamma_n small.
 CHUNK = 512
 
 
 def _float64(matrix: Tensor, name: str = "matrix") -> Tensor:
+    matrix = checks.tensor(matrix, name)
     if matrix.ndim != 2:
         raise InvalidArgument(name, "have two axes", tuple(matrix.shape))
     return matrix.detach().to(device="cpu", dtype=torch.float64)
@@ -49,12 +51,14 @@ def proved_operator_norm(matrix: Tensor, p: Norm = 2, q: Norm | None = None) -> 
         q: norm of the output space, ``p`` if not given.
 
     Raises:
+        InvalidArgument: for what is no matrix, or no norm.
         UnsupportedProblem: for inf->1, inf->2 and 2->1 (NP-hard).
         NumericalFailure: for NaN, infinite entries or a norm beyond float64.
 
     Law: at least ``|W x|_q / |x|_p`` for every x, evaluated exactly.
     """
-    q = p if q is None else q
+    p = as_norm(p, "p")
+    q = p if q is None else as_norm(q, "q")
     require_cheap(p, q, "operator norm of a matrix")
     W = _float64(matrix)
     _require_finite(W)

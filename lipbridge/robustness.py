@@ -8,12 +8,15 @@ bound, constants are rounded up and quotients down, so the radius holds for the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lipbridge import checks
 from lipbridge.errors import InvalidArgument, NumericalFailure
 from lipbridge.graph import Dense, Graph
 from lipbridge.layer_constants import output_constants
@@ -86,8 +89,14 @@ def certified_accuracy(
 
     Law: never rises with the radius, never above the clean accuracy.
     """
+    words = "be finite numbers of at least 0, in a list"
+    given = cast(object, radii)
+    items = checks.tensor(cast(object, given), "radii").flatten() if isinstance(given, Tensor | np.ndarray) else given
+    if isinstance(items, str | bytes) or not isinstance(items, Iterable):
+        raise InvalidArgument("radii", words, checks.told(items))
+    radii = [checks.number(radius, "radii", words) for radius in cast(Iterable[object], items)]
     for radius in radii:
-        if not 0.0 <= radius < float("inf"):
+        if radius < 0.0:
             raise InvalidArgument("radii", "be finite and at least 0", radius)
     graph, inputs, labels = _checked(network, inputs, labels)
     n = len(inputs)
@@ -173,9 +182,13 @@ def _classified(graph: Graph, inputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def _checked(network: Graph | nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Graph, Tensor, Tensor]:
-    if isinstance(network, nn.Module):
+    inputs = checks.tensor(inputs, "inputs")
+    if inputs.dtype is torch.bool or not inputs.ndim:
+        raise InvalidArgument("inputs", "be numbers of shape (n, *input_shape)", checks.told(inputs))
+    if not isinstance(network, Graph):
         from lipbridge.capture import capture
 
+        checks.instance(network, nn.Module, "network", "be a Graph or a torch.nn.Module")
         try:
             network = capture(network)
         except InvalidArgument:  # it starts with a convolution, whose input's size only the data tell
@@ -184,9 +197,9 @@ def _checked(network: Graph | nn.Module, inputs: Tensor, labels: Tensor) -> tupl
     if len(shape) != 1 or shape[0] < 2:
         raise InvalidArgument("network", "have at least two outputs, in one axis", shape)
     if tuple(inputs.shape[1:]) != network.input_shape:
-        raise InvalidArgument("inputs", f"have shape (n, *{network.input_shape})", tuple(inputs.shape))
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype is torch.bool:
-        raise InvalidArgument("labels", "be whole numbers", labels.dtype)
+        words = f"have shape (n, {', '.join(map(str, network.input_shape))}), as the network reads them"
+        raise InvalidArgument("inputs", words, tuple(inputs.shape))
+    labels = checks.integers(labels, "labels")
     if tuple(labels.shape) != (len(inputs),):
         raise InvalidArgument("labels", f"have shape ({len(inputs)},), one for each input", tuple(labels.shape))
     device = device_of(network)

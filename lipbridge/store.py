@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 import lipbridge
+from lipbridge import checks
 from lipbridge.activations import (
     SCALAR_FUNCTIONS,
     Activation,
@@ -130,6 +131,7 @@ def save(module: nn.Module, path: str | os.PathLike[str], extra: Mapping[str, ob
     Law: ``load(save(module, path))`` has an equal ``state_dict``, with equal dtypes, and equal layers.
     """
     file = _file(path)
+    checks.instance(module, nn.Module, "module", "be a torch.nn.Module")
     with _faults(file, "write"):
         body = {"module": _described(module), "training": module.training}
         return _write(file, "module", body, dict(module.state_dict()), extra, _STATE.values())
@@ -185,6 +187,7 @@ def save_graph(graph: Graph, path: str | os.PathLike[str], extra: Mapping[str, o
         ModelFileError: if weights are NaN or infinite, or the file cannot be written.
     """
     file = _file(path)
+    checks.instance(graph, Graph, "graph", "be a Graph, which lipbridge.capture(module) gives")
     with _faults(file, "write"):
         body, tensors = _encode_graph(graph)
         return _write(file, "graph", body, tensors, extra, _NUMBERS.values())
@@ -209,6 +212,7 @@ def save_problem(problem: Problem, path: str | os.PathLike[str]) -> Path:
         ModelFileError: if weights or centres are NaN or infinite, or the file cannot be written.
     """
     file = _file(path)
+    checks.instance(problem, Problem, "problem", "be a Problem, e.g. Problem(lipbridge.capture(module))")
     with _faults(file, "write"):
         graph, tensors = _encode_graph(problem.graph)
         region = problem.region
@@ -262,6 +266,10 @@ def save_tensors(
         ModelFileError: for a tensor that the file cannot hold, or if it cannot be written.
     """
     file = _file(path)
+    checks.instance(tensors, Mapping, "tensors", "be tensors by name, in a dict")
+    for name, value in cast(Mapping[object, object], tensors).items():
+        checks.instance(name, str, "tensors", "have names that are text")
+        checks.instance(value, Tensor, "tensors", "hold tensors alone")
     with _faults(file, "write"):
         return _write(file, "tensors", {}, dict(tensors), metadata, _DTYPES.values())
 
@@ -326,8 +334,8 @@ def _sweep(path: Path) -> None:
 
 
 def _file(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    return path / MODEL_FILE if path.is_dir() else path
+    found = checks.path(path, "path")
+    return found / MODEL_FILE if found.is_dir() else found
 
 
 @contextmanager
@@ -373,7 +381,9 @@ def _write(
             raise _Fault(f"tensor {name!r} ({tensor.dtype}, {tensor.layout}) has no place in it", "Convert it first")
         _require_finite(name, tensor, "Such a network has no bound; go back to one that is finite")
         stored[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    kept = dict(extra or {})
+    kept: dict[str, object] = {}
+    if extra is not None:
+        kept |= cast(Mapping[str, object], checks.instance(extra, Mapping, "extra", "be a dict of what JSON can hold"))
     try:
         json.dumps(kept, allow_nan=False)
     except (TypeError, ValueError) as error:

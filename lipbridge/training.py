@@ -97,7 +97,7 @@ class TrainingConfig:
         ):
             value: object = getattr(self, name)
             if not isinstance(value, str) or value not in known:
-                raise UnknownName(name, str(checks.told(value)), known)
+                raise UnknownName(name, cast(str, value), known)
         # The seed of an epoch is a multiple of the run's, and torch takes 63 bits.
         limits = (("epochs", 1, 10**9), ("batch_size", 1, None), ("stride", 1, None), ("shift", 0, None))
         for name, least, most in (*limits, ("seed", 0, 2**40), ("squarings", 1, 10)):
@@ -161,7 +161,7 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     rescale: bool = False,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     progress: bool = True,
 ) -> TrainingResult:
     """Train ``module`` on ``dataset`` with its trivial bound in the loss.
@@ -198,6 +198,9 @@ def fit(
     config = TrainingConfig() if config is None else config
     checks.instance(config, TrainingConfig, "config", "be a TrainingConfig")
     folder = None if out is None else checks.path(out, "out")
+    flags = {"resume": resume, "overwrite": overwrite, "rescale": rescale, "progress": progress}
+    for name, flag in flags.items():
+        checks.flag(flag, name)
     network = _layers(require_fit(module, dataset))
     if rescale:
         require_rescalable(module, (dataset.features,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from enum import StrEnum
 from typing import Literal
 
@@ -20,6 +21,10 @@ def as_norm(value: object, parameter: str = "norm") -> Norm:
     Raises:
         InvalidArgument: for anything else.
     """
+    if isinstance(value, bool) or not isinstance(value, str | numbers.Real):
+        raise InvalidArgument(parameter, "be 1, 2 or inf", value)
+    if isinstance(value, numbers.Integral) and value not in (1, 2):
+        raise InvalidArgument(parameter, "be 1, 2 or inf", value)  # it may have more digits than Python agrees to print
     text = str(value).strip().lower().removeprefix("l").removeprefix("_")
     if text in ("1", "1.0"):
         return 1

@@ -81,7 +81,7 @@ class Dataset:
         for word in ("name", "description", "units", "source"):
             checks.instance(getattr(self, word), str, word, "be text")
         found: dict[str, object] = {
-            "classes": checks.whole(self.classes, "classes", 2),
+            "classes": checks.whole(self.classes, "classes", 2, 2**31),
             "input_shape": checks.shape(self.input_shape, "input_shape"),
         }
         for name, value in found.items():

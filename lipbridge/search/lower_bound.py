@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lipbridge import checks
 from lipbridge.bounds import Bound, Problem, bound_for
 from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
 from lipbridge.graph import Dense
@@ -68,6 +69,10 @@ def search_lower_bound(
     Law: never above the true constant; :func:`witness_value` of its witness is its value.
     """
     began = time.perf_counter()
+    checks.instance(problem, Problem, "problem", "be a Problem, e.g. Problem(lipbridge.capture(module))")
+    starts = None if starts is None else checks.tensor(starts, "starts")
+    seconds = checks.real(seconds, "seconds")
+    seed = checks.whole(seed, "seed", 0, 2**63 - 1)
     _check(problem, starts, restarts=restarts, steps=steps, rounds=rounds)
     search = _Search(problem, seed, began + seconds, restarts, steps)
     x, domain = search.first(starts, search.affordable())
@@ -184,16 +189,15 @@ def _between(ends: tuple[float, float], fraction: float) -> float:
 
 def _check(problem: Problem, starts: Tensor | None, **counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
-            raise InvalidArgument(name, "be at least 1", count)
+        checks.whole(count, name, 1, 2**31)
     reason = understood(problem.graph)
     if reason is not None:
         raise UnsupportedProblem(f"The witness search cannot take this network: {reason}.")
-    if starts is not None and tuple(starts.shape[1:]) != problem.graph.input_shape:
-        raise InvalidArgument("starts", f"have shape (n, *{problem.graph.input_shape})", tuple(starts.shape))
+    if starts is not None and (not starts.ndim or tuple(starts.shape[1:]) != problem.graph.input_shape):
+        raise InvalidArgument(
+            "starts", f"have shape (n, {', '.join(map(str, problem.graph.input_shape))})", tuple(starts.shape)
+        )
     region = problem.region
-    if region is not None and tuple(region.centers.shape[1:]) != problem.graph.input_shape:
-        raise InvalidArgument("centers", f"have shape (k, *{problem.graph.input_shape})", tuple(region.centers.shape))
     tensors = [getattr(node, name, None) for node in problem.graph.nodes for name in ("weight", "bias")]
     tensors += [starts, None if region is None else region.centers]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors if isinstance(tensor, Tensor)):

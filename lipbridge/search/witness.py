@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from lipbridge import checks
 from lipbridge.bounds import Ball, Problem, Witness
 from lipbridge.errors import InvalidArgument
 from lipbridge.rounding import UNIT, gamma
@@ -31,16 +32,26 @@ def witness_value(problem: Problem, witness: Witness) -> float:
     Law: never above the true constant of the real-number function; equal to a plain float64 evaluation but for
     rounding.
     """
+    checks.instance(problem, Problem, "problem", "be a Problem, e.g. Problem(lipbridge.capture(module))")
+    checks.instance(witness, Witness, "witness", "be a Witness (that of a Bound which a search found)")
+    shape, pair = problem.graph.input_shape, witness.direction is None or problem.quantity is Quantity.DEVIATION
     device = device_of(problem.graph)
-    points = witness.points.to(device=device, dtype=torch.float64)
+    points = _points(witness.points, "points", (2 if pair else 1, *shape)).to(device)
     if problem.quantity is Quantity.DEVIATION or witness.direction is None:
         value = float(pair_values(problem, points[:1], points[1:])[0])
     else:
-        direction = witness.direction.to(device=device, dtype=torch.float64)
+        direction = _points(witness.direction, "direction", (1, *shape)).to(device)
         _require(_inside(points, problem.region), "lie in the region")
         value = float(point_values(problem, points, direction)[0])
     _require(not math.isnan(value), "be a point away from kinks, or two different points in the region")
     return value
+
+
+def _points(value: object, name: str, shape: tuple[int, ...]) -> Tensor:
+    found = checks.tensor(value, name)
+    if tuple(found.shape) != shape or found.dtype is torch.bool:
+        raise InvalidArgument(name, f"be numbers of shape {shape}", tuple(found.shape))
+    return found.to(torch.float64)
 
 
 def point_values(problem: Problem, x: Tensor, v: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from lipbridge import checks
 from lipbridge.bounds import Bound, Problem
-from lipbridge.errors import InvalidArgument
 from lipbridge.graph import Graph
 from lipbridge.vocabulary import Norm
 
@@ -24,10 +24,10 @@ class Budget:
     options: Mapping[str, object] = field(default_factory=lambda: {})
 
     def __post_init__(self) -> None:
-        if not self.seconds > 0:
-            raise InvalidArgument("seconds", "be above 0", self.seconds)
-        if not self.memory > 0:
-            raise InvalidArgument("memory", "be above 0", self.memory)
+        checks.real(self.seconds, "seconds", above=True)
+        checks.real(self.memory, "memory", above=True)
+        checks.whole(self.seed, "seed", 0, 2**63 - 1)
+        checks.instance(self.options, Mapping, "options", "be options by name, in a dict")
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 
+from lipbridge import checks
 from lipbridge.errors import MissingDependency, UnknownName
 from lipbridge.verifiers.protocol import Verifier
 
@@ -47,6 +48,7 @@ def get_verifier(name: str) -> Verifier:
         MissingDependency: with the command that installs what it needs.
     """
     points = _points()
+    checks.instance(name, str, "name", "be the name of a verifier")
     if name not in points:
         raise UnknownName("verifier", name, sorted(points))
     verifier = _load(points[name])
