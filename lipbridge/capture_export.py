@@ -337,7 +337,10 @@ def layer_name(node: fx.Node) -> str:
 
 def operation_name(node: fx.Node) -> str:
     """The name of an operation, e.g. ``linear`` or ``add.Tensor``."""
-    return str(getattr(node.target, "name", lambda: node.target)()).removeprefix("aten::")
+    target: Any = node.target
+    if hasattr(target, "_schema"):
+        return str(target.name()).removeprefix("aten::")
+    return str(getattr(target, "__name__", target))
 
 
 __all__ = [

@@ -46,6 +46,8 @@ _SHAPED = frozenset(
     ]
 )
 _OF_ONE_SIZE = frozenset(["zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"])
+#: The modules of functions that only compute numbers.
+_PYTHON = frozenset(["_operator", "operator", "math", "builtins", "torch"])
 #: Operations that read nothing but the shape of their second value.
 _LIKE = frozenset(["expand_as", "view_as", "reshape_as"])
 
@@ -187,6 +189,13 @@ class ProgramReader(Reader):
 
     def _plain(self, node: fx.Node, result: Any) -> Any:
         """A function of Python, on numbers."""
+        home = str(getattr(node.target, "__module__", ""))
+        if home.startswith("torch._functorch"):  # they push and pop levels of torch itself: never run one
+            raise self.unsupported(
+                "Transforms of functions (torch.vmap, torch.func) are not read: write it on tensors."
+            )
+        if home not in _PYTHON:
+            raise self.unsupported()
         leaves = self._resolve(list(node.args))
         if any(isinstance(leaf, BatchSize) for leaf in leaves):
             return BATCH

@@ -310,3 +310,21 @@ def test_a_weight_that_is_not_finite_is_named() -> None:
         module.second.weight[0, 0] = torch.inf
     with pytest.raises(NumericalFailure, match=r"second\.weight"):
         capture(module)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.vmap(torch.relu),
+        lambda x: x + torch.func.grad(torch.sum)(torch.ones(4)),
+        lambda x: torch.func.vjp(torch.relu, x)[0],
+        lambda x: torch.func.jvp(torch.relu, (x,), (x,))[0],
+    ],
+)
+def test_transforms_of_functions_leave_torch_as_it_was(function) -> None:
+    """Their operations push and pop torch's own levels; one that stays would break whatever runs after a refusal."""
+    with pytest.raises(UnsupportedOperation, match=r"torch\.vmap, torch\.func"):
+        capture(Function(function), (4,))
+    assert torch._C._functorch.peek_interpreter_stack() is None
+    assert torch.vmap(torch.randn_like, randomness="different")(torch.zeros(3, 2)).shape == (3, 2)
+    torch.randn(2)
