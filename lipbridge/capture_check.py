@@ -29,6 +29,7 @@ from lipbridge.capture_export import (
     operation_name,
     silenced,
 )
+from lipbridge.capture_moments import default_epsilon
 from lipbridge.capture_program import ProgramReader, Reading
 from lipbridge.capture_reader import Curve, Deferred
 from lipbridge.errors import LipbridgeError, NumericalFailure, UnsupportedOperation
@@ -72,6 +73,15 @@ def _check(module: nn.Module, reading: Reading, shape: tuple[int, ...]) -> None:
         _require_finite(module, expected)
         _compare_graph(reading, exact[:count], values, expected[:count])
         _compare_module(module, reading, x, expected)
+
+
+def _with_epsilon(node: fx.Node, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Arguments of an RMSNorm with the epsilon that it takes in the module's own dtype, where it is given none."""
+    names = [argument.name for argument in cast(Any, node.target)._schema.arguments]
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    if given.get("eps") is None:
+        given["eps"] = default_epsilon(node.meta["val"].dtype)
+    return (), given
 
 
 def _work(graph: Graph) -> float:
@@ -124,6 +134,8 @@ def run(program: Program, reader: ProgramReader, x: Tensor, *, double: bool, eac
             values[node] = None
         else:
             args, kwargs = pytree.tree_map(leaf, program.takes(node))
+            if double and operation_name(node).startswith("rms_norm"):
+                args, kwargs = _with_epsilon(node, args, kwargs)
             values[node] = cast(Callable[..., Any], node.target)(*args, **kwargs)
         if each is not None:
             each(node, values[node])

@@ -13,6 +13,7 @@ from lipbridge.capture_axes import along, averages, windows
 from lipbridge.capture_copies import copied
 from lipbridge.capture_diagonal import diagonal, share
 from lipbridge.capture_layers import Padded, each
+from lipbridge.capture_moments import mean_of
 from lipbridge.capture_reader import FIXED, Arguments, Curve, Handler, Reader, handles
 from lipbridge.graph import Conv, MaxPool, Reshape
 
@@ -114,7 +115,10 @@ def _full(kernel: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
 
 
 @handles("mean")
-def _mean(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+def _mean(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
+    moment = mean_of(reader, a)
+    if moment is not None:
+        return moment
     made = last_axes_flat(reader, a)
     rows, n = reader.shape_of(made)
     average = _average(reader, made, ((n,), (n,), (0,)), torch.full((1,), n), (rows, 1))

@@ -260,6 +260,7 @@ class ProgramReader(Reader):
         first = cast(Sequence[Any], result)[0] if isinstance(result, list | tuple) else result
         if handler in NEVER:
             return handler(self, {}, ())
+        self.dtype = first.dtype
         shape = self.program.shape(node, first)
         if shape is None:
             hint = "It mixes the batch with the features, or the inputs of a batch with each other."

@@ -92,6 +92,7 @@ class Reader:
         self.device = device
         self.layer = ""
         self.operation = ""
+        self.dtype = torch.get_default_dtype()  # of the operation's result, in the module
         self.materialised: dict[Curve, int] = {}
         self.recipes: dict[int, Recipe] = {}  # by node: how its weight (of a line: its factor) is computed anew
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from lipbridge import capture_moments as moments
 from lipbridge.activations import SCALAR_FUNCTIONS, Component, Term, recognise
 from lipbridge.capture_copies import broadcast
 from lipbridge.capture_diagonal import diagonal, outward, reciprocal
@@ -153,7 +154,13 @@ def _neg(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
 
 
 @handles("mul")
-def _mul(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+def _mul(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
+    for one, two in ((a["self"], a["other"]), (a["other"], a["self"])):
+        found = moments.quotient(reader, one, two, True)
+        if found is not None:
+            return found
+        if isinstance(one, moments.Root) and not isinstance(two, Curve | Deferred) and _constant(reader, two) == 1.0:
+            return one  # 1.0 / t is exported as a reciprocal times 1.0
     x, y = (reader.curve(v) if isinstance(v, Deferred) else v for v in (a["self"], a["other"]))
     if isinstance(x, Curve) and isinstance(y, Curve):
         if x == y:
@@ -179,10 +186,15 @@ def _same_shape(reader: Reader, value: Any, shape: tuple[int, ...]) -> None:
 
 
 @handles("div")
-def _div(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+def _div(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
     if a.get("rounding_mode") is not None:
         raise reader.unsupported("It jumps where it rounds.")
     x, other = a["self"], a["other"]
+    found = moments.quotient(reader, x, other, False)
+    if found is not None:
+        return found
+    if isinstance(other, moments.Root) and not isinstance(x, Curve | Deferred) and _constant(reader, x) == 1.0:
+        return moments.root(reader, other, -1.0)
     if not isinstance(x, Curve | Deferred) or isinstance(other, Curve | Deferred):
         return _quotient(reader, x, other, shape)
     if isinstance(other, Tensor) and other.numel() > 1:
@@ -233,12 +245,16 @@ def _quotient(reader: Reader, x: Any, y: Any, shape: tuple[int, ...]) -> Curve:
 
 
 @handles("add", "sub", "rsub")
-def _add(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+def _add(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
     sign = {"add": 1.0, "sub": -1.0, "rsub": 1.0}[reader.operation.split(".")[0].rstrip("_")]
     x, y = a["self"], a["other"]
     if reader.operation.startswith("rsub"):
         x, y, sign = y, x, -1.0
     sign *= _constant(reader, a.get("alpha", 1))
+    for one, two in ((x, y), (y, x)):
+        found = moments.shifted(reader, one, two) if sign == 1.0 else None
+        if found is not None:
+            return found
     x, y = (reader.curve(v) if isinstance(v, Deferred) else v for v in (x, y))
     if isinstance(x, Curve) and isinstance(y, Curve):
         x, y = reader.over_one_source([x, y])
@@ -357,19 +373,21 @@ def _line_of(reader: Reader, component: Component) -> Term:
 
 
 @handles("pow")
-def _pow(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+def _pow(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
     if a["exponent"] == 2:
         return _square(reader, a, shape)
+    if isinstance(a["self"], moments.MeanSquare):
+        return moments.root(reader, a["self"], float(a["exponent"]))
     raise reader.unsupported("It has no global Lipschitz constant.")
 
 
 @handles("square")
-def _square(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+def _square(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
     curve = reader.curve(a["self"])
     squares: list[Component] = []
     for component in curve.components:
         if len(component) != 1 or component[0].function != "sin":
-            raise reader.unsupported("A square has no global Lipschitz constant (but sin(t)**2 has).")
+            return moments.Square(curve)  # which waits for its mean
         term = component[0]
         try:
             squares.append((replace(term, function="sin_squared", coefficient=_product(*[term.coefficient] * 2)),))

@@ -140,9 +140,15 @@ def runs(node: Normalize, x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], node.groups, -1)
 
 
+def _centred(node: Normalize, x: Tensor) -> Tensor:
+    """The runs, less their means if the node centres."""
+    found = runs(node, x)
+    return found - found.mean(dim=2, keepdim=True) if node.centred else found
+
+
 def _normalized(node: Normalize, x: Tensor) -> tuple[Tensor, Tensor]:
     """The normalised runs, and the standard deviation (with epsilon) that divided each."""
-    centred = runs(node, x) - runs(node, x).mean(dim=2, keepdim=True)
+    centred = _centred(node, x)
     deviation = (centred.square().mean(dim=2, keepdim=True) + node.epsilon).sqrt()
     return centred / deviation, deviation
 
@@ -219,7 +225,7 @@ def _(node: GroupSort, pairs: list[tuple[Tensor, Tensor]], width: float) -> tupl
 def _(node: Normalize, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
     x, v = pairs[0]
     y, deviation = _normalized(node, x)
-    step = runs(node, v) - runs(node, v).mean(dim=2, keepdim=True)
+    step = _centred(node, v)
     tangent = (step - y * (y * step).mean(dim=2, keepdim=True)) / deviation
     return y.reshape(x.shape), tangent.reshape(x.shape)
 

@@ -216,7 +216,26 @@ def most_windows(node: MaxPool, shape: tuple[int, ...]) -> int:
 @propagate.register
 def _(node: Normalize, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
     n = math.prod(shapes[0]) // node.groups
-    return {norm: mul_up(value, normalize_norm_up(n, node.epsilon, norm)) for norm, value in inputs[0].items()}
+    factor = normalize_norm_up if node.centred else root_mean_square_norm_up
+    return {norm: mul_up(value, factor(n, node.epsilon, norm)) for norm, value in inputs[0].items()}
+
+
+def root_mean_square_norm_up(n: int, epsilon: float, norm: Norm) -> float:
+    """Upper bound of the Lipschitz constant of x -> x / sqrt(mean(x^2) + epsilon) on R^n; exact in every norm.
+
+    With y the output, s the divisor and r = mean(x^2) / (mean(x^2) + epsilon) the Jacobian is (I - y y' / n) / s, and
+    |y|^2 = n r, s = sqrt(epsilon / (1 - r)). In l_2 its norm is at most 1 / s, reached at zero. It is symmetric; a row
+    sums to 1 - a^2 / n + a b / n, in units of 1 / s, for a = |y_i| and b the sum of the other |y_j|, at most
+    sqrt((n - 1) (n r - a^2)). With a = sqrt(n r) cos t that is 1 - r / 2 + r / 2 (sqrt(n - 1) sin 2t - cos 2t), at most
+    1 + c r for c = (sqrt(n) - 1) / 2, reached where the others are equal. So sqrt(1 - r) (1 + c r) / sqrt(epsilon).
+    """
+    least = down(math.sqrt(epsilon))
+    c = (math.sqrt(n) - 1.0) / 2.0
+    if norm == 2 or c <= 0.5:
+        return up(1.0 / least)
+    r = (2.0 * c - 1.0) / (3.0 * c)  # the maximiser; near it the function is flat
+    largest = max(1.0, math.sqrt(1.0 - r) * (1.0 + c * r))
+    return mul_up(largest * (1.0 + 2.0**-40), up(1.0 / least))
 
 
 def normalize_norm_up(n: int, epsilon: float, norm: Norm) -> float:
@@ -529,10 +548,10 @@ def notes(graph: Graph) -> str:
     if not rows:
         return ""
     worst = min(rows, key=lambda node: node.epsilon)
-    factor = normalize_norm_up(2, worst.epsilon, 2)
+    factor, near = normalize_norm_up(2, worst.epsilon, 2), "constant" if worst.centred else "zero"
     return (
         f"{len(rows)} normalisation layer{'s' if len(rows) > 1 else ''} (e.g. `{worst.name}`) may stretch by "
-        f"1/sqrt(epsilon) = {factor:.3g} near constant inputs: this is why the bound is large"
+        f"1/sqrt(epsilon) = {factor:.3g} near {near} inputs: this is why the bound is large"
     )
 
 
@@ -549,5 +568,6 @@ __all__ = [
     "on_outputs",
     "output_constants",
     "propagate",
+    "root_mean_square_norm_up",
     "transposed_norm_up",
 ]

@@ -171,13 +171,15 @@ class GroupSort(Node):
 class Normalize(Node):
     """(x - mean) / sqrt(variance + epsilon) over each of ``groups`` equal runs of the flattened input.
 
-    The core of LayerNorm (a run for each leading index) and of GroupNorm (a run for each group of channels); their
-    scale and shift are a diagonal ``Conv`` that follows. No other node is nonlinear with a constant that depends on a
-    number of the layer: it is 1 / sqrt(epsilon), reached where a run is constant.
+    Not ``centred`` it is x / sqrt(mean square + epsilon). The core of LayerNorm and RMSNorm (a run for each leading
+    index) and of GroupNorm (a run for each group of channels); their scale and shift are a diagonal ``Conv`` that
+    follows. No other node is nonlinear with a constant that depends on a number of the layer: it is 1 / sqrt(epsilon),
+    reached where a run is constant, or zero.
     """
 
     groups: int = 1
     epsilon: float = 1e-5
+    centred: bool = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lipbridge.evaluation import convolve, evaluate, grouped, runs
 from lipbridge.graph import Conv, GroupSort, MaxPool, Normalize
-from lipbridge.layer_constants import geometry, most_windows, normalize_norm_up, propagate
+from lipbridge.layer_constants import geometry, most_windows, normalize_norm_up, propagate, root_mean_square_norm_up
 from lipbridge.norms.conv_geometry import Axis
 from lipbridge.propagation_rules import (
     DUAL,
@@ -226,17 +226,20 @@ def _(node: Normalize, inputs: list[Reach], ball: Context) -> Reach:
     moved = _spread(x.distance * (math.sqrt(n) * (1.0 + WIDER) if norm == "inf" else 1.0), short)
     near = _nearest(node, x.center, moved)
     long = torch.minimum(long, near)
-    bottom, top = _quotients(least, most, short, long)
+    bottom, top = _quotients(node, least, most, short, long)
     # The Jacobian (I - (1 1' + y y') / n) / s with |y|^2 <= n: see normalize_norm_up.
     factor = 1.0 if norm == 2 else (2.0 + math.sqrt(n)) * (1.0 + WIDER)
-    gain = (long.flatten(1).amax(1) * factor).clamp(max=normalize_norm_up(n, node.epsilon, norm))
+    largest = normalize_norm_up if node.centred else root_mean_square_norm_up
+    gain = (long.flatten(1).amax(1) * factor).clamp(max=largest(n, node.epsilon, norm))
     distance = x.distance * gain * (1.0 + 4.0 * WIDER) + FLOOR
     lower, upper = bottom.reshape(x.lower.shape), top.reshape(x.lower.shape)
     return narrowed(Reach(lower, upper, enclosed(node, [x.center]), distance), lower, upper, ball)
 
 
 def _centred(node: Normalize, x: Reach) -> tuple[Tensor, Tensor]:
-    """Intervals of the runs less their mean, ``(k, groups, n)``."""
+    """Intervals of the runs, less their mean if the node centres: ``(k, groups, n)``."""
+    if not node.centred:
+        return runs(node, x.lower), runs(node, x.upper)
     low, high, size = (runs(node, end) for end in (x.lower, x.upper, x.magnitude))
     n = low.shape[2]
     rest = (n - 1) / n
@@ -260,11 +263,15 @@ def _inverse_deviations(node: Normalize, least: Tensor, most: Tensor) -> tuple[T
 
 
 def _nearest(node: Normalize, center: Enclosure, moved: Tensor) -> Tensor:
-    """At most 1 / s ``(k, groups, 1)`` within l_2 distance ``moved`` of the centre: sqrt(n) s' >= |P c| - moved."""
+    """At most 1 / s ``(k, groups, 1)`` within l_2 distance ``moved`` of the centre: sqrt(n) s' >= |P c| - moved.
+
+    P takes the mean off where the node centres, and is the identity otherwise.
+    """
     value, error = runs(node, center.value), runs(node, center.error)
     n = value.shape[2]
     slack = gamma(n + 16)
-    length = norm_up((value - value.mean(2, keepdim=True)).abs(), 2) * (1.0 - 16.0 * slack) - 4.0 * n * FLOOR
+    centred = value - value.mean(2, keepdim=True) if node.centred else value
+    length = norm_up(centred.abs(), 2) * (1.0 - 16.0 * slack) - 4.0 * n * FLOOR
     lost = norm_up(error, 2) + 4.0 * slack * norm_up(value.abs(), 2)
     left = ((length - lost)[..., None] - moved * (1.0 + WIDER)).clamp_min(0.0) * (1.0 - 8.0 * WIDER)
     left = left.nan_to_num(0.0, 0.0)
@@ -272,10 +279,13 @@ def _nearest(node: Normalize, center: Enclosure, moved: Tensor) -> Tensor:
     return ((1.0 / (variance + node.epsilon).sqrt()) * (1.0 + 8.0 * WIDER) + FLOOR).nan_to_num(math.inf, math.inf)
 
 
-def _quotients(least: Tensor, most: Tensor, short: Tensor, long: Tensor) -> tuple[Tensor, Tensor]:
-    """Intervals of centred entries times 1 / s; no entry of a run of n exceeds sqrt(n - 1) (Samuelson 1968)."""
+def _quotients(node: Normalize, least: Tensor, most: Tensor, short: Tensor, long: Tensor) -> tuple[Tensor, Tensor]:
+    """Intervals of the runs' entries times 1 / s.
+
+    No centred entry of a run of n exceeds sqrt(n - 1) (Samuelson 1968), and no other sqrt(n).
+    """
     bottom, top = outward(least * torch.where(least < 0, long, short), most * torch.where(most > 0, long, short))
-    largest = math.sqrt(least.shape[2] - 1) * (1.0 + WIDER) + FLOOR
+    largest = math.sqrt(least.shape[2] - int(node.centred)) * (1.0 + WIDER) + FLOOR
     return torch.fmax(bottom, torch.full_like(bottom, -largest)), torch.fmin(top, torch.full_like(top, largest))
 
 
@@ -288,15 +298,17 @@ def _(node: Normalize, form: Tensor, inputs: list[Reach], lines: list[Lines]) ->
     t = 0.5 * short + 0.5 * long
     away = torch.maximum(long - t, t - short) * (1.0 + WIDER)
     radius = torch.maximum(-least, most) * away * (1.0 + 4.0 * WIDER) + FLOOR
-    bottom, top = _quotients(least, most, short, long)
+    bottom, top = _quotients(node, least, most, short, long)
     middle = 0.5 * bottom + 0.5 * top
     half = torch.maximum(top - middle, middle - bottom) * (1.0 + WIDER) + FLOOR
     line = radius.sum(2, keepdim=True) < half.sum(2, keepdim=True)
     t = torch.where(line, t, 0.0)[:, None]
     radius, middle = torch.where(line, radius, half).flatten(1), torch.where(line, 0.0, middle).flatten(1)
     forms = form.reshape(*form.shape[:2], node.groups, -1)
-    part = ((forms - forms.mean(3, keepdim=True)) * t).flatten(2)
-    size = ((forms.abs() + forms.abs().mean(3, keepdim=True)) * t).flatten(2)
+    part, size = forms, forms.abs()
+    if node.centred:
+        part, size = part - part.mean(3, keepdim=True), size + size.mean(3, keepdim=True)
+    part, size = (part * t).flatten(2), (size * t).flatten(2)
     n, run = form.shape[2], forms.shape[3]
     error = times(form.abs(), radius + gamma(n + 4) * middle.abs() + n * FLOOR)
     error = error + gamma(run + 8) * times(size, x.magnitude) + 4.0 * n * FLOOR * (1.0 + x.magnitude.sum(1))[:, None]

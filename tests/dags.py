@@ -112,7 +112,8 @@ class _Maker:
             return self.add(lambda s: GroupSort(name, at, s, group))
         if kind == "normalize":
             groups, epsilon = self.random.choice((1, shape[0])), self.random.choice((1e-5, 0.1, 10.0))
-            return self.add(lambda s: Normalize(name, at, s, groups, epsilon))
+            centred = self.random.random() < 0.6
+            return self.add(lambda s: Normalize(name, at, s, groups, epsilon, centred))
         if kind == "reshape":
             return self.add(lambda s: Reshape(name, at, s or (math.prod(shape),)))
         act = lipbridge.activation(self.random.choice(activation_names()))

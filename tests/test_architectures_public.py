@@ -17,17 +17,14 @@ from tests.support.architectures import ARCHITECTURES, Architecture, build
 #: Networks that have a global bound and are refused today: name -> words of the present message.
 WAITING: dict[str, str] = {
     "SRGAN generator": "operation prelu is not supported",
-    "StyleGAN mapping": "A square has no global Lipschitz constant",
     "FractalNet": "It mixes the batch with the features",
     "MLP with softmax": "operation softmax.int is not supported",
     "MLP with log-softmax": "operation log_softmax.int is not supported",
     "Self-normalising network": "operation selu is not supported",
-    "RMSNorm MLP": "operation rms_norm is not supported",
-    "Llama's RMSNorm": "A square has no global Lipschitz constant",
     "MobileNetV3 without SE": "operation hardswish is not supported",
     "CSPDarknet with Mish": "operation mish is not supported",
     "PReLU network": "operation prelu is not supported",
-    "FRN network": "A square has no global Lipschitz constant",
+    "FRN network": "Only the maximum of two layers is supported",
 }
 
 

@@ -116,6 +116,7 @@ def cases() -> list[tuple[Node, tuple[int, ...]]]:
         (GroupSort("sort", (0,), (4, 3, 2), 2), (4, 3, 2)),
         (Normalize("norm", (0,), (6,), 1, 1e-5), (6,)),
         (Normalize("norm", (0,), (4, 3, 2), 2, 1e-3), (4, 3, 2)),
+        (Normalize("rms", (0,), (4, 3, 2), 2, 1e-3, False), (4, 3, 2)),
         (Elementwise("act", (0,), (6, 3, 2), crelu, 0), (3, 3, 2)),
         (Elementwise("act", (0,), (3, 6, 2), crelu, 1), (3, 3, 2)),
         (Elementwise("act", (0,), (3, 3, 4), crelu), (3, 3, 2)),

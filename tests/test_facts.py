@@ -63,6 +63,7 @@ MODULES = {
         (1, 8, 8),
         "1×8×8–8×6×6–3, relu",
     ),
+    "rmsnorm": (nn.Sequential(nn.Linear(6, 8), nn.RMSNorm(8), nn.Linear(8, 3)), (6,), "6–8–3, Normalize"),
     "layernorm": (nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)), (6,), "6–8–3, Normalize"),
     "groups": (
         nn.Sequential(nn.Conv1d(4, 8, 3, groups=2), nn.Flatten(), nn.Linear(48, 2)),

@@ -158,7 +158,7 @@ def test_batchnorm_behind_a_convolution_is_composed() -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(
-    "kind", ["pool", "padded pool", "sort 2", "sort 4", "layer norm", "group norm", "crelu", "sin"]
+    "kind", ["pool", "padded pool", "sort 2", "sort 4", "layer norm", "group norm", "rms norm", "crelu", "sin"]
 )
 def test_lines_through_every_layer(kind: str, norm: Norm) -> None:
     middle: dict[str, Node] = {
@@ -168,6 +168,7 @@ def test_lines_through_every_layer(kind: str, norm: Norm) -> None:
         "sort 4": GroupSort("sort", (), (), 4),
         "layer norm": Normalize("norm", (), (), 1, 1e-5),
         "group norm": Normalize("norm", (), (), 2, 0.1),
+        "rms norm": Normalize("norm", (), (), 2, 0.1, False),
         "crelu": act("crelu"),
         "sin": act("sin"),
     }

@@ -332,7 +332,7 @@ class Emitter:
         self.only_native("Normalize")
         runs = (node.groups, math.prod(node.shape) // node.groups)
         x = inputs[0] if node.shape == runs else self.reshaped(inputs[0], *runs)
-        centred = self.op("Sub", x, self.op("ReduceMean", x, axes=[2], keepdims=1))
+        centred = self.op("Sub", x, self.op("ReduceMean", x, axes=[2], keepdims=1)) if node.centred else x
         variance = self.op("ReduceMean", self.op("Mul", centred, centred), axes=[2], keepdims=1)
         for part in self.parts(node.epsilon):
             variance = self.op("Add", variance, self.scalar(part))

@@ -1,5 +1,7 @@
 """LayerNorm and its like, written out: (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon), step by step.
 
+RMSNorm is the same without the mean.
+
 Every step is a value that waits for the next one (:class:`Moment`). None but the mean is a layer of its own: what is
 squared, or divided by, is no Lipschitz function until the whole stands.
 """
@@ -57,10 +59,16 @@ class Square(Moment):
 
 
 @dataclass(frozen=True)
+class PlainSquare(Moment):
+    """x^2, over axes that are not known yet."""
+
+
+@dataclass(frozen=True)
 class Variance(Moment):
-    """mean((x - mean(x))^2) + epsilon."""
+    """mean((x - mean(x))^2) + epsilon, or mean(x^2) + epsilon if not centred."""
 
     epsilon: float = 0.0
+    centred: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ class Deviation(Moment):
 
     epsilon: float
     inverse: bool = False
+    centred: bool = True
 
 
 def mean(x: Flow, axes: list[int], made: Flow) -> Flow:
@@ -81,7 +90,14 @@ def mean_of_square(x: Flow, axes: list[int], shape: tuple[int, ...]) -> Flow | N
     """The variance, if x is the square of a centred value over the same axes."""
     if isinstance(x.value, Square) and x.value.axes == tuple(sorted(axes)) and len(shape) == len(x.shape):
         return Flow(Variance(x.value.x, x.value.shape, x.value.axes), shape)
+    if isinstance(x.value, PlainSquare) and len(shape) == len(x.shape):
+        return Flow(Variance(x.value.x, x.value.shape, tuple(sorted(axes)), centred=False), shape)
     return None
+
+
+def square(x: Flow) -> Flow:
+    """The square of a value that is no activation: a step as well."""
+    return replace(x, value=PlainSquare(x.value, x.shape, ()))
 
 
 def difference(x: Flow, y: Flow) -> Flow | None:
@@ -107,7 +123,8 @@ def power(x: Flow, exponent: float) -> Flow | None:
         return replace(x, value=Square(x.value.x, x.value.shape, x.value.axes))
     if isinstance(x.value, Variance) and exponent in (0.5, -0.5):
         found = x.value
-        return replace(x, value=Deviation(found.x, found.shape, found.axes, found.epsilon, exponent < 0.0))
+        root = Deviation(found.x, found.shape, found.axes, found.epsilon, exponent < 0.0, found.centred)
+        return replace(x, value=root)
     if isinstance(x.value, Deviation) and exponent == -1.0 and not x.value.inverse:
         return replace(x, value=replace(x.value, inverse=True))
     return None
@@ -134,7 +151,11 @@ def _normalised(reader: OnnxReader, x: Flow, deviation: Deviation) -> Flow | Non
     """Normalize on runs of entries; axes that are not the last are moved there and back."""
     from lipbridge_adapters.onnx_operators import permuted  # it builds on this file
 
-    if not isinstance(x.value, Centred) or not x.value.of(deviation):
+    if deviation.centred:
+        fits = isinstance(x.value, Centred) and x.value.of(deviation)
+    else:
+        fits = (x.value, x.shape) == (deviation.x, deviation.shape)
+    if not fits:
         return None
     if not deviation.epsilon > 0.0:
         raise reader.unsupported("Without an epsilon it has no Lipschitz constant.")
@@ -148,9 +169,9 @@ def _normalised(reader: OnnxReader, x: Flow, deviation: Deviation) -> Flow | Non
     index = reader.materialise(source.value)
     shape = reader.nodes[index].shape
     groups = math.prod(shape) // math.prod(x.shape[axis] for axis in over)
-    made = reader.append(Normalize(reader.layer, (index,), shape, groups, deviation.epsilon))
+    made = reader.append(Normalize(reader.layer, (index,), shape, groups, deviation.epsilon, deviation.centred))
     found = Flow(made, source.shape)
     return permuted(reader, found, [order.index(axis) for axis in range(len(order))]) if has_others_after else found
 
 
-__all__ = ["Moment", "difference", "mean", "mean_of_square", "power", "product", "quotient", "shifted"]
+__all__ = ["Moment", "difference", "mean", "mean_of_square", "power", "product", "quotient", "shifted", "square"]

@@ -452,6 +452,8 @@ def _mul(reader: OnnxReader, call: Call) -> Value:
     if isinstance(x.value, ErrorFunction) and c.numel() == 1:
         factor = float(c)
         return replace(x, value=replace(x.value, factor=factor * x.value.factor, shift=factor * x.value.shift))
+    if isinstance(x.value, moments.Moment) and c.numel() == 1 and float(c) == 1.0:
+        return x  # 1.0 / t is exported as a reciprocal times 1.0
     value, c, shape = _aligned(reader, x, c)
     made = reader.aten("mul", reader.shape_of(value), self=value, other=c)
     if c.numel() == 1:
@@ -486,7 +488,7 @@ def _product(reader: OnnxReader, call: Call) -> Value:
     """Products of two values that are one activation: sin(t)^2, t sigmoid(t), t (1 + erf(t / sqrt 2))."""
     x, y, shape = _pair(reader, call)
     if not isinstance(x, ErrorFunction) and x == y:
-        return Flow(reader.aten("square", reader.shape_of(x), self=x), shape)
+        return _squared(reader, Flow(call.flow().value, shape))
     x, y = _as_line(reader, x, y), _as_line(reader, y, x)
     for line, other in ((x, y), (y, x)):
         if isinstance(other, ErrorFunction):
@@ -579,8 +581,14 @@ def _pow(reader: OnnxReader, call: Call) -> Value:
         raise reader.unsupported(_TANH_GELU if found == 3.0 else "It has no global Lipschitz constant.")
     if found == 1.0:
         return x
+    return _squared(reader, x)
+
+
+def _squared(reader: OnnxReader, x: Flow) -> Flow:
+    """A square that is an activation, as sin(t)^2 is, or one that waits for its mean."""
     value = reader.curve(x.value)
-    return Flow(reader.aten("square", reader.shape_of(value), self=value), x.shape)
+    found = reader.aten("square", reader.shape_of(value), self=value)
+    return Flow(found, x.shape) if isinstance(found, Curve) else moments.square(x)
 
 
 _TANH_GELU = (

@@ -213,6 +213,12 @@ def _centred(x: Enclosure) -> Enclosure:
     return Enclosure(value, (x.error + mean_error + ULPS * value.abs()) * (1.0 + 4.0 * gamma(n + 16)) + FLOOR)
 
 
+def _runs(node: Normalize, x: Enclosure) -> Enclosure:
+    """The runs, less their means if the node centres."""
+    found = Enclosure(runs(node, x.value), runs(node, x.error))
+    return _centred(found) if node.centred else found
+
+
 def _mean_product(a: Enclosure, b: Enclosure) -> Enclosure:
     """Mean of the entrywise product over the last axis."""
     n = a.value.shape[-1]
@@ -231,7 +237,7 @@ def _divided(a: Enclosure, b: Enclosure, floor: float) -> Enclosure:
 
 
 def _normalized(node: Normalize, x: Enclosure) -> _Normalized:
-    centred = _centred(Enclosure(runs(node, x.value), runs(node, x.error)))
+    centred = _runs(node, x)
     variance = _mean_product(centred, centred)
     deviation = (variance.value + node.epsilon).sqrt()
     # |sqrt a - sqrt b| <= |a - b| / sqrt a
@@ -396,7 +402,7 @@ def _(node: Normalize, inputs: list[Tangent]) -> Tangent:
     """(d - y mean(y d)) / deviation, for d the tangent less its mean and y the normalised value."""
     x, shape = inputs[0], inputs[0].live.shape
     found = _normalized(node, x.primal)
-    step = _centred(Enclosure(runs(node, x.tangent.value), runs(node, x.tangent.error)))
+    step = _runs(node, x.tangent)
     y, along = found.normal, _mean_product(found.normal, step)
     away = y.value * along.value
     error = y.error * along.value.abs() + (y.value.abs() + y.error) * along.error + ULPS * away.abs()
