@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from lipbridge import checks
 from lipbridge.errors import InvalidArgument, UnknownName
+from lipbridge.piecewise_linear import Hinge, Pieces, above, interval
 from lipbridge.rounding import down, root_sum_of_powers_up, up
 from lipbridge.vocabulary import NORMS, Norm
 
@@ -36,7 +37,8 @@ class ScalarFunction:
     ``value(z, p)`` and ``derivative(z, width, p)`` act elementwise on tensors, for parameters p; a ``width`` above
     zero asks for the derivative smoothed over about that width (for ascent), zero for the derivative itself.
     ``slopes(p)`` is an interval that holds every difference quotient. ``sides(p)`` gives the slopes (left, right) of
-    a function with one kink, at zero, that is linear on both sides; None for others.
+    a function with one kink, at zero, that is linear on both sides; None for others. ``kinks`` are the places where a
+    function that is not ``smooth`` has no derivative.
     """
 
     value: Callable[[Tensor, Parameters], Tensor]
@@ -45,6 +47,7 @@ class ScalarFunction:
     sides: Callable[[Parameters], Interval | None] = lambda _: None
     parameters: tuple[str, ...] = ()
     smooth: bool = True
+    kinks: tuple[float, ...] = (0.0,)
 
 
 def _step(z: Tensor, width: float) -> Tensor:
@@ -69,10 +72,68 @@ def _silu_slope(z: Tensor) -> Tensor:
     return s * (1.0 + z * (1.0 - s))
 
 
+def _clipped_line(z: Tensor) -> Tensor:
+    """min(max(z + 3, 0), 6) / 6, the factor of Hardswish."""
+    return (z + 3.0).clamp(0.0, 6.0) / 6.0
+
+
+def _hardswish_slope(z: Tensor, width: float) -> Tensor:
+    rising, above_it = _step(z + 3.0, width), _step(z - 3.0, width)
+    return rising * (1.0 - above_it) * (2.0 * z.clamp(-3.0, 3.0) + 3.0) / 6.0 + above_it
+
+
+def _mish_slope(z: Tensor) -> Tensor:
+    """tanh(s) + z (1 - tanh(s)^2) sigmoid(z) for s = softplus(z), in q = exp(-|z|) so that nothing cancels."""
+    q = torch.exp(-z.abs())
+    one = (1.0 + q) ** 2
+    right = z > 0
+    scale = one + torch.where(right, q * q, 1.0)
+    value = torch.where(right, 1.0 + 2.0 * q, q * (q + 2.0)) / scale
+    fall = 4.0 * one * torch.where(right, q * q, 1.0) / (scale * scale)
+    return value + z * fall * torch.sigmoid(z)
+
+
+#: Of GELU's approximation by tanh, as torch has it: 0.5 t (1 + tanh(RATE (t + CUBE t^3))).
+GELU_RATE, GELU_CUBE = math.sqrt(2.0 / math.pi), 0.044715
+
+
+def _gelu_tanh(z: Tensor, cube: float) -> Tensor:
+    return 0.5 * z * (1.0 + torch.tanh(GELU_RATE * (z + cube * z**3)))
+
+
+def _gelu_tanh_slope(z: Tensor, cube: float) -> Tensor:
+    z = z.clamp(-30.0, 30.0)  # tanh is one to the last bit long before
+    inner = GELU_RATE * (z + cube * z**3)
+    q = torch.exp(-2.0 * inner.abs())
+    fall = 4.0 * q / (1.0 + q) ** 2  # 1 - tanh^2, without cancellation
+    return 0.5 * (1.0 + torch.tanh(inner)) + 0.5 * z * fall * GELU_RATE * (1.0 + 3.0 * cube * z * z)
+
+
 # sup silu' solves t tanh(t/2) = 2 and sup gelu' is at sqrt 2 (zeros of the second derivatives); inf is 1 - sup by
 # symmetry. Rounded up in the last digit given.
 _SILU_SLOPES = (1.0 - 1.0998393201289, 1.0998393201289)
 _GELU_SLOPES = (1.0 - 1.1289041451852, 1.1289041451852)
+# Likewise for mish', whose extremes are at -2.2563763963907931 and 1.4905711797854285, and for the tanh form of GELU,
+# at 1.4185040087908284. mish has no symmetry; the other is t s(t) with s(t) + s(-t) = 1, so its slopes mirror at 1/2,
+# and it has room of 1e-15 for constants that a network computes (sqrt(2 / pi), 0.044715 in float32 and the like): a
+# slope moves by less than 0.031 times the relative change of the cube's factor, while that is between 0.04 and 0.05.
+_MISH_SLOPES = (down(-0.11252612238946255641), up(1.0884981612517278612))
+_GELU_TANH_SLOPES = (-0.12899306865877276, 1.12899306865877276)
+_ERF_SLOPES = (0.0, up(1.1283791670955125739))  # 2 / sqrt(pi)
+
+
+def _gelu_tanh_slopes(p: Parameters) -> Interval:
+    if not 0.04 <= p[0] <= 0.05:
+        return (-math.inf, math.inf)
+    room = 0.04 * abs(p[0] - GELU_CUBE) / GELU_CUBE
+    low, high = _GELU_TANH_SLOPES
+    return (down(low - room), up(high + room)) if room else (low, high)
+
+
+def _celu_slopes(p: Parameters) -> Interval:
+    """For alpha < 0 the exponential grows, without bound."""
+    return (0.0, 1.0) if p[0] > 0 else (-math.inf, math.inf)
+
 
 SCALAR_FUNCTIONS: Mapping[str, ScalarFunction] = {
     "identity": ScalarFunction(
@@ -125,6 +186,39 @@ SCALAR_FUNCTIONS: Mapping[str, ScalarFunction] = {
     ),
     "silu": ScalarFunction(lambda z, _: F.silu(z), lambda z, _w, _: _silu_slope(z), lambda _: _SILU_SLOPES),
     "gelu": ScalarFunction(lambda z, _: F.gelu(z), lambda z, _w, _: _gelu_slope(z), lambda _: _GELU_SLOPES),
+    "gelu_tanh": ScalarFunction(
+        lambda z, p: _gelu_tanh(z, p[0]),
+        lambda z, _w, p: _gelu_tanh_slope(z, p[0]),
+        _gelu_tanh_slopes,
+        parameters=("cube",),
+    ),
+    "mish": ScalarFunction(lambda z, _: F.mish(z), lambda z, _w, _: _mish_slope(z), lambda _: _MISH_SLOPES),
+    # The slopes of t (t + 3) / 6 at -3 and 3; it has kinks there, beyond which it is 0 and t.
+    "hardswish": ScalarFunction(
+        lambda z, _: z * _clipped_line(z),
+        lambda z, w, _: _hardswish_slope(z, w),
+        lambda _: (-0.5, 1.5),
+        smooth=False,
+        kinks=(-3.0, 3.0),
+    ),
+    # alpha (exp(t / alpha) - 1) left of zero: its slope is 1 there for every alpha, so there is no kink.
+    "celu": ScalarFunction(
+        lambda z, p: torch.where(z > 0, z, p[0] * torch.expm1(z.clamp(max=0.0) / p[0])),
+        lambda z, _w, p: torch.exp(z.clamp(max=0.0) / p[0]),
+        _celu_slopes,
+        parameters=("alpha",),
+    ),
+    # -softplus(-t), without torch's step to the line in it.
+    "log_sigmoid": ScalarFunction(
+        lambda z, _: F.logsigmoid(z), lambda z, _w, _: torch.sigmoid(-z), lambda _: (0.0, 1.0)
+    ),
+    "softsign": ScalarFunction(
+        lambda z, _: F.softsign(z), lambda z, _w, _: (1.0 + z.abs()) ** -2, lambda _: (0.0, 1.0)
+    ),
+    "atan": ScalarFunction(lambda z, _: torch.atan(z), lambda z, _w, _: 1.0 / (1.0 + z * z), lambda _: (0.0, 1.0)),
+    "erf": ScalarFunction(
+        lambda z, _: torch.erf(z), lambda z, _w, _: 2.0 / math.sqrt(math.pi) * torch.exp(-z * z), lambda _: _ERF_SLOPES
+    ),
 }
 
 
@@ -157,6 +251,14 @@ class Term:
         left, right = inner if self.scale >= 0 else (inner[1], inner[0])
         factor = self.coefficient * self.scale
         return (factor * left, factor * right)
+
+    @property
+    def hinge(self) -> Hinge | None:
+        """The term in exact arithmetic, if it is piecewise linear and its numbers are finite."""
+        sides = SCALAR_FUNCTIONS[self.function].sides(self.parameters)
+        if sides is None or not all(math.isfinite(x) for x in (*sides, self.coefficient, self.scale, self.offset)):
+            return None
+        return Hinge(*sides, self.coefficient, self.scale, self.offset)
 
     @property
     def canonical(self) -> Term:
@@ -193,9 +295,8 @@ def _exact(value: float) -> bool:
 def _scaled(interval: Interval, *factors: float) -> Interval:
     low, high = interval
     for factor in factors:
-        ends = sorted((low * factor, high * factor))
-        exact = _exact(factor) or (_exact(low) and _exact(high))
-        low, high = (ends[0], ends[1]) if exact else (down(ends[0]), up(ends[1]))
+        ends = sorted((end * factor, _exact(factor) or _exact(end)) for end in (low, high))
+        low, high = (value if exact else step(value) for (value, exact), step in zip(ends, (down, up), strict=True))
     return (low, high)
 
 
@@ -265,15 +366,26 @@ class Activation:
 
     @property
     def kinked(self) -> bool:
-        """Whether some component has a point without derivative (at zero of a term's argument)."""
+        """Whether some component has a point without derivative (where a term's argument is at a kink)."""
         return any(not SCALAR_FUNCTIONS[term.function].smooth for component in self.components for term in component)
 
     def distance_to_kink(self, z: Tensor) -> Tensor:
-        """How far each coordinate of ``z`` is from the nearest kink; infinite for smooth activations."""
+        """How far each coordinate of ``z`` is from the nearest kink; infinite for smooth activations.
+
+        Where a term's argument is rounded the distance is less by more than that: above zero means that the rounded
+        argument lies on the same side of the kink as the exact one.
+        """
         distance = torch.full_like(z, math.inf)
         for term in (t for component in self.components for t in component):
-            if not SCALAR_FUNCTIONS[term.function].smooth and term.scale != 0.0:
-                distance = torch.minimum(distance, (z + term.offset / term.scale).abs())
+            function = SCALAR_FUNCTIONS[term.function]
+            if function.smooth or term.scale == 0.0:
+                continue
+            for kink in function.kinks:
+                away = (z + (term.offset - kink) / term.scale).abs()
+                if abs(term.scale) != 1.0 or term.offset != 0.0:
+                    away = away - 2.0**-50 * (z.abs() + abs((abs(term.offset) + abs(kink)) / term.scale))
+                    away = (away - 2.0**-1020 / abs(term.scale)).clamp_min(0.0)
+                distance = torch.minimum(distance, away)
         return distance
 
     def __repr__(self) -> str:
@@ -289,36 +401,35 @@ def _total(parts: list[Tensor]) -> Tensor:
 
 
 def derive(name: str, components: tuple[Component, ...], parameters: Mapping[str, float] | None = None) -> Activation:
-    """An activation with facts derived from its terms: sound for any sum of terms, exact for one kink at zero.
+    """An activation with facts derived from its terms: sound for any sum of terms, exact if it is piecewise linear.
 
-    The norm constant is the larger of the two sides' vector norms where every component is linear on both sides,
-    and otherwise the vector norm of the components' largest slopes, rounded up.
+    The norm constant is the largest vector norm of the components' slopes over all pieces where every component is
+    piecewise linear, and otherwise the vector norm of the components' largest slopes, rounded up.
     """
-    slopes = tuple(_sum_intervals([term.slopes() for term in component]) for component in components)
-    left, right = ([_side_magnitude(component, side) for component in components] for side in (0, 1))
-    if None in left:
+    pieces = _pieces(components)
+    if pieces is None:
+        slopes = tuple(_component_slopes(component) for component in components)
         rows = [[max(abs(low), abs(high)) for low, high in slopes]]
     else:
-        rows = [[value or 0.0 for value in side] for side in (left, right)]
+        slopes = tuple(interval(row) for row in pieces.slopes)
+        rows = [[above(abs(slope)) for slope in piece] for piece in zip(*pieces.slopes, strict=True)]
     lipschitz: dict[Norm, float] = {norm: max(_vector_norm_up(row, norm) for row in rows) for norm in NORMS}
     return Activation(name, components, lipschitz, slopes, frozenset(), dict(parameters or {}))
 
 
-def _side_magnitude(component: Component, side: int) -> float | None:
-    """Upper bound of |slope| of a component left (0) or right (1) of zero; None if it is not linear there."""
-    values: list[float] = []
-    for term in component:
-        sides = term.sides()
-        if sides is None:
-            return None
-        values.append(sides[side])
-    total = abs(math.fsum(values))
-    if len(component) == 1 and _exact(component[0].coefficient) and _exact(component[0].scale):
-        return total
-    slack = math.fsum(abs(value) for value in values) * 2.0**-50  # the products c * s * slope and their sum
-    if any(term.coefficient and term.scale for term in component):
-        slack += len(component) * 2.0**-1070  # a product may have underflowed, to zero even
-    return up(total + slack) if slack else total
+def _component_slopes(component: Component) -> Interval:
+    """The hinges' slopes together, and the interval of each other term; rounded outward."""
+    hinges = [term.hinge for term in component]
+    pieces = Pieces((tuple(hinge for hinge in hinges if hinge is not None),))
+    others = [term.slopes() for term, hinge in zip(component, hinges, strict=True) if hinge is None]
+    return _sum_intervals(others if len(others) == len(component) else [interval(pieces.slopes[0]), *others])
+
+
+def _pieces(components: tuple[Component, ...]) -> Pieces | None:
+    """The components between their common kinks, or None if some component is not piecewise linear."""
+    hinges = [[term.hinge for term in component] for component in components]
+    found = tuple(tuple(hinge for hinge in row if hinge is not None) for row in hinges)
+    return Pieces(found) if all(len(a) == len(b) for a, b in zip(found, hinges, strict=True)) else None
 
 
 def _vector_norm_up(row: Iterable[float], norm: Norm) -> float:
@@ -343,6 +454,20 @@ class Sin(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return z.sin()
+
+
+class Atan(nn.Module):
+    """arctan t. Lipschitz constant 1, saturates no norm."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.atan()
+
+
+class GELUTanh(nn.Module):
+    """0.5 t (1 + tanh(sqrt(2 / pi) (t + 0.044715 t^3))), ``nn.GELU(approximate="tanh")``. Saturates no norm."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return F.gelu(z, approximate="tanh")
 
 
 class _Joint(nn.Module):
@@ -420,6 +545,14 @@ class Row:
     module: Callable[..., nn.Module]
 
 
+#: The factors are those that torch multiplies by: scale * elu(t; alpha).
+SELU: tuple[Component, ...] = (
+    (Term("elu", 1.0507009873554804934193349852946, parameters=(1.6732632423543772848170429916717,)),),
+)
+_SIXTH = up(1.0 / 6.0)
+#: min(max(t + 3, 0), 6) / 6, with 1/6 rounded up: the module's function is this times a factor of at most one.
+HARDSIGMOID: tuple[Component, ...] = ((Term("relu", -_SIXTH, offset=-3.0), Term("relu", _SIXTH, offset=3.0)),)
+
 _T = Term("identity")
 _REGISTRY: dict[str, Row] = {}
 
@@ -491,6 +624,14 @@ def _register_all() -> None:
     register(_scalar("silu"), nn.SiLU)
     register(_scalar("gelu"), nn.GELU)
     register(_scalar("elu", {"alpha": 1.0}), nn.ELU)
+    register(derive("selu", SELU), nn.SELU)
+    register(_scalar("celu", {"alpha": 1.0}), nn.CELU)
+    register(derive("hardsigmoid", HARDSIGMOID), nn.Hardsigmoid)
+    register(derive("gelu_tanh", ((Term("gelu_tanh", parameters=(GELU_CUBE,)),),)), GELUTanh)
+    register(_scalar("mish"), nn.Mish)
+    register(_scalar("hardswish"), nn.Hardswish)
+    register(_scalar("softsign"), nn.Softsign)
+    register(_scalar("atan"), Atan)
 
 
 _register_all()

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-from lipbridge.activations import SCALAR_FUNCTIONS, Component, Interval, Parameters, Term
-from lipbridge.rounding import down, up
+from lipbridge.activations import GELU_CUBE, SCALAR_FUNCTIONS, Component, Interval, Parameters, Term
+from lipbridge.piecewise_linear import Pieces, above, below
+from lipbridge.rounding import up
 
 Slopes = tuple[Tensor, Tensor]
 
@@ -69,11 +69,15 @@ def _piecewise_linear(name: str) -> Local:
     return Local(slopes, bend, lambda p: (0.0, math.inf) if name in ("relu", "abs") else (-math.inf, math.inf))
 
 
-def _between(name: str, peaks: Callable[[Parameters], tuple[tuple[float, float], ...]]) -> Callable[..., Slopes]:
+def _between(
+    name: str,
+    peaks: Callable[[Parameters], tuple[tuple[float, float], ...]],
+    room: Callable[[Parameters], float] = lambda _: 1e-9,
+) -> Callable[..., Slopes]:
     """Slopes of a smooth function whose derivative is monotone between its peaks ``(place, slope)``.
 
-    Places may be off by 1e-9, which is looked for; slopes are rounded outward (and so, where that matters, listed with
-    the registry's own digits).
+    Places may be off by ``room``, which is looked for; slopes are rounded outward (and so, where that matters, listed
+    with the registry's own digits).
     """
 
     def slopes(lo: Tensor, hi: Tensor, p: Parameters) -> Slopes:
@@ -81,7 +85,7 @@ def _between(name: str, peaks: Callable[[Parameters], tuple[tuple[float, float],
         at_l, at_u = function.derivative(lo, 0.0, p), function.derivative(hi, 0.0, p)
         a, b = torch.fmin(at_l, at_u) - SLACK, torch.fmax(at_l, at_u) + SLACK
         for place, slope in peaks(p):
-            inside = (lo <= place + 1e-9) & (hi >= place - 1e-9)
+            inside = (lo <= place + room(p)) & (hi >= place - room(p))
             a = torch.where(inside, a.clamp(max=slope), a)
             b = torch.where(inside, b.clamp(min=slope), b)
         infinite = torch.isinf(lo) | torch.isinf(hi)
@@ -128,8 +132,25 @@ def _sigmoidal(lo: Tensor, hi: Tensor, p: Parameters) -> Tensor:
     return (hi <= 0).to(lo.dtype) - (lo >= 0).to(lo.dtype)
 
 
+def _hardswish(lo: Tensor, hi: Tensor, p: Parameters) -> Slopes:
+    """0 left of -3, (2 t + 3) / 6 up to 3, 1 right of it; a kink counts with both sides."""
+    a, b = torch.full_like(lo, math.inf), torch.full_like(lo, -math.inf)
+    ends = [(2.0 * t.clamp(-3.0, 3.0) + 3.0) / 6.0 for t in (lo, hi)]
+    for apart, low, high in (
+        (lo > -3.0, 0.0, 0.0),
+        ((hi < -3.0) | (lo > 3.0), torch.fmin(*ends) - SLACK, torch.fmax(*ends) + SLACK),
+        (hi < 3.0, 1.0, 1.0),
+    ):
+        a = torch.where(apart, a, torch.fmin(a, torch.as_tensor(low, dtype=a.dtype, device=a.device)))
+        b = torch.where(apart, b, torch.fmax(b, torch.as_tensor(high, dtype=b.dtype, device=b.device)))
+    return a.clamp(-0.5, 1.5), b.clamp(-0.5, 1.5)
+
+
 # The places of the peaks of silu' and gelu': zeros of the second derivatives (see the registry for the values).
-_SILU_PEAK, _GELU_PEAK = 2.3993572805154, math.sqrt(2.0)
+_SILU_PEAK, _GELU_PEAK, _GELU_TANH_PEAK = 2.3993572805154, math.sqrt(2.0), 1.4185040087908284
+_MISH_PEAKS = ((-2.2563763963907931, -1.0), (1.4905711797854285, 2.0))
+_QUARTER = up(0.5 * math.pi)
+_ERF_SLOPE = SCALAR_FUNCTIONS["erf"].slopes(())[1]
 
 LOCAL: Mapping[str, Local] = {
     "identity": _piecewise_linear("identity"),
@@ -157,7 +178,33 @@ LOCAL: Mapping[str, Local] = {
     "gelu": Local(
         _between("gelu", lambda _: ((-_GELU_PEAK, -1.0), (_GELU_PEAK, 2.0))), range=lambda _: (-0.17, math.inf)
     ),
-}  # the peaks of silu and gelu are clamped to the registry's slopes
+    "gelu_tanh": Local(
+        # The peaks move by less than the relative change of the cube's factor.
+        _between(
+            "gelu_tanh",
+            lambda _: ((-_GELU_TANH_PEAK, -1.0), (_GELU_TANH_PEAK, 2.0)),
+            lambda p: 1e-9 + abs(p[0] / GELU_CUBE - 1.0),
+        ),
+        range=lambda _: (-0.1706, math.inf),
+    ),
+    "mish": Local(_between("mish", lambda _: _MISH_PEAKS), range=lambda _: (-0.3089, math.inf)),
+    "hardswish": Local(
+        _hardswish,
+        lambda lo, hi, p: ((hi <= -3.0) | ((lo >= -3.0) & (hi <= 3.0)) | (lo >= 3.0)).to(lo.dtype),
+        lambda _: (-0.375, math.inf),
+    ),
+    "celu": Local(
+        _between("celu", lambda _: ()),
+        lambda lo, hi, p: torch.full_like(lo, 1.0 if p[0] > 0 else 0.0),
+        lambda p: (-p[0], math.inf) if p[0] > 0 else (-math.inf, math.inf),
+    ),
+    "log_sigmoid": Local(
+        _between("log_sigmoid", lambda _: ()), lambda lo, hi, p: -torch.ones_like(lo), lambda _: (-math.inf, 0.0)
+    ),
+    "softsign": Local(_between("softsign", lambda _: ((0.0, 1.0),)), _sigmoidal, lambda _: (-1.0, 1.0)),
+    "atan": Local(_between("atan", lambda _: ((0.0, 1.0),)), _sigmoidal, lambda _: (-_QUARTER, _QUARTER)),
+    "erf": Local(_between("erf", lambda _: ((0.0, _ERF_SLOPE),)), _sigmoidal, lambda _: (-1.0, 1.0)),
+}  # the peaks of silu, gelu and mish are clamped to the registry's slopes
 
 
 def _unknown(name: str) -> Local:
@@ -195,24 +242,34 @@ def function_slopes(term: Term, lo: Tensor, hi: Tensor) -> Slopes:
     return a.nan_to_num(low).clamp(low, high), b.nan_to_num(high).clamp(low, high)
 
 
+def _split(component: Component) -> tuple[Pieces, list[Term]]:
+    """The component's hinges together, and its other terms."""
+    hinges = [term.hinge for term in component]
+    together = tuple(hinge for hinge in hinges if hinge is not None)
+    return Pieces((together,)), [term for term, hinge in zip(component, hinges, strict=True) if hinge is None]
+
+
+def _piecewise_slopes(pieces: Pieces, lo: Tensor, hi: Tensor) -> Slopes:
+    """The slopes of all pieces that [lo, hi] meets, ends included."""
+    a, b = torch.full_like(lo, math.inf), torch.full_like(lo, -math.inf)
+    starts = [-math.inf, *(below(kink) for kink in pieces.kinks)]
+    ends = [*(above(kink) for kink in pieces.kinks), math.inf]
+    for start, end, slope in zip(starts, ends, pieces.slopes[0], strict=True):
+        apart = (hi < start) | (lo > end)
+        a = torch.where(apart, a, a.clamp(max=below(slope)))
+        b = torch.where(apart, b, b.clamp(min=above(slope)))
+    return a, b
+
+
 def component_slopes(component: Component, bounds: Interval, lo: Tensor, hi: Tensor) -> Slopes:
     """An enclosure of the component's slopes on [lo, hi], within its global ``bounds``.
 
-    Terms with one kink at zero are added up side by side, exactly; the others as intervals.
+    Piecewise linear terms are added up piece by piece, exactly; the others as intervals.
 
     Law: holds (g(s) - g(t)) / (s - t) for all s, t in [lo, hi]; monotone in [lo, hi] but for rounding.
     """
-    left, right, curved = Fraction(0), Fraction(0), list[Term]()
-    for term in component:
-        sides = SCALAR_FUNCTIONS[term.function].sides(term.parameters)
-        if sides is None or (term.offset != 0.0 and sides[0] != sides[1]):
-            curved.append(term)
-            continue
-        factor = Fraction(term.coefficient) * Fraction(term.scale)
-        before, after = sides if term.scale >= 0 else (sides[1], sides[0])
-        left, right = left + factor * Fraction(before), right + factor * Fraction(after)
-    a = _sides(_below(left), _below(right), lo, hi)[0]
-    b = _sides(_above(left), _above(right), lo, hi)[1]
+    pieces, curved = _split(component)
+    a, b = _piecewise_slopes(pieces, lo, hi)
     for term in curved:
         ends = function_slopes(term, lo, hi)
         factor = term.coefficient * term.scale
@@ -227,8 +284,13 @@ def component_slopes(component: Component, bounds: Interval, lo: Tensor, hi: Ten
 def component_bend(component: Component, lo: Tensor, hi: Tensor) -> Tensor:
     """1.0 where the component is certainly convex on [lo, hi], -1.0 where concave, else 0; lines count as both."""
     convex, concave = torch.ones_like(lo, dtype=torch.bool), torch.ones_like(lo, dtype=torch.bool)
-    for term in component:
-        if term.function == "identity" or term.coefficient == 0.0:
+    pieces, curved = _split(component)
+    slopes = pieces.slopes[0]
+    for kink, before, after in zip(pieces.kinks, slopes, slopes[1:], strict=False):
+        apart = (hi < below(kink)) | (lo > above(kink))
+        convex, concave = convex & (apart | (before <= after)), concave & (apart | (before >= after))
+    for term in curved:
+        if term.coefficient == 0.0:
             continue
         bend = local(term.function).bend(*inner(term, lo, hi), term.parameters) * math.copysign(1.0, term.coefficient)
         convex, concave = convex & (bend > 0), concave & (bend < 0)
@@ -237,26 +299,17 @@ def component_bend(component: Component, lo: Tensor, hi: Tensor) -> Tensor:
 
 def component_range(component: Component) -> Interval:
     """An interval that holds all values of the component, rounded outward."""
-    low, high = 0.0, 0.0
-    for term in component:
+    pieces, curved = _split(component)
+    low, high = pieces.range(0)
+    for term in curved:
         if term.coefficient:
             ends = [term.coefficient * end for end in local(term.function).range(term.parameters)]
-            below, above = min(ends), max(ends)
+            least, most = min(ends), max(ends)
             slack = [
-                1e-14 * (abs(x) + abs(y)) if math.isfinite(x + y) else 0.0 for x, y in ((low, below), (high, above))
+                1e-14 * (abs(x) + abs(y)) if math.isfinite(x + y) else 0.0 for x, y in ((low, least), (high, most))
             ]
-            low, high = low + below - slack[0], high + above + slack[1]
+            low, high = low + least - slack[0], high + most + slack[1]
     return low, high
-
-
-def _below(value: Fraction) -> float:
-    nearest = float(value)
-    return nearest if Fraction(nearest) <= value else down(nearest)
-
-
-def _above(value: Fraction) -> float:
-    nearest = float(value)
-    return nearest if Fraction(nearest) >= value else up(nearest)
 
 
 __all__ = ["LOCAL", "Local", "component_bend", "component_range", "component_slopes", "function_slopes"]

@@ -12,11 +12,19 @@ from hypothesis import strategies as st
 from lipbridge.activations import SCALAR_FUNCTIONS, Term, activation, activation_names, derive
 from lipbridge.slopes import LOCAL, component_bend, component_range, component_slopes
 
-PARAMETERS = {"leaky_relu": (0.01, -2.0, 1.5), "elu": (1.0, 2.0, 0.3, -0.5), "softplus": (1.0, 4.0, 0.2)}
+PARAMETERS = {
+    "leaky_relu": (0.01, -2.0, 1.5),
+    "elu": (1.0, 2.0, 0.3, -0.5),
+    "softplus": (1.0, 4.0, 0.2),
+    "celu": (1.0, 0.1, 20.0),
+    "gelu_tanh": (0.044715, 0.0401, 0.0499),
+}
 CASES = [(name, (p,)) for name in SCALAR_FUNCTIONS for p in PARAMETERS.get(name, ())]
 CASES += [(name, ()) for name in SCALAR_FUNCTIONS if name not in PARAMETERS]
 ENDS = st.one_of(
-    st.sampled_from([0.0, -0.0, 1e-300, -1e-300, 2.3993572805154, math.sqrt(2.0), math.pi / 2, -math.pi, 1e6, -700.0]),
+    st.sampled_from(
+        [0.0, -0.0, 1e-300, -1e-300, 2.3993572805154, math.sqrt(2.0), math.pi / 2, -math.pi, 1e6, -700.0, 3.0, -3.0]
+    ),
     st.floats(-8.0, 8.0),
     st.floats(-1e3, 1e3),
 )

@@ -732,7 +732,7 @@ def test_mutated_headers_give_a_value_or_one_error(
 
 def test_every_scalar_function_survives_in_a_graph(tmp_path: Path) -> None:
     for name, function in SCALAR_FUNCTIONS.items():
-        term = Term(name, 1 / 3, -0.7, 0.1, tuple(0.3 for _ in function.parameters))
+        term = Term(name, 1 / 3, -0.7, 0.1, tuple(0.045 for _ in function.parameters))
         before = recognise(((term,),))
         graph = Graph((Input("input", (), (2,)), Elementwise("g", (0,), (2,), before)))
         (_, node) = store.load_graph(store.save_graph(graph, tmp_path)).nodes

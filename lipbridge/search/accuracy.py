@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,6 +54,16 @@ def _elu_error(t: Tensor, _value: Tensor, p: Parameters) -> Tensor:
     return (t < 0).to(t.dtype) * (ULPS * max(1.0, abs(p[0])))
 
 
+def _celu_error(t: Tensor, _value: Tensor, p: Parameters) -> Tensor:
+    # As of elu; and t / alpha may underflow, or be flushed to zero, before it is multiplied by alpha again.
+    return (t < 0).to(t.dtype) * (ULPS * abs(p[0])) + torch.minimum(t.abs(), torch.full_like(t, abs(p[0]) * 2.0**-1020))
+
+
+def _log_sigmoid_error(_t: Tensor, value: Tensor, _: Parameters) -> Tensor:
+    # exp(-t) may underflow.
+    return ULPS * value.abs() + 2.0**-1020
+
+
 ACCURACY: dict[str, Accuracy] = {
     "identity": Accuracy(_exact, lambda _: 0.0),
     "relu": Accuracy(_exact, lambda _: 0.0),
@@ -67,4 +78,12 @@ ACCURACY: dict[str, Accuracy] = {
     "sin_squared": Accuracy(_bounded, lambda _: 2.0),
     "silu": Accuracy(_argument, lambda _: 0.51),
     "gelu": Accuracy(_argument, lambda _: 0.8),
+    "gelu_tanh": Accuracy(_argument, lambda _: 0.8),
+    "mish": Accuracy(_argument, lambda _: 0.65),
+    "hardswish": Accuracy(_argument, lambda _: 0.34),
+    "celu": Accuracy(_celu_error, lambda p: 1.0 / p[0] if p[0] else math.inf),
+    "log_sigmoid": Accuracy(_log_sigmoid_error, lambda _: 0.25),
+    "softsign": Accuracy(_relative, lambda _: 2.0),
+    "atan": Accuracy(_relative, lambda _: 0.65),
+    "erf": Accuracy(_relative, lambda _: 0.97),
 }
