@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 # The modules of handlers register themselves.
 from lipbridge import (
+    capture_activations,
     capture_axes,
     capture_contractions,
     capture_extremes,
@@ -39,6 +40,7 @@ from lipbridge.layers import Sinusoidal
 from lipbridge.module_state import as_it_was
 
 _HANDLED_IN = (
+    capture_activations,
     capture_axes,
     capture_contractions,
     capture_extremes,

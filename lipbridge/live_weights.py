@@ -289,6 +289,8 @@ def check_live(layers: Mapping[int, LiveLayer], kept: Graph, fresh: Graph) -> No
 def _factor_of(node: Node) -> Tensor:
     if isinstance(node, Elementwise):
         (component,) = node.activation.components
+        if component[0].function == "leaky_relu":
+            return torch.tensor(node.activation.lipschitz[2], dtype=torch.float64)
         return torch.tensor(component[0].coefficient * component[0].scale, dtype=torch.float64)
     return cast(Tensor, getattr(node, "weight"))  # noqa: B009
 

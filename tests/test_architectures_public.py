@@ -16,14 +16,9 @@ from tests.support.architectures import ARCHITECTURES, Architecture, build
 
 #: Networks that have a global bound and are refused today: name -> words of the present message.
 WAITING: dict[str, str] = {
-    "SRGAN generator": "operation prelu is not supported",
     "FractalNet": "It mixes the batch with the features",
     "MLP with softmax": "operation softmax.int is not supported",
     "MLP with log-softmax": "operation log_softmax.int is not supported",
-    "Self-normalising network": "operation selu is not supported",
-    "MobileNetV3 without SE": "operation hardswish is not supported",
-    "CSPDarknet with Mish": "operation mish is not supported",
-    "PReLU network": "operation prelu is not supported",
     "FRN network": "Only the maximum of two layers is supported",
 }
 
@@ -32,7 +27,6 @@ WAITING: dict[str, str] = {
 FOREGROUND: dict[str, str] = {
     "GAT": "operation softmax.int is not supported",
     "Attention pooling": "operation softmax.int is not supported",
-    "MobileNetV3": "operation hardswish is not supported",
 }
 
 BOUNDED = [name for name, entry in ARCHITECTURES.items() if not entry.refused and name not in WAITING]
