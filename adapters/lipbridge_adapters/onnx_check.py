@@ -43,6 +43,10 @@ _MEASURED = 32.0
 _LARGEST_ERROR = 1e-2
 #: ... and more than this one of the node that is named.
 _CAP = 1e-4
+#: Below, ONNX Runtime's sigmoid in float32 is no longer that of real numbers: it stops at -18.
+_LOWEST = -15.0
+#: Largest values on the way, from which on float32 may have overflowed.
+_OVERFLOW = 1e37
 #: Bytes of all tensors above which nothing is run.
 _LARGEST = 2**30
 #: Tensors of more numbers are inputs of the model that is run, which saves copies.
@@ -189,6 +193,7 @@ class _Comparison:
         values = graph.values(self.x)
         self.y = values[-1].reshape(len(self.x), -1)
         self.largest = torch.stack([_by_row(value) for value in values if value.numel()]).amax(0)
+        self.largest[self._underflowing()] = _OVERFLOW
         self.room = _ROUNDING * _by_row(self.y) + 1e-30
         self.measured = False
         self.error = 0.0
@@ -219,6 +224,17 @@ class _Comparison:
             if not self._agrees(found, rows):
                 self._refuse(rows)
         return FileCheck(count, self.error)
+
+    def _underflowing(self) -> Tensor:
+        """The points at which float32 loses a value before its logarithm is taken."""
+        found = torch.zeros(len(self.x), dtype=torch.bool)
+        if self.reader.underflowing:
+            values = Graph(tuple(self.reader.nodes)).values(self.x)
+            for curve in self.reader.underflowing:
+                for (line,) in curve.components:
+                    t = line.value(values[curve.source]).reshape(len(self.x), -1)
+                    found |= (t < _LOWEST).any(1)
+        return found
 
     def _input(self, rows: Sequence[int]) -> Array:
         shape = (len(rows), *self.model.shape[1:]) if has_batch(self.model.shape) else self.model.shape
@@ -281,6 +297,7 @@ class _Comparison:
             return ("output", "output")
         values = Graph(tuple(self.reader.nodes)).values(self.x[list(rows)])
         largest = torch.stack([_by_row(value) for value in values if value.numel()]).amax(0)
+        largest = torch.maximum(largest, self.largest[list(rows)])
         for (name, index), found in zip(flows.items(), made, strict=True):
             ours = self._values(index, values)
             theirs = cast(Any, torch).from_numpy(np.ascontiguousarray(found)).to(torch.float64)
@@ -319,9 +336,9 @@ def _by_row(y: Tensor) -> Tensor:
 
 
 def _gap(found: Tensor, expected: Tensor, largest: Tensor) -> Tensor:
-    """The largest difference of each row; none where float32 has overflowed on the way."""
+    """The largest difference of each row; none where float32 has overflowed, or lost a value, on the way."""
     gap = _by_row(torch.nan_to_num(found - expected, nan=math.inf))
-    overflowed = ~(largest < 1e37)
+    overflowed = ~(largest < _OVERFLOW)
     return torch.where(overflowed, torch.zeros_like(gap), gap)
 
 

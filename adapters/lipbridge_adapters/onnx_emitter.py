@@ -1,7 +1,8 @@
 """Writes the nodes of a Graph as ONNX operators, in a form that :mod:`lipbridge_adapters.onnx_import` reads back.
 
 Opset 13 has all that is needed. What it has no operator for is written with several: circular padding with Slice and
-Concat, sorting with TopK, normalisation with ReduceMean, Sqrt and Div; GELU with Erf and SiLU with Sigmoid.
+Concat, sorting with TopK, normalisation with ReduceMean, Sqrt and Div; GELU with Erf or Tanh, SiLU with Sigmoid,
+Mish with Softplus and Tanh, and Hardswish with Clip.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipbridge.activations import Term
+from lipbridge.activations import GELU_RATE, Term
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
 from lipbridge.graph import (
     Add,
@@ -406,6 +407,22 @@ def _gelu(emitter: Emitter, z: str, _: tuple[float, ...]) -> str:
     return emitter.op("Mul", emitter.affine(z, 0.5), emitter.affine(error, 1.0, 1.0))
 
 
+def _gelu_tanh(emitter: Emitter, z: str, parameters: tuple[float, ...]) -> str:
+    cube = emitter.op("Mul", emitter.op("Mul", z, z), z)
+    inner = emitter.op("Add", z, emitter.affine(cube, parameters[0]))
+    bent = emitter.op("Tanh", emitter.affine(inner, GELU_RATE))
+    return emitter.op("Mul", emitter.affine(z, 0.5), emitter.affine(bent, 1.0, 1.0))
+
+
+def _hardswish(emitter: Emitter, z: str, _: tuple[float, ...]) -> str:
+    clipped = emitter.op("Clip", emitter.affine(z, 1.0, 3.0), emitter.scalar(0.0), emitter.scalar(6.0))
+    return emitter.affine(emitter.op("Mul", z, clipped), 1.0 / 6.0)
+
+
+def _mish(emitter: Emitter, z: str, _: tuple[float, ...]) -> str:
+    return emitter.op("Mul", z, emitter.op("Tanh", emitter.op("Softplus", z)))
+
+
 #: How each scalar function is said in opset 13.
 _FUNCTIONS: dict[str, _Write] = {
     "identity": lambda _emitter, z, _: z,
@@ -421,6 +438,14 @@ _FUNCTIONS: dict[str, _Write] = {
     "sin_squared": _sin_squared,
     "silu": lambda emitter, z, _: emitter.op("Mul", z, emitter.op("Sigmoid", z)),
     "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "mish": _mish,
+    "hardswish": _hardswish,
+    "celu": lambda emitter, z, p: emitter.op("Celu", z, alpha=emitter.number(p[0])),
+    "log_sigmoid": lambda emitter, z, _: emitter.op("Neg", emitter.op("Softplus", emitter.op("Neg", z))),
+    "softsign": _plain("Softsign"),
+    "atan": _plain("Atan"),
+    "erf": _plain("Erf"),
 }
 
 __all__ = ["IR_VERSION", "OPSET", "Emitter"]

@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipbridge.activations import Activation, Component, Term, activation, activation_names, recognise
+from lipbridge.activations import GELU_RATE, Activation, Component, Term, activation, activation_names, recognise
+from lipbridge.capture_self_gated import CubicTanh, gelu_tanh
 from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node, Reshape, block_axis, without_dead_nodes
+from lipbridge_adapters.onnx_operators import FLOAT32
 
 
 def join_stacked_rows(graph: Graph, *, ours: bool) -> Graph:
@@ -103,8 +105,18 @@ def _spelling(components: tuple[Component, ...]) -> list[list[Term]]:
 
 
 def _rounded(term: Term) -> Term:
-    coefficient, scale, offset = (float(np.float32(x)) for x in (term.coefficient, term.scale, term.offset))
-    return replace(term, coefficient=coefficient, scale=scale, offset=offset)
+    """What is read of a term that was written with numbers of float32."""
+    coefficient, scale, offset, *parameters = (
+        float(np.float32(x)) for x in (term.coefficient, term.scale, term.offset, *term.parameters)
+    )
+    if term.function == "hardswish":  # written with a factor 1/6
+        coefficient *= 6.0 * float(np.float32(1.0 / 6.0))
+    if term.function == "gelu_tanh":
+        rate = float(np.float32(GELU_RATE))
+        found = gelu_tanh(0.5, CubicTanh(0, rate, rate * parameters[0], 1.0, 1.0), FLOAT32)
+        if found is not None:
+            return replace(found[0], coefficient=coefficient * found[0].coefficient)
+    return replace(term, coefficient=coefficient, scale=scale, offset=offset, parameters=tuple(parameters))
 
 
 # --- rows before the activation --------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lipbridge.capture_moments import SQUARE
 from lipbridge.capture_reader import Curve, Deferred, Reader
 from lipbridge.graph import Normalize
 from lipbridge_adapters.onnx_reader import Flow, OnnxReader
@@ -61,6 +62,10 @@ class Square(Moment):
 @dataclass(frozen=True)
 class PlainSquare(Moment):
     """x^2, over axes that are not known yet."""
+
+    def materialise(self, reader: Reader) -> Curve:
+        """Alone it is no layer."""
+        raise reader.unsupported(SQUARE)
 
 
 @dataclass(frozen=True)

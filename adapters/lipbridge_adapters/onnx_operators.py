@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, cast
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations import Term
-from lipbridge.capture_diagonal import reciprocal
 from lipbridge.capture_extremes import Extreme
-from lipbridge.capture_reader import LINE, Curve, Deferred, Reader
+from lipbridge.capture_reader import LINE, Curve
+from lipbridge.capture_self_gated import Waiting, product, square_of
 from lipbridge.graph import Conv, ConvTranspose, Dense, Node
 from lipbridge_adapters import onnx_moments as moments
 from lipbridge_adapters.onnx_constants import broadcast_shape
@@ -293,32 +293,6 @@ def _padded(reader: OnnxReader, value: Any, padding: Pairs) -> Any:
 # --- sums, differences, factors --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ErrorFunction(Deferred):
-    """``factor * erf(rate t) + shift`` of a line t, which waits to become a GELU."""
-
-    source: int
-    rate: float
-    factor: float = 1.0
-    shift: float = 0.0
-
-    def materialise(self, reader: Reader) -> Curve:
-        """Alone it is none of the activations."""
-        raise reader.unsupported("Erf is read only as a part of a GELU, 0.5 t (1 + erf(t / sqrt 2)).")
-
-
-@operator("Erf")
-def _erf(reader: OnnxReader, call: Call) -> Value:
-    x = call.flow()
-    curve = reader.curve(x.value)
-    line = _line(curve)
-    if line is None and isinstance(x.value, Scaled):
-        curve, line = reader.line(x.value.bent), (x.value.factor, 0.0)
-    elif line is None or line[1] != 0.0:
-        curve, line = reader.line(curve), (1.0, 0.0)
-    return Flow(ErrorFunction(curve.source, line[0]), x.shape)
-
-
 def _line(value: Any) -> tuple[float, float] | None:
     """Scale and offset of a curve that is one line."""
     if isinstance(value, Curve) and len(value.components) == 1 and len(value.components[0]) == 1:
@@ -338,7 +312,7 @@ def _broadcast(reader: OnnxReader, x: Flow, other: tuple[int, ...]) -> tuple[int
     return shape
 
 
-def _aligned(reader: OnnxReader, x: Flow, constant: Tensor) -> tuple[Curve, Tensor, tuple[int, ...]]:
+def aligned(reader: OnnxReader, x: Flow, constant: Tensor) -> tuple[Curve, Tensor, tuple[int, ...]]:
     """The value, the constant as one for the value's node, and the result's shape in ONNX."""
     if not constant.is_floating_point():
         raise Fault(f"its operator {reader.kind} joins a layer's values with integers")
@@ -358,7 +332,7 @@ def _aligned(reader: OnnxReader, x: Flow, constant: Tensor) -> tuple[Curve, Tens
 
 def _shifted(reader: OnnxReader, x: Flow, constant: Tensor, alone: bool) -> Flow:
     """``x + constant``; a layer that has no bias and no other reader takes the constant as its bias, exactly."""
-    value, constant, shape = _aligned(reader, x, constant)
+    value, constant, shape = aligned(reader, x, constant)
     node: Node = reader.nodes[value.source]
     if x.fresh and alone and value.components == (LINE,) and isinstance(node, Dense | Conv) and node.bias is None:
         m, rank = node.weight.shape[0], len(node.shape)
@@ -377,7 +351,8 @@ def _pair(reader: OnnxReader, call: Call) -> tuple[Any, Any, tuple[int, ...]]:
     shape = _broadcast(reader, x, y.shape)
     if math.prod(y.shape) != math.prod(shape):
         raise reader.unsupported("A value of another shape would be repeated.")
-    values = [v if isinstance(v, ErrorFunction) else reader.moderate(reader.curve(v)) for v in (x.value, y.value)]
+    both = [_waiting(reader, flow).value for flow in (x, y)]
+    values = [v if isinstance(v, Waiting) else reader.moderate(reader.curve(v)) for v in both]
     whole = [v for v in values if isinstance(v, Curve)]
     sizes = [reader.shape_of(v) for v in whole]
     size = per_input(shape) if per_input(shape) in sizes or not sizes else sizes[0]
@@ -386,7 +361,7 @@ def _pair(reader: OnnxReader, call: Call) -> tuple[Any, Any, tuple[int, ...]]:
 
 
 @operator("Add Sub")
-def _add(reader: OnnxReader, call: Call) -> Value:
+def add(reader: OnnxReader, call: Call) -> Value:
     a, b = call.inputs[:2]
     name = "add" if call.kind == "Add" else "sub"
     if isinstance(a, Flow) and isinstance(b, Flow):
@@ -394,21 +369,21 @@ def _add(reader: OnnxReader, call: Call) -> Value:
         if centred is not None:
             return centred
         x, y, shape = _pair(reader, call)
+        if isinstance(x, Waiting) or isinstance(y, Waiting):
+            return Flow(reader.aten(name, per_input(shape), self=x, other=y, alpha=1), shape)
         size = reader.shape_of(x)
         return Flow(reader.moderate(reader.aten(name, size, self=x, other=y, alpha=1)), shape)
     place = 0 if isinstance(a, Flow) else 1
-    x, c = call.flow(place), call.numbers(1 - place)
-    if isinstance(x.value, ErrorFunction) and c.numel() == 1:
-        sign = -1.0 if name == "sub" and place == 1 else 1.0
-        shift = float(c) * (-1.0 if name == "sub" and place == 0 else 1.0)
-        erf = replace(x.value, factor=sign * x.value.factor, shift=sign * x.value.shift + shift)
-        return replace(x, value=erf)
+    x, c = _waiting(reader, call.flow(place)), call.numbers(1 - place)
+    if isinstance(x.value, Waiting) and c.numel() == 1:
+        sides = (x.value, float(c)) if place == 0 else (float(c), x.value)
+        return replace(x, value=reader.aten(name, per_input(x.shape), self=sides[0], other=sides[1], alpha=1))
     moved = moments.shifted(x, c if name == "add" else -c) if name == "add" or place == 0 else None
     if moved is not None:
         return moved
     if name == "add" or place == 0:
         return _shifted(reader, x, c if name == "add" else -c, call.alone[place])
-    value, c, shape = _aligned(reader, x, c)
+    value, c, shape = aligned(reader, x, c)
     return Flow(reader.aten("sub", reader.shape_of(value), self=c, other=value, alpha=1), shape)
 
 
@@ -423,7 +398,7 @@ def _scaler(reader: OnnxReader, call: Call) -> Value:
             raise Fault(f"the attribute {name} of its Scaler has {numbers.numel()} numbers for {n} columns")
         kind, numbers = ("Add", -numbers) if name == "offset" else ("Mul", numbers)
         step = replace(call, kind=kind, inputs=[x, numbers], attributes={}, alone=(True, True))
-        made = _add(reader, step) if kind == "Add" else _mul(reader, step)
+        made = add(reader, step) if kind == "Add" else _mul(reader, step)
         assert isinstance(made, Flow)
         x = made
     return x
@@ -437,7 +412,7 @@ def _sum(reader: OnnxReader, call: Call) -> Value:
             total = value if total is None else total
         else:
             pair = replace(call, kind="Add", inputs=[total, value], alone=(True, alone))
-            total = total + value if isinstance(total, Tensor) and isinstance(value, Tensor) else _add(reader, pair)  # type: ignore[assignment]
+            total = total + value if isinstance(total, Tensor) and isinstance(value, Tensor) else add(reader, pair)  # type: ignore[assignment]
     assert total is not None
     return total
 
@@ -449,19 +424,24 @@ def _mul(reader: OnnxReader, call: Call) -> Value:
         return moments.product(reader, a, b) or _product(reader, call)
     place = 0 if isinstance(a, Flow) else 1
     x, c = call.flow(place), call.numbers(1 - place)
-    if isinstance(x.value, ErrorFunction) and c.numel() == 1:
-        factor = float(c)
-        return replace(x, value=replace(x.value, factor=factor * x.value.factor, shift=factor * x.value.shift))
     if isinstance(x.value, moments.Moment) and c.numel() == 1 and float(c) == 1.0:
         return x  # 1.0 / t is exported as a reciprocal times 1.0
-    value, c, shape = _aligned(reader, x, c)
+    x = _waiting(reader, x)
+    if isinstance(x.value, Waiting) and c.numel() == 1:
+        return replace(x, value=x.value.scaled(float(c)))
+    value, c, shape = aligned(reader, x, c)
     made = reader.aten("mul", reader.shape_of(value), self=value, other=c)
     if c.numel() == 1:
-        return Flow(_scaled(value, made, float(c)), shape)
+        return Flow(_scaled(x.value, value, made, float(c)), shape)
     return Flow(made, shape, fresh=True)
 
 
-def _scaled(value: Curve, made: Curve, factor: float) -> Any:
+def _scaled(before: Any, value: Curve, made: Curve, factor: float) -> Any:
+    """``made``, which is ``factor`` times ``value``, the curve of ``before``."""
+    if isinstance(before, Scaled) and before.made == value:
+        both = factor * before.factor
+        if Fraction(both) == Fraction(factor) * Fraction(before.factor):
+            return Scaled(made, before.bent, both)
     return made if _line(value) is not None else Scaled(made, value, factor)
 
 
@@ -475,37 +455,28 @@ def _div(reader: OnnxReader, call: Call) -> Value:
             found = moments.power(b, -1.0) if a is not None and a.numel() == 1 and float(a) == 1.0 else None
         if found is not None:
             return found
+        if isinstance(a, Flow):
+            x, y, shape = _pair(reader, call)
+            return Flow(reader.aten("div", per_input(shape), self=x, other=y), shape)
         raise reader.unsupported("A quotient by a function of the input has no global Lipschitz constant.")
-    x, c = call.flow(), call.numbers(1)
-    if isinstance(x.value, ErrorFunction) and c.numel() == 1 and float(c) != 0.0:
-        return replace(x, value=replace(x.value, factor=x.value.factor / float(c), shift=x.value.shift / float(c)))
-    value, c, shape = _aligned(reader, x, c)
+    x, c = _waiting(reader, call.flow()), call.numbers(1)
+    if isinstance(x.value, Waiting) and c.numel() == 1 and float(c) != 0.0:
+        return replace(x, value=x.value.scaled(1.0 / float(c)))
+    value, c, shape = aligned(reader, x, c)
     made = reader.aten("div", reader.shape_of(value), self=value, other=c)
-    return Flow(_scaled(value, made, 1.0 / float(c)) if c.numel() == 1 else made, shape)
+    return Flow(_scaled(x.value, value, made, 1.0 / float(c)) if c.numel() == 1 else made, shape)
 
 
 def _product(reader: OnnxReader, call: Call) -> Value:
-    """Products of two values that are one activation: sin(t)^2, t sigmoid(t), t (1 + erf(t / sqrt 2))."""
+    """Products of two values that are one activation: sin(t)^2, t sigmoid(t), t (1 + erf(t / sqrt 2)), ..."""
     x, y, shape = _pair(reader, call)
-    if not isinstance(x, ErrorFunction) and x == y:
+    if x == y and isinstance(x, Curve):
         return _squared(reader, Flow(call.flow().value, shape))
     x, y = _as_line(reader, x, y), _as_line(reader, y, x)
-    for line, other in ((x, y), (y, x)):
-        if isinstance(other, ErrorFunction):
-            made = [_gelu_of(line, other)]
-        elif _alike(line, other):
-            made = [_silu_of(one, two) for one, two in zip(_each(line), _each(other), strict=True)]
-        else:
-            continue
-        terms = [term for term in made if term is not None]
-        if len(terms) == len(made):
-            return Flow(replace(line, components=tuple((term,) for term in terms)), shape)
-    raise reader.unsupported("A product of two functions of the input has no Lipschitz constant.")
-
-
-def _each(curve: Curve) -> list[Curve]:
-    """The components of a curve, each as a curve."""
-    return [replace(curve, components=(component,)) for component in curve.components]
+    made = product(reader, x, y, FLOAT32)
+    if made is None:
+        raise reader.unsupported("A product of two functions of the input has no Lipschitz constant.")
+    return Flow(made, shape)
 
 
 def _alike(x: Any, y: Any) -> bool:
@@ -523,7 +494,7 @@ def _as_line(reader: OnnxReader, value: Any, other: Any) -> Any:
         if index == other.source and _alike(known, value):
             first, second = (_size(curve) for curve in (known, value))
             ratio = second / first if first else math.nan
-            if reader.aten("mul", reader.shape_of(known), self=known, other=ratio) == value:
+            if math.isfinite(ratio) and reader.aten("mul", reader.shape_of(known), self=known, other=ratio) == value:
                 return Curve(index, ((Term("identity", 1.0, ratio),),))
     return value
 
@@ -534,42 +505,6 @@ def _size(curve: Curve) -> float:
     return term.scale if term.function == "identity" else term.coefficient
 
 
-def _silu_of(line: Any, other: Any) -> Term | None:
-    """k t * c sigmoid(s t) = (c k / s) silu(s t), if the quotient is a double."""
-    found = _line(line)
-    if found is None or not isinstance(other, Curve) or other.source != line.source or len(other.components) != 1:
-        return None
-    component = other.components[0]
-    if len(component) != 1 or component[0].function != "sigmoid":
-        return None
-    (term,), (k, offset) = component, found
-    if (term.scale, term.offset) == (k, offset):
-        return Term("silu", term.coefficient, k, offset)
-    if offset != 0.0 or term.offset != 0.0 or term.scale == 0.0:
-        return None
-    exact = Fraction(term.coefficient) * Fraction(k) / Fraction(term.scale)
-    return Term("silu", float(exact), term.scale) if Fraction(float(exact)) == exact else None
-
-
-def _gelu_of(line: Any, erf: ErrorFunction) -> Term | None:
-    """k t (f erf(r t) + f) = 2 f k / c * gelu(c t) with c = r sqrt 2.
-
-    A stored sqrt 2 is rounded to float32, so that c is 1 (or k, or 2k) but for that, and is read so. The slopes of
-    gelu(c t) / c are those of gelu itself, so this changes no Lipschitz constant.
-    """
-    found = _line(line)
-    if found is None or line.source != erf.source or erf.factor != erf.shift or found[1] != 0.0:
-        return None
-    k, c = found[0], erf.rate * math.sqrt(2.0)
-    if k != 0.0 and abs(c - k) <= FLOAT32 * abs(k):
-        return Term("gelu", 2.0 * erf.factor, k)
-    if k != 0.0 and abs(c - 2.0 * k) <= FLOAT32 * abs(2.0 * k):  # half of 2k t, as the formula has it
-        return Term("gelu", erf.factor, 2.0 * k)
-    if abs(c - 1.0) <= FLOAT32:
-        return Term("gelu", 2.0 * erf.factor * k)
-    return None
-
-
 @operator("Pow")
 def _pow(reader: OnnxReader, call: Call) -> Value:
     x, exponent = call.flow(), call.constant(1)
@@ -577,24 +512,27 @@ def _pow(reader: OnnxReader, call: Call) -> Value:
     step = None if found is None else moments.power(x, found)
     if step is not None:
         return step
-    if found not in (1.0, 2.0):
-        raise reader.unsupported(_TANH_GELU if found == 3.0 else "It has no global Lipschitz constant.")
     if found == 1.0:
         return x
-    return _squared(reader, x)
+    if found not in (2.0, 3.0):
+        raise reader.unsupported("It has no global Lipschitz constant.")
+    if found == 2.0:
+        return _squared(reader, x)
+    return Flow(reader.aten("pow", per_input(x.shape), self=reader.curve(x.value), exponent=found), x.shape)
 
 
 def _squared(reader: OnnxReader, x: Flow) -> Flow:
-    """A square that is an activation, as sin(t)^2 is, or one that waits for its mean."""
+    """A square that is an activation, as sin(t)^2 is, or one that waits for its mean or a part of GELU."""
     value = reader.curve(x.value)
     found = reader.aten("square", reader.shape_of(value), self=value)
     return Flow(found, x.shape) if isinstance(found, Curve) else moments.square(x)
 
 
-_TANH_GELU = (
-    "A cube has no global Lipschitz constant. If it is of a GELU in its approximation by tanh, export the exact one "
-    "(approximate='none'), which is read."
-)
+def _waiting(reader: OnnxReader, x: Flow) -> Flow:
+    """A square that is multiplied or added: no step of a normalisation."""
+    if isinstance(x.value, moments.PlainSquare):
+        return replace(x, value=square_of(reader, reader.curve(x.value.x)))
+    return x
 
 
 @operator("Sqrt Reciprocal")
@@ -615,31 +553,32 @@ _FUNCTIONS = {
     "Sigmoid": "sigmoid",
     "Sin": "sin",
     "Cos": "cos",
+    "Erf": "erf",
 }
 
 
-def _applied(reader: OnnxReader, x: Flow, name: str, **arguments: Any) -> Flow:
+def applied(reader: OnnxReader, x: Flow, name: str, **arguments: Any) -> Flow:
+    if isinstance(x.value, Waiting):
+        return replace(x, value=reader.aten(name, per_input(x.shape), self=x.value, **arguments))
     value = reader.moderate(reader.curve(x.value))
     if isinstance(x.value, Scaled) and name not in ("neg", "mul", "add"):
         # A multiple of a bent curve bends again: as a function of the first bend, which others may read as well.
         value = Curve(reader.materialise(x.value.bent), ((Term("identity", 1.0, x.value.factor),),))
     made = reader.aten(name, reader.shape_of(value), self=value, **arguments)
-    return Flow(_scaled(value, made, -1.0) if name == "neg" else made, x.shape)
+    return Flow(_scaled(x.value, value, made, -1.0) if name == "neg" else made, x.shape)
 
 
 @operator(" ".join(_FUNCTIONS))
 def _scalar(reader: OnnxReader, call: Call) -> Value:
-    return _applied(reader, call.flow(), _FUNCTIONS[call.kind])
+    return applied(reader, call.flow(), _FUNCTIONS[call.kind])
 
 
 @operator("LeakyRelu", "alpha")
 def _leaky_relu(reader: OnnxReader, call: Call) -> Value:
-    return _applied(
-        reader, call.flow(), "leaky_relu", negative_slope=float(call.attributes.get("alpha", _float32(0.01)))
-    )
+    return applied(reader, call.flow(), "leaky_relu", negative_slope=float(call.attributes.get("alpha", float32(0.01))))
 
 
-def _float32(value: float) -> float:
+def float32(value: float) -> float:
     """A default that ONNX states in decimal and every runtime keeps in float32."""
     return float(torch.tensor(value, dtype=torch.float32))
 
@@ -647,100 +586,33 @@ def _float32(value: float) -> float:
 @operator("Elu", "alpha")
 def _elu(reader: OnnxReader, call: Call) -> Value:
     alpha = float(call.attributes.get("alpha", 1.0))
-    return _applied(reader, call.flow(), "elu", alpha=alpha, scale=1, input_scale=1)
-
-
-@operator("Selu", "alpha gamma")
-def _selu(reader: OnnxReader, call: Call) -> Value:
-    """gamma * elu(t; alpha)."""
-    alpha = float(call.attributes.get("alpha", _float32(1.6732632423543772)))
-    gamma = float(call.attributes.get("gamma", _float32(1.0507009873554805)))
-    made = _applied(reader, call.flow(), "elu", alpha=alpha, scale=1, input_scale=1)
-    return _applied(reader, made, "mul", other=gamma)
-
-
-@operator("Celu", "alpha")
-def _celu(reader: OnnxReader, call: Call) -> Value:
-    """alpha * elu(t / alpha), with 1 / alpha rounded away from zero where it is no double."""
-    alpha = float(call.attributes.get("alpha", 1.0))
-    x = call.flow()
-    inner = x if alpha == 1.0 else _applied(reader, x, "mul", other=_over(reader, alpha))
-    made = _applied(reader, inner, "elu", alpha=1.0, scale=1, input_scale=1)
-    return made if alpha == 1.0 else _applied(reader, made, "mul", other=alpha)
-
-
-def _over(reader: OnnxReader, divisor: float) -> float:
-    return float(reciprocal(reader, torch.tensor(divisor, dtype=torch.float64)))
+    return applied(reader, call.flow(), "elu", alpha=alpha, scale=1, input_scale=1)
 
 
 @operator("Softplus")
 def _softplus(reader: OnnxReader, call: Call) -> Value:
-    return _applied(reader, call.flow(), "softplus", beta=1.0, threshold=math.inf)
+    return applied(reader, call.flow(), "softplus", beta=1.0, threshold=math.inf)
 
 
 @operator("Log")
 def _log(reader: OnnxReader, call: Call) -> Value:
-    """log(sigmoid(t)) = -softplus(-t)."""
+    """log(sigmoid(t)). Where t is low, a sigmoid in float32 is zero or what ONNX Runtime stops at."""
     x = call.flow()
     curve = reader.curve(x.value)
     terms = [component[0] for component in curve.components if len(component) == 1]
     if len(terms) != len(curve.components) or any((t.function, t.coefficient) != ("sigmoid", 1.0) for t in terms):
         raise reader.unsupported("It has no global Lipschitz constant (but log(sigmoid(t)) has).")
-    made = (Term("softplus", -1.0, -t.scale, -t.offset, (1.0,)) for t in terms)
+    lines = tuple((Term("identity", 1.0, t.scale, t.offset),) for t in terms)
+    reader.underflowing.append(replace(curve, components=lines))
+    made = (replace(t, function="log_sigmoid") for t in terms)
     return Flow(replace(curve, components=tuple((term,) for term in made)), x.shape)
-
-
-@dataclass(frozen=True)
-class Above(Deferred):
-    """Whether a line is above a limit, which chooses between a softplus and the line that it nears there."""
-
-    curve: Curve
-    limit: float
-
-    def materialise(self, reader: Reader) -> Curve:
-        """Alone it is no layer."""
-        raise reader.unsupported("A comparison jumps; it is read only in a softplus that goes over to its line.")
-
-
-@operator("Greater")
-def _greater(reader: OnnxReader, call: Call) -> Value:
-    x, limit = call.flow(), call.numbers(1)
-    if limit.numel() != 1:
-        raise reader.unsupported("A limit must be one number.")
-    return Flow(Above(reader.curve(x.value), float(limit)), x.shape)
-
-
-@operator("Where")
-def _where(reader: OnnxReader, call: Call) -> Value:
-    """Where(b t > 20, t, softplus(b t) / b), torch's softplus: the step at the limit is below 3e-9, as in capture."""
-    above, line, bent = (call.flow(place) for place in range(3))
-    near, curve = reader.curve(line.value), reader.curve(bent.value)
-    if isinstance(above.value, Above) and line.shape == bent.shape == above.shape and above.value.limit >= 20.0:
-        one = len(curve.components) == len(curve.components[0]) == 1
-        if one and near.source == curve.source == above.value.curve.source:
-            (term,) = curve.components[0]
-            found, inner = _line(near), _line(above.value.curve)
-            slope, offset = term.coefficient * term.scale, term.coefficient * term.offset
-            close = found is not None and all(
-                math.isclose(a, b, rel_tol=2.0**-50) for a, b in ((slope, found[0]), (offset, found[1]))
-            )
-            if close and inner == (term.scale, term.offset) and (term.function, *term.parameters) == ("softplus", 1.0):
-                return Flow(curve, bent.shape)
-    raise reader.unsupported("A choice jumps, unless it is a softplus that goes over to its line at 20 or above.")
-
-
-@operator("Gelu", "approximate")
-def _gelu(reader: OnnxReader, call: Call) -> Value:
-    if call.attributes.get("approximate", "none") != "none":
-        raise reader.unsupported("Only the exact GELU is read (approximate='none'), not its approximation by tanh.")
-    return _applied(reader, call.flow(), "gelu", approximate="none")
 
 
 @operator("HardSigmoid", "alpha beta")
 def _hard_sigmoid(reader: OnnxReader, call: Call) -> Value:
-    alpha, beta = (float(call.attributes.get(n, _float32(d))) for n, d in (("alpha", 0.2), ("beta", 0.5)))
-    line = _applied(reader, _applied(reader, call.flow(), "mul", other=alpha), "add", other=beta, alpha=1)
-    return _applied(reader, line, "clamp", min=0.0, max=1.0)
+    alpha, beta = (float(call.attributes.get(n, float32(d))) for n, d in (("alpha", 0.2), ("beta", 0.5)))
+    line = applied(reader, applied(reader, call.flow(), "mul", other=alpha), "add", other=beta, alpha=1)
+    return applied(reader, line, "clamp", min=0.0, max=1.0)
 
 
 @operator("Clip", "min max")
@@ -750,21 +622,7 @@ def _clip(reader: OnnxReader, call: Call) -> Value:
     low, high = (None if n is None or math.isinf(n) or abs(n) > 3.4e38 else n for n in numbers)
     if low is None and high is None:
         return call.flow()
-    return _applied(reader, call.flow(), "clamp", min=low, max=high)
-
-
-@operator("PRelu")
-def _prelu(reader: OnnxReader, call: Call) -> Value:
-    """One slope is a leaky ReLU; slopes of their own are relu(t) - a relu(-t), layers after one another."""
-    x, slope = call.flow(), call.numbers(1)
-    if slope.numel() and bool((slope == slope.reshape(-1)[0]).all()):
-        return _applied(reader, x, "leaky_relu", negative_slope=float(slope.reshape(-1)[0]))
-    positive = _applied(reader, x, "relu")
-    negative = _applied(reader, _applied(reader, x, "neg"), "relu")
-    value, slope, shape = _aligned(reader, negative, slope)
-    scaled = Flow(reader.aten("mul", reader.shape_of(value), self=value, other=slope), shape)
-    difference = replace(call, kind="Sub", inputs=[positive, scaled], alone=(True, True))
-    return _add(reader, difference)  # type: ignore[return-value]
+    return applied(reader, call.flow(), "clamp", min=low, max=high)
 
 
 @operator("Max Min")
@@ -782,8 +640,19 @@ def _extreme(reader: OnnxReader, call: Call) -> Value:
     numbers = [float(limit) for limit in limits]
     if numbers:
         limit = {"min": max(numbers), "max": None} if larger else {"min": None, "max": min(numbers)}
-        found = _applied(reader, found, "clamp", **limit)
+        found = applied(reader, found, "clamp", **limit)
     return found
 
 
-__all__ = ["integers_of", "padding_of", "permuted", "space_of", "windows"]
+__all__ = [
+    "FLOAT32",
+    "add",
+    "aligned",
+    "applied",
+    "float32",
+    "integers_of",
+    "padding_of",
+    "permuted",
+    "space_of",
+    "windows",
+]

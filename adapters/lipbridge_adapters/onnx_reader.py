@@ -133,6 +133,7 @@ class OnnxReader(Reader):
         self.counted: set[int] = set()
         self.turned: dict[tuple[int, tuple[int, ...]], Curve] = {}  # nodes under another shape
         self.stored: dict[str, Any] = {}
+        self.underflowing: list[Curve] = []  # lines below which float32 has lost a value to zero
 
     def read_graph(self, output: str, name: str) -> Graph:
         """The Graph of the value ``output``."""
@@ -353,11 +354,10 @@ _HINTS: Mapping[str, str] = {
     **dict.fromkeys(
         (
             *("QuantizeLinear", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear"),
-            *("Sign", "Round", "Floor", "Ceil", "ThresholdedRelu", "Shrink"),
+            *("Sign", "Round", "Floor", "Ceil"),
         ),
         "It jumps, so it has no Lipschitz constant.",
     ),
-    **dict.fromkeys(("HardSwish", "Mish", "Softsign"), "It is none of the activations that lipbridge has facts about."),
 }
 
 __all__ = [

@@ -23,6 +23,7 @@ from lipbridge.graph import (
     ConvTranspose,
     Dense,
     Elementwise,
+    Gather,
     Graph,
     GroupSort,
     Input,
@@ -41,6 +42,7 @@ from lipbridge_adapters.onnx import ExportReport, check_export, export_onnx  # n
 from lipbridge_adapters.onnx_import import read_onnx  # noqa: E402
 
 KINKED = [name for name in activation_names() if activation(name).sides is not None]
+PIECEWISE = [*KINKED, "hardsigmoid"]
 ONES = ((1,), (1,))
 
 
@@ -168,15 +170,19 @@ def test_channelwise_activations(name: str, dialect: str, tmp_path: Path) -> Non
         Reshape("flat", (7,), (2 * K * 3,)),
         Dense("dense", (8,), (), normal(3, 2 * K * 3)),
     )
-    if dialect == "relu" and name not in KINKED:
+    if dialect == "relu" and name not in PIECEWISE:
         with pytest.raises(UnsupportedOperation, match="native"):
             export_onnx(graph, tmp_path / "m.onnx", dialect)
         return
-    report = require_same(graph, tmp_path / "m.onnx", dialect)
+    if dialect == "relu" and name == "hardsigmoid":  # kinks beside zero stay rows, with another bound
+        report = export_onnx(graph, tmp_path / "m.onnx", dialect)
+        assert report.error is not None
+    else:
+        report = require_same(graph, tmp_path / "m.onnx", dialect)
+        found = [n.activation.name for n in read_onnx(report.path) if isinstance(n, Elementwise)]
+        assert found == [name] * 3
     if dialect == "relu":
         assert set(report.operations) == {"Conv", "Relu", "MaxPool", "Flatten", "Gemm"}
-    found = [n.activation.name for n in read_onnx(report.path) if isinstance(n, Elementwise)]
-    assert found == [name] * 3
 
 
 @pytest.mark.parametrize("name", KINKED)
@@ -253,9 +259,11 @@ def joins_functions_of_one_node(graph: Graph) -> bool:
             keys.append(inputs[0])
         elif isinstance(node, GroupSort | Normalize):
             keys.append((type(node), inputs, getattr(node, "group", 0), getattr(node, "epsilon", 0)))
-        elif isinstance(node, Elementwise):
+        elif isinstance(node, Elementwise | Gather):
             keys.append(("on", inputs[0][1] if inputs[0][:1] == ("on",) else inputs[0], index))  # type: ignore[index]
-            if inputs[0][:1] == ("on",) and node.activation.name == "identity_abs_l2":  # type: ignore[index]
+            inner = graph.nodes[inputs[0][2]] if inputs[0][:1] == ("on",) else None  # type: ignore[index]
+            names = [n.activation.name if isinstance(n, Elementwise) else "" for n in (inner, node)]
+            if all(names) and (names[0] == "selu" or names[1] == "identity_abs_l2"):
                 return True
         else:
             keys.append((index,))
@@ -263,6 +271,12 @@ def joins_functions_of_one_node(graph: Graph) -> bool:
         if isinstance(node, Add | Concat) and len(set(sources)) < len(sources):
             return True
     return False
+
+
+def shares_rows(graph: Graph) -> bool:
+    """Whether two activations read one value, whose relu rows they share in the relu dialect."""
+    sources = [node.inputs[0] for node in graph.nodes if isinstance(node, Elementwise)]
+    return len(set(sources)) < len(sources)
 
 
 def kinked(graph: Graph) -> bool:
@@ -278,11 +292,12 @@ def require_read_back(seed: int, dialect: str, path: Path) -> None:
     found = read_onnx(path)
     x = torch.randn(5, *graph.input_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     y = graph(x)
-    assert found.output_shape == graph.output_shape
+    z = found(x).reshape(y.shape)  # a copy at the end may lose axes of length one
+    assert [n for n in found.output_shape if n > 1] == [n for n in graph.output_shape if n > 1]
     tame = float((in_float32(graph)(x.float()).double() - y).abs().max()) <= 1e-6 * float(y.abs().max())
     if exact or tame:  # in others the rounding of a constant of an activation may grow to anything
-        assert float((found(x) - y).abs().max()) <= 1e-6 * float(y.abs().max())
-    if not joins_functions_of_one_node(graph):
+        assert float((z - y).abs().max()) <= 1e-6 * float(y.abs().max())
+    if not joins_functions_of_one_node(graph) and not (dialect == "relu" and shares_rows(graph)):
         assert bounds(found) == bounds(graph)
     if tame:
         assert check_export(path, graph, 5) <= 1e-5
