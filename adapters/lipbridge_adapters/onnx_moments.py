@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -70,10 +70,21 @@ class PlainSquare(Moment):
 
 @dataclass(frozen=True)
 class Variance(Moment):
-    """mean((x - mean(x))^2) + epsilon, or mean(x^2) + epsilon if not centred."""
+    """mean((x - mean(x))^2) + epsilon, or mean(x^2) + epsilon if not centred.
+
+    ``mean`` is that of x^2 as a layer, where it is one: that of sin(t)^2.
+    """
 
     epsilon: float = 0.0
     centred: bool = True
+    mean: Mean | None = None
+
+    def materialise(self, reader: Reader) -> Curve:
+        """The mean as an average, and the number added to it."""
+        if self.mean is None:
+            return super().materialise(reader)
+        made = self.mean.made
+        return cast(OnnxReader, reader).aten("add", reader.shape_of(made), self=made, other=self.epsilon, alpha=1)
 
 
 @dataclass(frozen=True)
@@ -114,12 +125,25 @@ def difference(x: Flow, y: Flow) -> Flow | None:
 
 def shifted(x: Flow, constant: Tensor) -> Flow | None:
     """variance + epsilon; the sum of several numbers is exact, or rounded down."""
+    if isinstance(x.value, Mean):
+        mean, root = x.value, _root(x.value.x)
+        x = x if root is None else replace(x, value=Variance(root, mean.shape, mean.axes, 0.0, False, mean))
     if not isinstance(x.value, Variance) or constant.numel() != 1 or not math.isfinite(float(constant)):
         return None
     exact = Fraction(x.value.epsilon) + Fraction(float(constant))
     epsilon = float(exact)
     epsilon = epsilon if Fraction(epsilon) <= exact else math.nextafter(epsilon, -math.inf)
     return replace(x, value=replace(x.value, epsilon=epsilon))
+
+
+def _root(value: Any) -> Curve | None:
+    """The curve that a curve is the square of: sin(t) of sin(t)^2."""
+    if not isinstance(value, Curve):
+        return None
+    terms = [component[0] for component in value.components if len(component) == 1]
+    if len(terms) < len(value.components) or any((t.function, t.coefficient) != ("sin_squared", 1.0) for t in terms):
+        return None
+    return replace(value, components=tuple((replace(term, function="sin"),) for term in terms))
 
 
 def power(x: Flow, exponent: float) -> Flow | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import lipbridge
+from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph import Normalize
 from lipbridge_adapters.onnx_import import read_onnx
-from tests.adapters.onnx_files import torch_file
+from tests.adapters.onnx_files import op, save, torch_file
 from tests.test_capture_layers import Lambda
 from tests.test_nodes_rms import Llama
 
@@ -32,6 +34,28 @@ MODULES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "pixels": (Lambda(pixels), (3, 2, 2)),
     "reciprocal": (Lambda(reciprocal), (4,)),
 }
+
+
+def test_the_root_mean_square_of_a_sine(tmp_path: Path) -> None:
+    """Its square is a layer as well, so the mean of that is one, with a number added to it."""
+    nodes = [
+        op("Sin", "X", "s"),
+        op("Mul", "s s", "q"),
+        op("ReduceMean", "q", "m", axes=[1], keepdims=1),
+        op("Add", "m e", "v"),
+        op("Sqrt", "v", "r"),
+    ]
+    constants = {"e": np.float32(0.5)}
+    x = torch.linspace(-3.0, 4.0, 20, dtype=torch.float64).reshape(-1, 4)
+    mean = x.sin().square().mean(1, keepdim=True) + 0.5
+    made = read_onnx(save(tmp_path / "m.onnx", [*nodes, op("Div", "s r", "Y")], constants, (1, 4)))
+    assert any(isinstance(node, Normalize) for node in made)
+    torch.testing.assert_close(made(x), x.sin() / mean.sqrt())
+    layer = read_onnx(save(tmp_path / "m.onnx", [*nodes[:4], op("Relu", "v", "Y")], constants, (1, 4)))
+    torch.testing.assert_close(layer(x), mean)
+    for wrong in (op("Div", "X r", "Y"), op("Relu", "r", "Y")):
+        with pytest.raises(UnsupportedOperation):
+            read_onnx(save(tmp_path / "m.onnx", [*nodes, wrong], constants, (1, 4)))
 
 
 @pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "traced"])
