@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -243,22 +243,30 @@ def _extended_where() -> None:
 _extended_where()
 
 
+@dataclass(frozen=True)
+class TwoSlopes:
+    """For a :class:`Recipe`: ``[I, -diag(a)]`` of slopes a, with ``rank`` axes of length one behind."""
+
+    rank: int
+
+    def __call__(self, slopes: Tensor) -> Tensor:
+        a = slopes.flatten()
+        matrix = torch.cat([torch.diag(torch.ones_like(a)), torch.diag(-a)], dim=1)
+        return matrix.reshape(*matrix.shape, *(1,) * self.rank)
+
+
 def channelwise_leaky_relu(reader: Reader, value: Any, slopes: Tensor, shape: tuple[int, ...]) -> Curve:
     """``max(t, 0) + a min(t, 0)`` with the slope a of each channel, for a value of ``shape`` ``(channels, *space)``.
 
     A node has one activation for all its channels, so this is (relu t, relu -t) and a layer ``[I, -diag(a)]``: exactly
-    the function, and live in a penalty. The product of the two constants is max(1, |a|) in l_1, as it should be,
-    sqrt(1 + a^2) in l_2 and 1 + |a| in l_inf.
+    the function, and live in a penalty. Its constant, max(1, |a|) in every norm, is found in
+    :mod:`lipbridge.layer_constants`.
     """
     source = reader.line(value)
     pair = reader.line(replace(source, components=((Term("relu"),), (Term("relu", 1.0, -1.0),)), axis=0))
     rank = len(shape) - 1
 
-    def weight(a: Tensor) -> Tensor:
-        a = a.flatten()
-        matrix = torch.cat([torch.diag(torch.ones_like(a)), torch.diag(-a)], dim=1)
-        return matrix.reshape(*matrix.shape, *(1,) * rank)
-
+    weight = TwoSlopes(rank)
     W, recipe = weight(slopes.detach().to(torch.float64)), reader.recipe(weight, slopes)
     if not rank:
         return reader.append(Dense(reader.layer, (pair.source,), shape, W), recipe)
@@ -266,4 +274,4 @@ def channelwise_leaky_relu(reader: Reader, value: Any, slopes: Tensor, shape: tu
     return reader.append(Conv(reader.layer, (pair.source,), shape, W, None, *geometry), recipe)
 
 
-__all__ = ["channelwise_leaky_relu", "composed"]
+__all__ = ["TwoSlopes", "channelwise_leaky_relu", "composed"]

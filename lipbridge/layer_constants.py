@@ -4,7 +4,9 @@ Where the algebra gives more than the product and the sum of norms, it is used:
 
 * a convolution or dense layer with a diagonal map before or after it (BatchNorm, a normalised input) is one layer;
 * terms of a sum, or parts of a concatenation, that are linear functions of one and the same node are one linear map:
-  x + W x = (I + W) x. For convolutions of one geometry that is one kernel; otherwise the matrix, if it is small.
+  x + W x = (I + W) x. For convolutions of one geometry that is one kernel; otherwise the matrix, if it is small;
+* a layer [D, E] with diagonals D and E behind (relu t, relu -t), such as a PReLU with a slope for each channel, acts on
+  each coordinate by itself, with the slopes d and -e: its constant is their largest magnitude, exactly, in every norm.
 
 Everything is rounded outward. Where several bounds are known the smallest is taken.
 """
@@ -36,6 +38,7 @@ from lipbridge.graph import (
     Node,
     Normalize,
     Reshape,
+    block_axis,
 )
 from lipbridge.norms.conv_geometry import Convolution
 from lipbridge.norms.matrix import require_cheap
@@ -77,7 +80,9 @@ def _reads(graph: Graph, index: int, roots: list[int]) -> set[int]:
     if block is not None:
         return {block.source}
     node = graph.nodes[index]
-    return set(node.inputs) | {roots[group[0]] for group in _groups(graph, node, roots)}
+    behind = _two_slopes(graph, index)
+    own = set(node.inputs) if behind is None else {*node.inputs, behind[0]}
+    return own | {roots[group[0]] for group in _groups(graph, node, roots)}
 
 
 def _needed(reads: list[set[int]]) -> set[int]:
@@ -98,6 +103,10 @@ def _constants(graph: Graph, index: int, roots: list[int], found: Mapping[int, C
         return _through(found[block.source], lambda p, q: block.norm_up(shape, p, q))
     inputs = [found[i] for i in node.inputs]
     constants = propagate(node, inputs, [graph.nodes[i].shape for i in node.inputs])
+    behind = _two_slopes(graph, index)
+    if behind is not None:
+        source, steepest = behind
+        return _smaller(constants, {norm: mul_up(value, steepest) for norm, value in found[source].items()})
     merged = [_merged(graph, node, roots, group, found) for group in _groups(graph, node, roots)]
     if not any(merged):
         return constants
@@ -107,6 +116,27 @@ def _constants(graph: Graph, index: int, roots: list[int], found: Mapping[int, C
     rest = [constants_of for i, constants_of in zip(node.inputs, inputs, strict=True) if i not in taken]
     terms = [*rest, *(each for each in merged if each)]
     return _smaller(constants, {norm: add_up(*(term[norm] for term in terms)) for norm in constants})
+
+
+def _two_slopes(graph: Graph, index: int) -> tuple[int, float] | None:
+    """What (relu t, relu -t) before the node reads, and the steepest slope, if the node joins the two one by one."""
+    node = graph.nodes[index]
+    if not isinstance(node, Dense | Conv):
+        return None
+    before = graph.nodes[node.inputs[0]]
+    if not isinstance(before, Elementwise) or before.activation.sides != ((0.0, 1.0), (-1.0, 0.0)):
+        return None
+    if isinstance(node, Conv):
+        plain = set(node.stride) | set(node.weight.shape[2:]) | {node.groups} == {1} and not any(map(any, node.padding))
+    else:
+        plain = len(node.shape) == 1
+    W = node.weight.flatten(1)
+    n = W.shape[0]
+    if not plain or block_axis(before) != 0 or W.shape[1] != 2 * n:
+        return None
+    blocks = W.reshape(n, 2, n)
+    single = int(blocks.count_nonzero()) == int(blocks.diagonal(dim1=0, dim2=2).count_nonzero())
+    return (before.inputs[0], float(W.abs().max())) if single else None
 
 
 def _smaller(first: Constants, *others: Constants) -> Constants:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from lipbridge.capture_activations import TwoSlopes
 from lipbridge.capture_export import BatchSize, Program, layer_name, operation_name
 from lipbridge.capture_normalisation import SCALE
 from lipbridge.capture_program import ProgramReader, Reading, Repeated
@@ -88,7 +89,9 @@ class LiveLayer:
 
     @property
     def scalar(self) -> bool:
-        """Whether the layer multiplies by numbers only, one for each coordinate or channel."""
+        """Whether the layer acts on each coordinate or channel by itself: its norm is its largest entry."""
+        if isinstance(self.weight.recipe.compute, TwoSlopes):
+            return True
         return isinstance(self.node, Elementwise) or (isinstance(self.node, Conv) and self.node.diagonal)
 
     def read(self) -> Tensor:

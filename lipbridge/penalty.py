@@ -106,7 +106,7 @@ class TrivialBoundPenalty(nn.Module):
         _check_live(network, reading, readers)
         self._geometries: dict[int, Convolution] = {}
         for index, live in readers.items():
-            found = _geometry(live.node, graph.nodes[live.node.inputs[0]].shape)
+            found = None if live.scalar else _geometry(live.node, graph.nodes[live.node.inputs[0]].shape)
             if found is not None:
                 self._geometries[index] = found
         self._factors = fixed_factors(graph, self.norm, readers)
