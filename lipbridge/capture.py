@@ -30,6 +30,7 @@ from lipbridge import (
     capture_refused,
     capture_scalar,
     capture_shapes,
+    capture_softmax,
 )
 from lipbridge.capture_check import check_reading
 from lipbridge.capture_export import export, unwrapped
@@ -52,6 +53,7 @@ _HANDLED_IN = (
     capture_refused,
     capture_scalar,
     capture_shapes,
+    capture_softmax,
 )
 
 
@@ -66,7 +68,7 @@ def capture(module: nn.Module, input_shape: Sequence[int] | None = None, *, name
 
     Args:
         module: any feed-forward module made of dense layers, convolutions, activations of the registry (as modules,
-            functions, or written out), pooling, sorting, normalisation, reshapes, sums and concatenations; dropout and
+            functions, or written out), pooling, sorting, normalisation, softmax, reshapes, sums and joins; dropout and
             identity vanish. DataParallel, ``torch.compile`` and ``torch.export``'s programs are read through.
         input_shape: shape of one input without batch; read off a ``Linear`` or ``Unflatten`` at the start if not given.
         name: name of the Graph, the class name if not given.

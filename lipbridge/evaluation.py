@@ -23,6 +23,7 @@ from lipbridge.nodes import (
     Node,
     Normalize,
     Reshape,
+    Softmax,
 )
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -131,6 +132,13 @@ def grouped(node: GroupSort, x: Tensor) -> Tensor:
 
 
 @evaluate.register
+def _(node: Softmax, inputs: list[Tensor]) -> Tensor:
+    z = inputs[0] - inputs[0].amax(dim=node.axis + 1, keepdim=True)
+    total = z.exp().sum(dim=node.axis + 1, keepdim=True)
+    return z - total.log() if node.log else z.exp() / total
+
+
+@evaluate.register
 def _(node: Normalize, inputs: list[Tensor]) -> Tensor:
     return _normalized(node, inputs[0])[0].reshape(inputs[0].shape)
 
@@ -228,6 +236,15 @@ def _(node: Normalize, pairs: list[tuple[Tensor, Tensor]], width: float) -> tupl
     step = _centred(node, v)
     tangent = (step - y * (y * step).mean(dim=2, keepdim=True)) / deviation
     return y.reshape(x.shape), tangent.reshape(x.shape)
+
+
+@push.register
+def _(node: Softmax, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
+    x, v = pairs[0]
+    value = evaluate(node, [x])
+    p = value.exp() if node.log else value
+    step = v - (p * v).sum(dim=node.axis + 1, keepdim=True)
+    return value, step if node.log else p * step
 
 
 def _push_linear(node: Node, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:

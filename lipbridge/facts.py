@@ -8,7 +8,7 @@ from dataclasses import fields
 from torch import Tensor
 
 from lipbridge.capture_reader import FIXED
-from lipbridge.graph import Conv, Elementwise, Graph, GroupSort, Input, MaxPool, Node, Normalize
+from lipbridge.graph import Conv, Elementwise, Graph, GroupSort, Input, MaxPool, Node, Normalize, Softmax
 
 #: More layers than this are shown as the first ones and the last.
 SHOWN = 12
@@ -65,7 +65,7 @@ def _numbers(node: Node) -> Iterator[tuple[str, Tensor]]:
 def _word(node: Node) -> str:
     if isinstance(node, Elementwise):
         return node.activation.name
-    return type(node).__name__ if isinstance(node, MaxPool | GroupSort | Normalize) else ""
+    return type(node).__name__ if isinstance(node, MaxPool | GroupSort | Normalize | Softmax) else ""
 
 
 __all__ = ["architecture", "has_weights", "parameter_count"]

@@ -31,6 +31,7 @@ from lipbridge.nodes import (
     Node,
     Normalize,
     Reshape,
+    Softmax,
     block_axis,
 )
 
@@ -217,7 +218,7 @@ def as_chain(graph: Graph, *, rounded: bool = False) -> Chain:
 
 
 #: Nodes that no chain of dense layers has, however the others are written.
-_BRANCHING = (Add, GroupSort, MaxPool, Normalize)
+_BRANCHING = (Add, GroupSort, MaxPool, Normalize, Softmax)
 
 
 def _misfit(graph: Graph) -> str | None:
@@ -237,9 +238,10 @@ def _misfit(graph: Graph) -> str | None:
 
 
 def _out_of_place(node: Node) -> str:
+    advice = " Bound the network before it, up to the logits." if isinstance(node, Softmax) else ""
     return (
         f"Layer `{node.name}` ({type(node).__name__}) does not fit a chain of dense layers with one activation "
-        "between each two."
+        f"between each two.{advice}"
     )
 
 
@@ -279,6 +281,7 @@ __all__ = [
     "Node",
     "Normalize",
     "Reshape",
+    "Softmax",
     "alive_nodes",
     "as_chain",
     "block_axis",

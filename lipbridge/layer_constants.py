@@ -38,6 +38,7 @@ from lipbridge.graph import (
     Node,
     Normalize,
     Reshape,
+    Softmax,
     block_axis,
 )
 from lipbridge.norms.conv_geometry import Convolution
@@ -286,6 +287,42 @@ def normalize_norm_up(n: int, epsilon: float, norm: Norm) -> float:
     r = min(1.0, max(0.0, (2.0 * b - a) / (3.0 * b)))  # the maximiser; near it the function is flat
     largest = max(a, math.sqrt(1.0 - r) * (a + b * r))
     return mul_up(largest * (1.0 + 2.0**-40), up(1.0 / least))
+
+
+@propagate.register
+def _(node: Softmax, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
+    # On further axes the same function acts on each row: for p <= q the constant of its copies is its own.
+    n = node.shape[node.axis]
+    return _through(inputs[0], lambda p, q: softmax_norm_up(n, p, q, log=node.log))
+
+
+def softmax_norm_up(n: int, p: Norm, q: Norm, *, log: bool) -> float:
+    """Upper bound of the Lipschitz constant of softmax or log-softmax of R^n, from l_p to l_q for p <= q.
+
+    Each is the supremum over probabilities y, and so exact:
+
+    * softmax has the Jacobian diag(y) - y y', which is symmetric. Column j is y_j (e_j - y). Its sum is
+      2 y_j (1 - y_j) <= 1/2, which bounds l_1, l_inf and hence l_2 too (n = 2, y = 1/2: the eigenvalue is 1/2); its l_2
+      length is at most sqrt(2) y_j (1 - y_j) <= sqrt(2) / 4, and its largest entry y_j (1 - y_j) <= 1/4.
+    * log-softmax has I - 1 y'. Column j is e_j - y_j 1: its sum 1 + (n - 2) y_j is at most n - 1, its length
+      sqrt((1 - y_j)^2 + (n - 1) y_j^2) at most sqrt(n - 1), its entries at most 1; all approached as y_j -> 1. Row i
+      sums to 2 (1 - y_i) <= 2 and has at most the length sqrt(2) (1 - y_i). In l_2, I - 1 y' and 1 y' are projections
+      that add up to I, and such have one norm (Szyld 2006): |1| |y| <= sqrt(n).
+    """
+    if n == 1:
+        return 0.0
+    if not log:
+        same: dict[tuple[Norm, Norm], float] = {(1, "inf"): 0.25, (1, 2): sqrt_up(0.125), (2, "inf"): sqrt_up(0.125)}
+        return same.get((p, q), 0.5)
+    rows: dict[tuple[Norm, Norm], float] = {
+        (1, 1): float(n - 1),
+        (1, 2): _root_up(n - 1),
+        (1, "inf"): 1.0,
+        (2, 2): _root_up(n),
+        (2, "inf"): _root_up(2),
+        ("inf", "inf"): 2.0,
+    }
+    return rows[p, q]
 
 
 def _joined(values: list[float], norm: Norm) -> float:
@@ -573,7 +610,11 @@ def _homogeneous(node: Node) -> Node:
 
 
 def notes(graph: Graph) -> str:
-    """What makes the bound large, in one line: layers whose constant is that of their epsilon; else empty."""
+    """What to know of the bound, in one line: layers whose constant is that of their epsilon, a softmax; else empty."""
+    return "; ".join(note for note in (_epsilon_note(graph), _softmax_note(graph)) if note)
+
+
+def _epsilon_note(graph: Graph) -> str:
     rows = [node for node in graph.nodes if isinstance(node, Normalize)]
     if not rows:
         return ""
@@ -583,6 +624,19 @@ def notes(graph: Graph) -> str:
         f"{len(rows)} normalisation layer{'s' if len(rows) > 1 else ''} (e.g. `{worst.name}`) may stretch by "
         f"1/sqrt(epsilon) = {factor:.3g} near {near} inputs: this is why the bound is large"
     )
+
+
+def _softmax_note(graph: Graph) -> str:
+    last = graph.nodes[-1]
+    while isinstance(last, Reshape):
+        last = graph.nodes[last.inputs[0]]
+    if not isinstance(last, Softmax):
+        return ""
+    if last.log:
+        reason = "has the margins of the logits, and a larger constant"
+    else:
+        reason = "flattens the margins of the logits"
+    return f"the last layer `{last.name}` is a {'log-' if last.log else ''}softmax, which {reason}: bound the logits"
 
 
 __all__ = [
@@ -599,5 +653,6 @@ __all__ = [
     "output_constants",
     "propagate",
     "root_mean_square_norm_up",
+    "softmax_norm_up",
     "transposed_norm_up",
 ]

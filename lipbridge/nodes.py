@@ -183,6 +183,14 @@ class Normalize(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Softmax(Node):
+    """exp(x) / sum(exp(x)) along ``axis`` of the shape (batch not counted), or its logarithm if ``log``."""
+
+    axis: int = 0
+    log: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Reshape(Node):
     """A permutation of coordinates: transpose by ``axes`` (if given), then reshape to ``shape``."""
 
@@ -208,5 +216,6 @@ __all__ = [
     "Node",
     "Normalize",
     "Reshape",
+    "Softmax",
     "block_axis",
 ]

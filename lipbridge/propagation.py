@@ -14,7 +14,8 @@ length n is trusted to |fl(w'x) - w'x| <= gamma_n |w|'|x| (Higham 2002, section 
 :mod:`lipbridge.search.accuracy`. An overflow makes an interval infinite, never wrong.
 
 Source: Weng et al. 2018 (Fast-Lin, parallel lines), Zhang et al. 2018 (CROWN); distances and rounding are ours.
-The rules of the nodes are in :mod:`lipbridge.propagation_rules` and :mod:`lipbridge.propagation_space`.
+The rules of the nodes are in :mod:`lipbridge.propagation_rules`, :mod:`lipbridge.propagation_space` and
+:mod:`lipbridge.propagation_softmax`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lipbridge import propagation_softmax as _softmax
 from lipbridge import propagation_space as _space
 from lipbridge.bounds import Ball
 from lipbridge.errors import InvalidArgument
@@ -118,7 +120,7 @@ def _gains(graph: Graph, index: int) -> bool:
     Behind an activation only another one asks: what the lines know went into the activation's own source.
     """
     node = graph.nodes[index]
-    if not isinstance(node, (Elementwise, *_space.NONLINEAR)):
+    if not isinstance(node, (Elementwise, *_softmax.NONLINEAR, *_space.NONLINEAR)):
         return False
     source = node.inputs[0]
     if isinstance(graph.nodes[source], Elementwise) and not isinstance(node, Elementwise):

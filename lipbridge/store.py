@@ -65,6 +65,7 @@ from lipbridge.graph import (
     Node,
     Normalize,
     Reshape,
+    Softmax,
     evaluate,
 )
 from lipbridge.layers import GroupSort as GroupSortLayer
@@ -738,7 +739,7 @@ _NODES: Mapping[str, type[Node]] = {
     kind.__name__: kind
     for kind in (
         *(Input, Dense, Conv, ConvTranspose, Gather, Elementwise),
-        *(Concat, Add, MaxPool, GroupSort, Normalize, Reshape),
+        *(Concat, Add, MaxPool, GroupSort, Normalize, Softmax, Reshape),
     )
 }
 #: What a Graph holds: weights, and the coordinates of a Gather.
@@ -881,6 +882,8 @@ def _check_node(node: Node, index: int, before: list[Node]) -> None:
         fits = node.weight.shape == (node.shape[-1], before[node.inputs[0]].shape[-1])
         if not fits or (node.bias is not None and node.bias.shape != node.shape[-1:]):
             raise _Fault(f"the weights of its node {node.name!r} do not fit its shape")
+    if isinstance(node, Softmax) and not 0 <= node.axis < len(node.shape):
+        raise _Fault(f"its node {node.name!r} has the axis {node.axis}")
     if index == 0:
         return
     if isinstance(node, ConvTranspose):

@@ -27,6 +27,7 @@ from lipbridge.graph import (
     Node,
     Normalize,
     Reshape,
+    Softmax,
 )
 
 FLAVOURS = ("random", "random", "zero", "huge", "tiny", "ill_conditioned", "dead", "identity")
@@ -37,6 +38,7 @@ class _Maker:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.generator = torch.Generator().manual_seed(seed)
+        self.further = random.Random(f"further {seed}")  # kinds that came later leave the others as they were
         self.nodes: list[Node] = []
 
     def weight(self, *shape: int) -> Tensor:
@@ -112,8 +114,11 @@ class _Maker:
             return self.add(lambda s: GroupSort(name, at, s, group))
         if kind == "normalize":
             groups, epsilon = self.random.choice((1, shape[0])), self.random.choice((1e-5, 0.1, 10.0))
-            centred = self.random.random() < 0.6
-            return self.add(lambda s: Normalize(name, at, s, groups, epsilon, centred))
+            found = self.further.choice(("centred", "centred", "root mean square", "softmax", "log-softmax"))
+            if "softmax" in found:
+                axis = self.further.randrange(len(shape))
+                return self.add(lambda s: Softmax(name, at, s, axis, found == "log-softmax"))
+            return self.add(lambda s: Normalize(name, at, s, groups, epsilon, found == "centred"))
         if kind == "reshape":
             return self.add(lambda s: Reshape(name, at, s or (math.prod(shape),)))
         act = lipbridge.activation(self.random.choice(activation_names()))

@@ -17,16 +17,12 @@ from tests.support.architectures import ARCHITECTURES, Architecture, build
 #: Networks that have a global bound and are refused today: name -> words of the present message.
 WAITING: dict[str, str] = {
     "FractalNet": "It mixes the batch with the features",
-    "MLP with softmax": "operation softmax.int is not supported",
-    "MLP with log-softmax": "operation log_softmax.int is not supported",
     "FRN network": "Only the maximum of two layers is supported",
 }
 
 
 #: Networks that have no bound, and are refused today for another reason: name -> words of the present message.
 FOREGROUND: dict[str, str] = {
-    "GAT": "operation softmax.int is not supported",
-    "Attention pooling": "operation softmax.int is not supported",
 }
 
 BOUNDED = [name for name, entry in ARCHITECTURES.items() if not entry.refused and name not in WAITING]

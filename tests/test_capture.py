@@ -203,7 +203,7 @@ class DataDependent(nn.Module):
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        (nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1)), "`1`: operation softmax"),
+        (nn.Sequential(nn.Linear(4, 4), nn.Softmax(0)), "`1`: operation softmax.*batch"),
         (nn.Sequential(OrderedDict(a=nn.Linear(4, 4), norm=nn.CELU(-1.0))), "`norm`: operation celu"),
         (nn.Sequential(nn.Linear(4, 4), nn.Hardshrink()), "`1`: operation hardshrink"),
         (Two(), "one tensor as output"),

@@ -244,7 +244,7 @@ def test_a_network_of_many_kinds() -> None:
 @pytest.mark.parametrize(
     ("module", "shape", "words"),
     [
-        (nn.Sequential(nn.Softmax2d()), (1, 4, 4), "`0`: operation softmax"),
+        (nn.Sequential(nn.Softmax(0)), (3, 4), "`0`: operation softmax.*batch"),
         (nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False)), (2, 4, 4), "`0`.*batch"),
         (Lambda(lambda x: x.flip(0)), (4,), "flip"),
         (Lambda(lambda x: x.sum(0, keepdim=True) + x), (4,), "sum"),

@@ -26,6 +26,7 @@ from lipbridge.graph import (
     Node,
     Normalize,
     Reshape,
+    Softmax,
 )
 from lipbridge.search.running_error import Enclosure, Tangent, enclosed, enclosed_tangent
 
@@ -117,6 +118,8 @@ def cases() -> list[tuple[Node, tuple[int, ...]]]:
         (Normalize("norm", (0,), (6,), 1, 1e-5), (6,)),
         (Normalize("norm", (0,), (4, 3, 2), 2, 1e-3), (4, 3, 2)),
         (Normalize("rms", (0,), (4, 3, 2), 2, 1e-3, False), (4, 3, 2)),
+        (Softmax("softmax", (0,), (4, 3, 2), 1), (4, 3, 2)),
+        (Softmax("log-softmax", (0,), (4, 3, 2), 0, True), (4, 3, 2)),
         (Elementwise("act", (0,), (6, 3, 2), crelu, 0), (3, 3, 2)),
         (Elementwise("act", (0,), (3, 6, 2), crelu, 1), (3, 3, 2)),
         (Elementwise("act", (0,), (3, 3, 4), crelu), (3, 3, 2)),

@@ -347,7 +347,7 @@ def test_bad_arguments() -> None:
     with pytest.raises(InvalidArgument, match="1, 2 or inf"):
         TrivialBoundPenalty(module, 3)
     with pytest.raises(UnsupportedOperation, match="softmax"):
-        TrivialBoundPenalty(nn.Sequential(nn.Linear(3, 3), nn.Softmax(-1)))
+        TrivialBoundPenalty(nn.Sequential(nn.Linear(3, 3), nn.Softmax(0)))
 
 
 DDP = """

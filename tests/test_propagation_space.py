@@ -15,7 +15,19 @@ from hypothesis import strategies as st
 from lipbridge import Ball, activation
 from lipbridge.errors import NumericalFailure
 from lipbridge.evaluation import evaluate
-from lipbridge.graph import Conv, Dense, Elementwise, Graph, GroupSort, Input, MaxPool, Node, Normalize, Reshape
+from lipbridge.graph import (
+    Conv,
+    Dense,
+    Elementwise,
+    Graph,
+    GroupSort,
+    Input,
+    MaxPool,
+    Node,
+    Normalize,
+    Reshape,
+    Softmax,
+)
 from lipbridge.lowering_dense import lower_to_dense
 from lipbridge.propagation import layer_norms, reaches
 from lipbridge.vocabulary import NORMS, Norm, dual, exponent
@@ -158,7 +170,20 @@ def test_batchnorm_behind_a_convolution_is_composed() -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(
-    "kind", ["pool", "padded pool", "sort 2", "sort 4", "layer norm", "group norm", "rms norm", "crelu", "sin"]
+    "kind",
+    [
+        "pool",
+        "padded pool",
+        "sort 2",
+        "sort 4",
+        "layer norm",
+        "group norm",
+        "rms norm",
+        "softmax",
+        "log-softmax",
+        "crelu",
+        "sin",
+    ],
 )
 def test_lines_through_every_layer(kind: str, norm: Norm) -> None:
     middle: dict[str, Node] = {
@@ -169,6 +194,8 @@ def test_lines_through_every_layer(kind: str, norm: Norm) -> None:
         "layer norm": Normalize("norm", (), (), 1, 1e-5),
         "group norm": Normalize("norm", (), (), 2, 0.1),
         "rms norm": Normalize("norm", (), (), 2, 0.1, False),
+        "softmax": Softmax("softmax", (), (), 0),
+        "log-softmax": Softmax("softmax", (), (), 1, True),
         "crelu": act("crelu"),
         "sin": act("sin"),
     }
@@ -242,6 +269,7 @@ def test_it_runs_where_tensors_have_no_values() -> None:
         GroupSort("sort", (), (), 2),
         Normalize("norm", (), (), 2, 0.1),
         conv(2, 4, 8, padding_mode="circular"),
+        Softmax("softmax", (), (), 0),
         act("relu"),
     )
     graph = chain((2, 6, 6), *layers).to("meta")

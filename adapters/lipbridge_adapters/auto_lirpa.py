@@ -40,6 +40,7 @@ from lipbridge.graph import (
     Node,
     Normalize,
     Reshape,
+    Softmax,
 )
 from lipbridge.linalg import vector_norm
 from lipbridge.lowering_dense import lower_to_dense
@@ -183,6 +184,8 @@ def _in_vectors(graph: Graph) -> Graph:
         UnsupportedProblem: for a normalisation, and for layers that are too large as matrices.
     """
     for node in graph.nodes:
+        if isinstance(node, Softmax):
+            raise UnsupportedProblem(f"layer `{node.name}` is a softmax; bound the network before it, up to the logits")
         if isinstance(node, Normalize):
             raise UnsupportedProblem(
                 f"layer `{node.name}` normalises by a deviation of its input, which is not bounded here"

@@ -33,6 +33,7 @@ from lipbridge.graph import (
     Node,
     Normalize,
     Reshape,
+    Softmax,
     block_axis,
 )
 
@@ -326,6 +327,11 @@ class Emitter:
         groups = self.reshaped(inputs[0], channels // node.group, node.group, *rest)
         ordered = self.ops("TopK", 2, groups, self.integers(node.group), axis=2, largest=0, sorted=1)[0]
         return self.reshaped(ordered, *node.shape)
+
+    @emit.register
+    def _(self, node: Softmax, inputs: list[str]) -> str:
+        self.only_native("Softmax")
+        return self.op("LogSoftmax" if node.log else "Softmax", inputs[0], axis=node.axis + 1)
 
     @emit.register
     def _(self, node: Normalize, inputs: list[str]) -> str:

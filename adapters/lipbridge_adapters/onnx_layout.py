@@ -519,6 +519,23 @@ def _layer_norm(reader: OnnxReader, call: Call) -> Value:
     return Flow(made, x.shape)
 
 
+@operator("Softmax LogSoftmax", "axis")
+def _softmax(reader: OnnxReader, call: Call) -> Value:
+    """Along one axis; before opset 13, along all axes from the given one on together."""
+    x = call.flow()
+    axis = _axis(call, len(x.shape), -1 if call.opset >= 13 else 1)
+    if not has_batch(x.shape) or axis == 0:
+        raise reader.unsupported("It mixes the inputs of a batch.")
+    name = "log_softmax" if call.kind == "LogSoftmax" else "softmax"
+    shape = per_input(x.shape)
+    if call.opset < 13 and axis < len(x.shape) - 1:
+        wide = (*x.shape[1:axis], math.prod(x.shape[axis:]))
+        flat = reader.in_shape(x.value, wide)
+        made = reader.aten(name, wide, self=flat, dim=axis)
+        return Flow(made, x.shape)
+    return Flow(reader.aten(name, shape, self=reader.seen(x), dim=axis), x.shape)
+
+
 @operator("InstanceNormalization GroupNormalization", "epsilon num_groups stash_type")
 def _group_norm(reader: OnnxReader, call: Call) -> Value:
     x = call.flow()

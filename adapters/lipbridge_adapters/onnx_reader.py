@@ -348,7 +348,7 @@ def printable(text: str) -> str:
 
 SCORES = "Read the network up to the scores before it: name that value as the output (--output in the command line)."
 _HINTS: Mapping[str, str] = {
-    **dict.fromkeys(("Softmax", "LogSoftmax", "ArgMax", "ArgMin", "Hardmax"), SCORES),
+    **dict.fromkeys(("ArgMax", "ArgMin", "Hardmax"), SCORES),
     **dict.fromkeys(("If", "Loop", "Scan"), "A feed-forward network has no control flow."),
     **dict.fromkeys(("Exp",), "It has no global Lipschitz constant."),
     **dict.fromkeys(

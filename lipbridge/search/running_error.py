@@ -9,7 +9,7 @@ The error terms are sums of non-negative numbers, computed in float64 and enlarg
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 
 import torch
@@ -32,6 +32,7 @@ from lipbridge.graph import (
     Node,
     Normalize,
     Reshape,
+    Softmax,
 )
 from lipbridge.rounding import gamma
 from lipbridge.search.accuracy import ACCURACY, ULPS, Accuracy
@@ -140,6 +141,34 @@ def _(node: GroupSort, inputs: list[Enclosure]) -> Enclosure:
 def _(node: Normalize, inputs: list[Enclosure]) -> Enclosure:
     y = _normalized(node, inputs[0]).normal
     return Enclosure(y.value.reshape(inputs[0].value.shape), y.error.reshape(inputs[0].value.shape))
+
+
+@enclosed.register
+def _(node: Softmax, inputs: list[Enclosure]) -> Enclosure:
+    x, axis = inputs[0], node.axis + 1
+    value = evaluate(node, [x.value])
+    rounding, total = _softmax_rounding(x.value, axis)
+    worst = x.error.amax(dim=axis, keepdim=True)
+    if node.log:  # its i-th entry moves by at most x_i and the largest of all
+        z = x.value - x.value.amax(dim=axis, keepdim=True)
+        rounding = ULPS * (z.abs() + (z - value).abs() + value.abs()) + 2.0 * total
+        return Enclosure(value, (rounding + x.error + worst) * (1.0 + ULPS) + FLOOR)
+    error = value * rounding + FLOOR
+    # Its entries move by at most half of the largest move, and by a factor of at most exp(twice that).
+    moved = torch.minimum(0.5 * worst, (value + error) * torch.expm1(2.0 * worst))
+    return Enclosure(value, (error + moved) * (1.0 + 4.0 * ULPS) + FLOOR)
+
+
+def _softmax_rounding(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Relative errors of the entries of softmax as evaluated, and of the sum of exp(x - max x), which is at least 1.
+
+    exp(x - max x) is off by a factor of 1 + u |x - max x|; what is below exp(-1000) is nothing to any precision.
+    """
+    away = (x.amax(dim=axis, keepdim=True) - x).clamp(max=1000.0)
+    n = x.shape[axis]
+    own = ULPS * (1.0 + away)
+    total = (torch.softmax(x, axis) * own).sum(dim=axis, keepdim=True) * (1.0 + 2.0**-20) + gamma(n + 8) + n * FLOOR
+    return own + total + ULPS, total
 
 
 @enclosed.register
@@ -413,6 +442,23 @@ def _(node: Normalize, inputs: list[Tangent]) -> Tangent:
     primal = Enclosure(y.value.reshape(shape), y.error.reshape(shape))
     enclosure = Enclosure(tangent.value.reshape(shape) * live, tangent.error.reshape(shape) * live)
     return Tangent(primal, enclosure, live, x.sound)
+
+
+@enclosed_tangent.register
+def _(node: Softmax, inputs: list[Tangent]) -> Tangent:
+    """d - sum(p d) for log-softmax, and p times that for softmax, with p the probabilities."""
+    x, axis = inputs[0], node.axis + 1
+    p, d, n = enclosed(replace(node, log=False), [x.primal]), x.tangent, node.shape[node.axis]
+    error = p.value * d.error + p.error * (d.value.abs() + d.error) + gamma(n + 4) * (p.value * d.value).abs()
+    mean = (p.value * d.value).sum(dim=axis, keepdim=True)
+    mean_error = error.sum(dim=axis, keepdim=True) * (1.0 + 4.0 * gamma(n + 16)) + n * FLOOR
+    step = d.value - mean
+    error = (d.error + mean_error + ULPS * step.abs()) * (1.0 + ULPS) + FLOOR
+    if not node.log:
+        error = p.value * error + p.error * (step.abs() + error) + ULPS * (p.value * step).abs()
+        step, error = p.value * step, error * (1.0 + 4.0 * ULPS) + FLOOR
+    live = x.live.amax(dim=axis, keepdim=True).expand_as(x.live)
+    return Tangent(enclosed(node, [x.primal]), Enclosure(step * live, error * live), live, x.sound)
 
 
 @enclosed_tangent.register

@@ -222,13 +222,13 @@ def bomb(kind: str, path: Path) -> Path:
         return save_bytes(path, b"\x0a\x00" * 4_000_000)
     if kind == "chain":  # as many nodes as are allowed, on a joint activation that grows
         nodes = [op("Sin" if i % 2 else "Neg", f"v{i}" if i else "X", f"v{i + 1}") for i in range(4_000)]
-        return save(path, [*nodes, op("Softmax", "v4000", "Y")], {}, (1, 4))
+        return save(path, [*nodes, op("Hardmax", "v4000", "Y")], {}, (1, 4))
     if kind == "sums":
         nodes = [node for i in range(3_000) for node in (
             op("Mul", f"X c{i % 50}", f"m{i}"), op("Sin", f"m{i}", f"s{i}"),
             op("Add", f"v{i} s{i}" if i else "X s0", f"v{i + 1}"))]  # fmt: skip
         weights = {f"c{i}": np.float32(1.0 + i) for i in range(50)}
-        return save(path, [*nodes, op("Softmax", "v3000", "Y")], weights, (1, 4))
+        return save(path, [*nodes, op("Hardmax", "v3000", "Y")], weights, (1, 4))
     if kind == "doubling":
         nodes = [op("Concat", f"v{i} v{i}" if i else "X X", f"v{i + 1}", axis=1) for i in range(40)]
         return save(path, [*nodes, op("Identity", "v40", "Y")], {}, (1, 4))
@@ -250,7 +250,7 @@ def bomb(kind: str, path: Path) -> Path:
     if kind == "window":
         return save(path, [op("AveragePool", "X", "Y", kernel_shape=[2**22, 2**22])], {}, (1, 1, 4, 4))
     if kind == "selection":
-        return save(path, [op("Slice", "X a b c", "s"), op("Softmax", "s", "Y")],
+        return save(path, [op("Slice", "X a b c", "s"), op("Hardmax", "s", "Y")],
                     {"a": np.array([1]), "b": np.array([300_000]), "c": np.array([1])}, (1, 400_000))  # fmt: skip
     if kind == "channels":
         return save(path, [op("Conv", "X K", "Y", group=2**15)], {"K": normal(2**15, 1, 1, 1)}, (1, 2**15, 64, 64))
@@ -258,7 +258,7 @@ def bomb(kind: str, path: Path) -> Path:
         return save_bytes(path, b"\x0a\x02\x0a\x00" * 2_000_000)
     if kind == "shared":  # one weight scaled in each of thousands of layers
         nodes = [op("Gemm", f"v{i} W" if i else "X W", f"v{i + 1}", alpha=0.5) for i in range(3_000)]
-        return save(path, [*nodes, op("Softmax", "v3000", "Y")], {"W": normal(300, 300)}, (1, 300))
+        return save(path, [*nodes, op("Hardmax", "v3000", "Y")], {"W": normal(300, 300)}, (1, 300))
     raise AssertionError(kind)
 
 

@@ -99,7 +99,7 @@ def test_files_of_scikit_learn(kind: str, tmp_path: Path) -> None:
 
 def test_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A MODEL may be an ONNX file; what a file leaves open is an option, and a mistake is one line."""
-    nodes = [op("Conv", "X K", "c"), op("Flatten", "c", "f"), op("Softmax", "f", "Y")]
+    nodes = [op("Conv", "X K", "c"), op("Flatten", "c", "f"), op("Hardmax", "f", "Y")]
     path = save(tmp_path / "net.onnx", nodes, {"K": normal(2, 1, 3, 3)}, (1, 1, "h", "w"))
     for arguments, code, text in (
         (["bound", path, "--json"], 2, "--input-shape"),
@@ -175,10 +175,10 @@ def test_a_sine_pair_of_others_is_two_sines(tmp_path: Path) -> None:
     assert [n.activation.name for n in graph if isinstance(n, Elementwise)] == ["sin"]
 
 
-def test_softmax_names_the_way_out(tmp_path: Path) -> None:
-    nodes = [op("MatMul", "X W", "scores"), op("Softmax", "scores", "Y")]
+def test_hardmax_names_the_way_out(tmp_path: Path) -> None:
+    nodes = [op("MatMul", "X W", "scores"), op("Hardmax", "scores", "Y")]
     path = save(tmp_path / "m.onnx", nodes, {"W": normal(4, 3)}, (1, 4))
-    with pytest.raises(UnsupportedOperation, match=r"Softmax.*--output"):
+    with pytest.raises(UnsupportedOperation, match=r"Hardmax.*--output"):
         read_onnx(path)
     graph = read_onnx(path, output="scores")
     assert [type(node).__name__ for node in graph] == ["Input", "Dense"]

@@ -31,6 +31,7 @@ from lipbridge.graph import (
     Node,
     Normalize,
     Reshape,
+    Softmax,
     without_dead_nodes,
 )
 from tests.dags import dag
@@ -131,6 +132,8 @@ NODES: dict[str, tuple[Graph, set[str]]] = {
     "layer_norm": (image(Normalize("norm", (0,), (), 6, 1e-5), shape=(6, 5)), {"Normalize"}),
     "group_norm": (image(Normalize("norm", (0,), (), 2, 1e-12)), {"Normalize"}),
     "rms_norm": (image(Normalize("norm", (0,), (), 6, 1e-5, False), shape=(6, 5)), {"Root mean square"}),
+    "softmax": (image(Softmax("softmax", (0,), (), 1)), {"Softmax"}),
+    "log_softmax": (image(Softmax("softmax", (0,), (), 0, True)), {"LogSoftmax"}),
     "instance_norm": (image(Normalize("norm", (0,), (), 1, 0.5), shape=(6,)), {"Normalize"}),
 }
 STATISTICS = {"ReduceMean", "Sub", "Mul", "Add", "Sqrt", "Div"}
@@ -141,7 +144,7 @@ STATISTICS = {"ReduceMean", "Sub", "Mul", "Add", "Sqrt", "Div"}
 def test_every_node(name: str, dialect: str, tmp_path: Path) -> None:
     graph, operations = NODES[name]
     path = tmp_path / "m.onnx"
-    if dialect == "relu" and operations & {"TopK", "Normalize", "Root mean square"}:
+    if dialect == "relu" and operations & {"TopK", "Normalize", "Root mean square", "Softmax", "LogSoftmax"}:
         with pytest.raises(UnsupportedOperation, match="native"):
             export_onnx(graph, path, dialect)
         return
@@ -257,13 +260,17 @@ def joins_functions_of_one_node(graph: Graph) -> bool:
         inputs = tuple(keys[i] for i in node.inputs)
         if isinstance(node, Reshape) and node.axes is None:
             keys.append(inputs[0])
-        elif isinstance(node, GroupSort | Normalize):
-            keys.append((type(node), inputs, getattr(node, "group", 0), getattr(node, "epsilon", 0)))
+        elif isinstance(node, GroupSort | Normalize | Softmax):
+            fields = ("group", "groups", "epsilon", "centred", "axis", "log")
+            key = (type(node), inputs, *(getattr(node, field, 0) for field in fields))
+            if key in keys:
+                return True  # one node when it is read
+            keys.append(key)
         elif isinstance(node, Elementwise | Gather):
             keys.append(("on", inputs[0][1] if inputs[0][:1] == ("on",) else inputs[0], index))  # type: ignore[index]
             inner = graph.nodes[inputs[0][2]] if inputs[0][:1] == ("on",) else None  # type: ignore[index]
             names = [n.activation.name if isinstance(n, Elementwise) else "" for n in (inner, node)]
-            if all(names) and (names[0] == "selu" or names[1] == "identity_abs_l2"):
+            if all(names) and (names[0] == "selu" or names[1] in ("identity_abs_l2", "sin2_pair")):
                 return True
         else:
             keys.append((index,))
@@ -281,7 +288,7 @@ def shares_rows(graph: Graph) -> bool:
 
 def kinked(graph: Graph) -> bool:
     smooth = any(isinstance(n, Elementwise) and n.activation.sides is None for n in graph)
-    return not smooth and not any(isinstance(n, GroupSort | Normalize) for n in graph)
+    return not smooth and not any(isinstance(n, GroupSort | Normalize | Softmax) for n in graph)
 
 
 def require_read_back(seed: int, dialect: str, path: Path) -> None:
