@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lipbridge.activations import Term
 from lipbridge.capture_copies import copied
+from lipbridge.capture_diagonal import diagonal
 from lipbridge.capture_pooling import largest, last_axes_flat
 from lipbridge.capture_reader import Arguments, Curve, Deferred, Reader, Unusable, handles
 from lipbridge.capture_shapes import axis_of, seen_as
@@ -80,9 +81,21 @@ def _extreme(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
         value = reader.curve(a["self"])
         axis = axis_of(reader, a["dim"], len(reader.shape_of(value)))
         return [AxisExtreme(value, axis, bool(a["keepdim"]), larger), Unusable()]
-    if not isinstance(a.get("other"), Curve | Deferred) or not isinstance(a["self"], Curve | Deferred):
-        raise reader.unsupported("Only the maximum of two layers is supported; amax takes it over axes.")
-    return Extreme(a["self"], a["other"], larger)
+    one, two = a["self"], a.get("other")
+    if isinstance(one, Curve | Deferred) and isinstance(two, Curve | Deferred):
+        return Extreme(one, two, larger)
+    value, constant = (one, two) if isinstance(one, Curve | Deferred) else (two, one)
+    if not isinstance(constant, Tensor) or not bool(constant.isfinite().all()):
+        raise reader.unsupported("It is that of a layer's values and no finite numbers; amax takes it over axes.")
+    return _against(reader, value, constant, shape, larger)
+
+
+def _against(reader: Reader, value: Any, constant: Tensor, shape: tuple[int, ...], larger: bool) -> Curve:
+    """max(t, c) = c + relu(t - c) and min(t, c) = c - relu(c - t), with constants that shift alone."""
+    shifted = diagonal(reader, value, None, -constant, shape)
+    sign = 1.0 if larger else -1.0
+    bent = Curve(shifted.source, ((Term("relu", sign, sign),),))
+    return diagonal(reader, bent, None, constant, shape)
 
 
 @handles("amax", "amin")

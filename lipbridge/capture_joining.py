@@ -18,8 +18,10 @@ from lipbridge.graph import Concat, Gather, Reshape
 
 @handles("cat", "concat", "concatenate")
 def _cat(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    tensors = list(a["tensors"])
+    tensors = [value for value in a["tensors"] if not _is_empty(value)]
     axis = axis_of(reader, a["dim"], len(shape))
+    if len(tensors) == 1:
+        return reader.line(tensors[0])
     if any(isinstance(value, Tensor) for value in tensors):
         return _beside_constants(reader, tensors, axis, shape)
     found = _as_copies(reader, tensors, axis, shape)
@@ -35,6 +37,28 @@ def _cat(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
         return joined[0]
     sources = tuple(reader.materialise(part) for part in joined)
     return reader.append(Concat(reader.layer, sources, shape, axis))
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether it adds nothing to a join: parts of length zero, which a split may give, and torch's old empty tensor."""
+    return value.numel() == 0 if isinstance(value, Tensor) else isinstance(value, Part) and value.count == 0
+
+
+@handles("hstack", "column_stack", "dstack", "vstack", "row_stack")
+def _stacked_along(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+    """Joins along axis 1 or 2 of a batch; what has fewer axes gets them at the end. (A vstack mixes the batch.)"""
+    dim = 2 if reader.operation.startswith("dstack") else 1
+    parts: list[Any] = []
+    for value in a["tensors"]:
+        size = tuple(value.shape[1:]) if isinstance(value, Tensor) else reader.shape_of(value)
+        size = (*size, *(1,) * (len(shape) - len(size)))
+        if isinstance(value, Tensor):
+            parts.append(value.reshape(len(value), *size))
+        else:
+            parts.append(seen_as(reader, value, size))
+    if len(shape) < dim:
+        raise reader.unsupported("It works along the batch.")
+    return _cat(reader, {"tensors": parts, "dim": dim}, shape)
 
 
 @handles("stack")

@@ -136,6 +136,8 @@ class Reader:
 
     def append(self, node: Node, recipe: Recipe | None = None) -> Curve:
         """A line on a new node, whose weight follows ``recipe`` where it may change."""
+        if 0 in node.shape:
+            raise self.unsupported("Its values are empty: an axis has the length 0.")
         self.nodes.append(node)
         if recipe is not None:
             self.recipes[len(self.nodes) - 1] = recipe

@@ -17,13 +17,11 @@ from tests.support.architectures import ARCHITECTURES, Architecture, build
 #: Networks that have a global bound and are refused today: name -> words of the present message.
 WAITING: dict[str, str] = {
     "FractalNet": "It mixes the batch with the features",
-    "FRN network": "Only the maximum of two layers is supported",
 }
 
 
 #: Networks that have no bound, and are refused today for another reason: name -> words of the present message.
-FOREGROUND: dict[str, str] = {
-}
+FOREGROUND: dict[str, str] = {}
 
 BOUNDED = [name for name, entry in ARCHITECTURES.items() if not entry.refused and name not in WAITING]
 REFUSED = [name for name, entry in ARCHITECTURES.items() if entry.refused and name not in FOREGROUND]

@@ -6,16 +6,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import lipbridge
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph import Concat, Gather, GroupSort, MaxPool
 from lipbridge.vocabulary import NORMS
-from tests.test_capture_layers import Lambda, kinds
+from tests.test_capture_layers import Lambda, agrees, kinds
 from tests.test_capture_moves import same
 
 Function = Callable[[Tensor], Tensor]
+LEVELS = torch.tensor([[[0.5, -1.0, 0.0, 2.0]]]).expand(1, 3, 4) * torch.tensor([1.0, -1.0, 3.0])[:, None]
 
 
 def pairs(x: Tensor) -> Tensor:
@@ -127,3 +128,45 @@ def test_parts_that_are_joined_again_are_one_choice_of_coordinates() -> None:
 def test_constants_that_differ_between_inputs_are_refused() -> None:
     with pytest.raises(UnsupportedOperation):
         lipbridge.capture(Lambda(lambda x: torch.cat([x, torch.arange(len(x) * 2.0).reshape(len(x), 2)], 1)), (3,))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.maximum(x, LEVELS),
+        lambda x: torch.minimum(LEVELS[:, :1], x),
+        lambda x: torch.max(x.sin(), LEVELS),
+        lambda x: torch.fmin(x, torch.tensor(0.3)),
+        lambda x: torch.maximum(x, torch.zeros_like(x)),
+        lambda x: torch.maximum(x[:, :1], LEVELS),
+    ],
+)
+def test_against_constants(function) -> None:
+    graph = agrees(Lambda(function), (3, 4))
+    assert lipbridge.trivial_bound(graph, "inf").value == 1.0
+
+
+def test_against_a_learnable_constant() -> None:
+    """The threshold of FRN's activation is no part of the bound, and the penalty is live."""
+
+    class Thresholded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.tau = nn.Linear(4, 3), nn.Parameter(torch.randn(1, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.maximum(self.first(x), self.tau)
+
+    module = Thresholded()
+    penalty = lipbridge.TrivialBoundPenalty(module)
+    with torch.no_grad():
+        module.tau.mul_(-3.0)
+        module.first.weight.mul_(2.0)
+    penalty().backward()
+    assert float(module.first.weight.grad.abs().sum()) > 0.0
+    assert penalty.bound().value == pytest.approx(lipbridge.trivial_bound(module).value, rel=1e-6)
+
+
+def test_infinite_constants_are_refused() -> None:
+    with pytest.raises(UnsupportedOperation, match="finite"):
+        lipbridge.capture(Lambda(lambda x: torch.maximum(x, torch.full((4,), -torch.inf))), (4,))

@@ -107,7 +107,7 @@ def _graph_axis(reader: OnnxReader, shape: tuple[int, ...], axis: int) -> tuple[
 @operator("Concat", "axis")
 def _concat(reader: OnnxReader, call: Call) -> Value:
     if any(not isinstance(value, Flow) for value in call.inputs):
-        raise reader.unsupported("Constants beside a layer's values are not supported.")
+        return _beside_constants(reader, call)
     flows = [call.flow(i) for i in range(len(call.inputs))]
     if len(flows) == 1:
         return _identity(reader, call)
@@ -125,6 +125,26 @@ def _concat(reader: OnnxReader, call: Call) -> Value:
     size, place = (tuple(total), axis) if along_batch else (tuple(total[1:]), axis - 1)
     made = reader.aten("cat", size, tensors=[reader.moderate(value) for value in values], dim=place + 1)
     return Flow(reader.moderate(made), tuple(total))
+
+
+def _beside_constants(reader: OnnxReader, call: Call) -> Value:
+    """Constants have the batch of one that the layers' values have."""
+    parts = [call.flow(i) if isinstance(part, Flow) else call.numbers(i) for i, part in enumerate(call.inputs)]
+    shapes = [tuple(part.shape) for part in parts]
+    axis = _axis(call, len(shapes[0]))
+    if any(len(shape) != len(shapes[0]) or _without(shape, axis) != _without(shapes[0], axis) for shape in shapes):
+        raise Fault(f"its Concat joins {shapes[:4]} along axis {axis}")
+    total = (*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1 :])
+    reader.require_small(math.prod(total))
+    along_batch = axis == 0 or not has_batch(total)
+    size, place = (total, axis) if along_batch else (total[1:], axis - 1)
+    values: list[Any] = []
+    for part in parts:
+        if isinstance(part, Flow):
+            values.append(reader.moderate(reader.in_shape(part.value, part.shape if along_batch else part.shape[1:])))
+        else:
+            values.append(part[None] if along_batch else part)
+    return Flow(reader.aten("cat", size, tensors=values, dim=place + 1), total)
 
 
 def _together(reader: OnnxReader, flows: list[Flow], along_batch: bool) -> list[Any]:
