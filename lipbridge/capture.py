@@ -82,7 +82,8 @@ def capture(module: nn.Module, input_shape: Sequence[int] | None = None, *, name
     away from zero by a few units in the last place, so that the Graph's trivial bound is one of the module's real
     function too. All other factors are exact.
 
-    Law: ``capture(module)(x)`` equals ``module.double()(x)`` up to rounding.
+    Law: ``capture(module)(x)`` equals ``module.double()(x)`` up to rounding. Where the module gives one number for each
+    input, of shape ``(batch,)``, the Graph gives ``(batch, 1)``.
     """
     return read_module(module, input_shape, name).graph
 
@@ -152,7 +153,7 @@ def _baked_input(module: nn.Module) -> Any:
 
 def _shape_of(module: nn.Module, given: Sequence[int] | None, baked: Any) -> tuple[int, ...]:
     if given is None:
-        return tuple(int(n) for n in baked[1:]) if baked is not None else _input_shape(module)
+        return _with_an_axis(tuple(int(n) for n in baked[1:])) if baked is not None else _input_shape(module)
     try:
         shape = tuple(int(n) for n in given)
     except (TypeError, ValueError):
@@ -161,6 +162,17 @@ def _shape_of(module: nn.Module, given: Sequence[int] | None, baked: Any) -> tup
         ) from None
     if any(n < 1 for n in shape) or any(n != m for n, m in zip(shape, given, strict=True)):
         raise InvalidArgument("input_shape", "hold lengths of at least 1", given)
+    return _with_an_axis(shape)
+
+
+def _with_an_axis(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if not shape:
+        raise InvalidArgument(
+            "input_shape",
+            "have an axis beside the batch; for one number an input wrap the module, so that it takes x of shape "
+            "(batch, 1) and gives x[:, 0] on",
+            shape,
+        )
     return shape
 
 

@@ -128,7 +128,7 @@ class ProgramReader(Reader):
         if not isinstance(value, Curve | Deferred):
             raise self.unsupported("It does not depend on the input.")
         last = self.materialise(value)
-        whole = Graph(tuple(self.nodes), name)
+        whole = self.graph_of_nodes(name)
         graph = without_dead_nodes(whole, last)
         place = {index: position for position, index in enumerate(alive_nodes(whole, last))}
         recipes = {place[index]: recipe for index, recipe in self.recipes.items() if index in place}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lipbridge.activations import INVERSE_SQRT2, Activation, Component, Term, recognise
 from lipbridge.errors import UnsupportedOperation
-from lipbridge.graph import Elementwise, Input, Node
+from lipbridge.graph import Elementwise, Graph, Input, Node, Reshape
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,10 @@ class Reader:
             self.materialised[curve] = len(self.nodes) - 1
         return self.materialised[curve]
 
+    def graph_of_nodes(self, name: str) -> Graph:
+        """All nodes so far; a number for each input, without axes, is held with one axis of length one."""
+        return Graph(tuple(_with_axes(node) for node in self.nodes), name)
+
     def line(self, value: Any) -> Curve:
         """``value`` as a node of its own."""
         return Curve(self.materialise(value), (LINE,))
@@ -183,6 +187,12 @@ class Reader:
 
 #: 1 / sqrt(2) as a quotient is captured: rounded away from zero.
 _ROOT_HALF_UP = math.nextafter(INVERSE_SQRT2 * (1.0 + 2.0**-50), math.inf)
+
+
+def _with_axes(node: Node) -> Node:
+    if node.shape:
+        return node
+    return replace(node, shape=(1,), axes=None) if isinstance(node, Reshape) else replace(node, shape=(1,))
 
 
 def _recognised(components: tuple[Component, ...]) -> Activation:

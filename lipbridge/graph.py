@@ -41,7 +41,7 @@ class Graph:
     """A network as nodes in topological order; the last node is the output.
 
     Raises:
-        ValueError: if a node reads a later one or node 0 is not the Input.
+        ValueError: if a node reads a later one, has a shape without axes, or node 0 is not the Input.
     """
 
     nodes: tuple[Node, ...]
@@ -51,6 +51,8 @@ class Graph:
         if not self.nodes or not isinstance(self.nodes[0], Input):
             raise ValueError("The first node of a Graph is its Input.")
         for index, node in enumerate(self.nodes):
+            if not node.shape:
+                raise ValueError(f"Node `{node.name}` has a shape without axes: a number is held in the shape (1,).")
             if any(source >= index or source < 0 for source in node.inputs):
                 raise ValueError(f"Node `{node.name}` reads a node that does not come before it.")
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from lipbridge.capture_extremes import AxisExtreme, Extreme
 from lipbridge.capture_reader import HANDLERS, LINE, Curve, Deferred, Reader, Recipe
 from lipbridge.capture_shapes import Part
 from lipbridge.errors import UnsupportedOperation
@@ -164,7 +165,7 @@ class OnnxReader(Reader):
         if _without_ones(shape) != _without_ones(wanted) or len(shape) > len(wanted):
             value = self.seen(found)  # only axes of length one that the node has not are left out
         last = self.materialise(value)
-        return without_dead_nodes(Graph(tuple(self.nodes), name), last)
+        return without_dead_nodes(self.graph_of_nodes(name), last)
 
     def _once(self, name: str, produced: dict[str, int], index: int) -> None:
         if name in produced:
@@ -316,6 +317,8 @@ class OnnxReader(Reader):
         """A flow's value with its node in the given shape of the same order."""
         if isinstance(value, Scaled):
             value = value.made
+        if isinstance(value, AxisExtreme | Extreme) and self.shape_of(value) != shape:
+            value = self.curve(value)
         if isinstance(value, Curve) and self.shape_of(value) != shape:
             if value.components != (LINE,):
                 return self.aten("reshape", shape, self=value)
