@@ -86,16 +86,19 @@ def interpolation(n: int, m: int, align_corners: bool, factor: float | None) -> 
     step = Fraction(n, m) if factor is None else 1 / Fraction(factor)
     if align_corners:
         step = Fraction(n - 1, m - 1) if m > 1 else Fraction(0)
-    rows = torch.zeros(m, n, dtype=torch.float64)
     half = Fraction(1, 2)
-    for i in range(m):
-        at = max(step * i if align_corners else step * (i + half) - half, Fraction(0))
-        first = min(math.floor(at), n - 1)
-        weight = min(at - first, Fraction(1)) if first < n - 1 else Fraction(0)
-        rows[i, first] += _up(1 - weight)
-        if weight:
-            rows[i, first + 1] += _up(weight)
-    return rows
+    return torch.stack([shares_around(step * i if align_corners else step * (i + half) - half, n) for i in range(m)])
+
+
+def shares_around(at: Fraction, n: int) -> Tensor:
+    """The shares ``(n,)`` of n positions in a value read at a place between two of them, each rounded up."""
+    row, at = torch.zeros(n, dtype=torch.float64), max(at, Fraction(0))
+    first = min(math.floor(at), n - 1)
+    weight = min(at - first, Fraction(1)) if first < n - 1 else Fraction(0)
+    row[first] += _up(1 - weight)
+    if weight:
+        row[first + 1] += _up(weight)
+    return row
 
 
 def _up(number: Fraction) -> float:
@@ -119,4 +122,4 @@ def averages(n: int, m: int) -> Tensor:
     return rows
 
 
-__all__ = ["along", "averages", "interpolation", "windows"]
+__all__ = ["along", "averages", "interpolation", "shares_around", "windows"]

@@ -10,7 +10,7 @@ from lipbridge.capture_activations import channelwise_leaky_relu
 from lipbridge.capture_reader import Curve
 from lipbridge.capture_scalar import Mask
 from lipbridge_adapters.onnx_operators import add, aligned, applied, float32
-from lipbridge_adapters.onnx_reader import Call, Flow, OnnxReader, Value, operator, per_input
+from lipbridge_adapters.onnx_reader import Call, Flow, OnnxReader, Scaled, Value, operator, per_input
 
 _JUMPS = "It jumps, so it has no Lipschitz constant."
 _PLAIN = {"Atan": "atan", "HardSwish": "hardswish", "Mish": "mish", "Softsign": "softsign"}
@@ -110,17 +110,20 @@ def _where(reader: OnnxReader, call: Call) -> Value:
         if isinstance(value, Flow):
             if value.shape != shape:
                 raise reader.unsupported("Its branches have another shape than what it compares.")
-            branches.append(reader.curve(value.value))
+            branches.append(value.value if isinstance(value.value, Scaled) else reader.curve(value.value))
         else:
             branches.append(_one_number(reader, call, place))
-    soft = _softplus(mask, *branches)
+    soft = _softplus(reader, mask, *branches)
     if soft is not None:
         return Flow(soft, shape)
     size = reader.shape_of(mask.value)
+    branches = [reader.curve(branch) if isinstance(branch, Scaled) else branch for branch in branches]
     return Flow(reader.aten("where", size, condition=mask, self=branches[0], other=branches[1]), shape)
 
 
-def _softplus(mask: Mask, near: Any, curve: Any) -> Curve | None:
+def _softplus(reader: OnnxReader, mask: Mask, near: Any, bent: Any) -> Any:
+    """The softplus ``bent`` if it nears the line ``near``; divided by b, it may have become a layer of its own."""
+    curve, factor = (bent.bent, bent.factor) if isinstance(bent, Scaled) else (bent, 1.0)
     if not (isinstance(near, Curve) and isinstance(curve, Curve)) or not mask.above or mask.threshold < 20.0:
         return None
     values = (near, curve, mask.value)
@@ -132,13 +135,13 @@ def _softplus(mask: Mask, near: Any, curve: Any) -> Curve | None:
         return None
     if {line.function, compared.function} != {"identity"}:
         return None
-    slope, offset = term.coefficient * term.scale, term.coefficient * term.offset
+    slope, offset = (factor * term.coefficient * number for number in (term.scale, term.offset))
     close = all(
         math.isclose(a, b, rel_tol=2.0**-50)
         for a, b in ((slope, line.coefficient * line.scale), (offset, line.coefficient * line.offset))
     )
     inner = (compared.coefficient * compared.scale, compared.coefficient * compared.offset)
-    return curve if close and inner == (term.scale, term.offset) else None
+    return bent if close and inner == (term.scale, term.offset) else None
 
 
 __all__: list[str] = []

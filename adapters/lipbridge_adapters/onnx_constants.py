@@ -262,6 +262,28 @@ def _matmul(inputs: Inputs, _: Attributes) -> Tensor:
     return a @ b
 
 
+def _softplus(t: Tensor) -> Tensor:
+    return torch.logaddexp(t, torch.zeros_like(t))
+
+
+def _clip(inputs: Inputs, a: Attributes) -> Tensor:
+    x = _given(inputs)[0]
+    limits = [inputs[i] if len(inputs) > i else a.get(name) for i, name in ((1, "min"), (2, "max"))]
+    low, high = (None if t is None else torch.as_tensor(t, dtype=x.dtype) for t in limits)
+    x = x if low is None else torch.maximum(x, low)
+    return x if high is None else torch.minimum(x, high)
+
+
+def _gemm(inputs: Inputs, a: Attributes) -> Tensor:
+    first, second = (
+        t.T if a.get(turn, 0) else t for t, turn in zip(inputs[:2], ("transA", "transB"), strict=True) if t is not None
+    )
+    made = float(a.get("alpha", 1.0)) * _matmul([first, second], {})
+    if len(inputs) > 2 and inputs[2] is not None:
+        made = made + float(a.get("beta", 1.0)) * inputs[2].expand(made.shape)
+    return made
+
+
 _FOLDS: Mapping[str, Fold] = {
     "Identity": _same,
     "Dropout": _same,
@@ -287,6 +309,7 @@ _FOLDS: Mapping[str, Fold] = {
         unsqueezed(_given(inputs)[0].shape, integers(inputs[1] if len(inputs) > 1 else a["axes"]))
     ),
     "MatMul": _matmul,
+    "Gemm": _gemm,
     "Add": _elementwise(torch.add),
     "Sub": _elementwise(torch.sub),
     "Mul": _elementwise(torch.mul),
@@ -306,10 +329,23 @@ _FOLDS: Mapping[str, Fold] = {
     "Sqrt": _elementwise(torch.sqrt),
     "Reciprocal": _elementwise(torch.reciprocal),
     "Exp": _elementwise(torch.exp),
+    "Log": _elementwise(torch.log),
+    "Tanh": _elementwise(torch.tanh),
+    "Sigmoid": _elementwise(torch.sigmoid),
+    "Softplus": _elementwise(_softplus),
+    "Relu": _elementwise(torch.relu),
+    "Sin": _elementwise(torch.sin),
+    "Cos": _elementwise(torch.cos),
+    "Sign": _elementwise(torch.sign),
+    "Clip": _clip,
     "Floor": _elementwise(torch.floor),
     "Ceil": _elementwise(torch.ceil),
     "ReduceProd": _reduced(_product),
     "ReduceSum": _reduced(lambda x, axes, keep: x.sum(axes, keepdim=keep) if axes else x),
+    "ReduceMean": _reduced(lambda x, axes, keep: x.mean(axes, keepdim=keep) if axes else x),
+    "ReduceSumSquare": _reduced(lambda x, axes, keep: x.square().sum(axes, keepdim=keep) if axes else x.square()),
+    "ReduceL2": _reduced(lambda x, axes, keep: x.square().sum(axes, keepdim=keep).sqrt() if axes else x.abs()),
+    "ReduceL1": _reduced(lambda x, axes, keep: x.abs().sum(axes, keepdim=keep) if axes else x.abs()),
     "ReduceMax": _reduced(lambda x, axes, keep: x.amax(axes, keepdim=keep) if axes else x),
     "ReduceMin": _reduced(lambda x, axes, keep: x.amin(axes, keepdim=keep) if axes else x),
 }

@@ -20,13 +20,13 @@ from lipbridge import checks
 from lipbridge.capture import capture as _handlers_registered
 from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError
 from lipbridge.graph import Elementwise, Graph, Node, stored
-from lipbridge_adapters import onnx_activations, onnx_layout, onnx_moves, onnx_operators
+from lipbridge_adapters import onnx_activations, onnx_axes, onnx_layout, onnx_moves, onnx_operators
 from lipbridge_adapters.onnx_check import FileCheck, check_reading
 from lipbridge_adapters.onnx_file import FLOATS, Fault, open_onnx
 from lipbridge_adapters.onnx_joining import join_stacked_rows, straightened
 from lipbridge_adapters.onnx_reader import MAX_SIZE, OnnxReader
 
-_REGISTERED = (_handlers_registered, onnx_activations, onnx_layout, onnx_moves, onnx_operators)
+_REGISTERED = (_handlers_registered, onnx_activations, onnx_axes, onnx_layout, onnx_moves, onnx_operators)
 
 #: What operators on absurd numbers may raise in torch or Python.
 _PARSING = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, MemoryError)

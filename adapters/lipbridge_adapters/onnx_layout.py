@@ -14,6 +14,7 @@ from lipbridge.capture_layers import Padded
 from lipbridge.capture_reader import LINE, Curve, Deferred, Reader
 from lipbridge.capture_shapes import Part
 from lipbridge_adapters import onnx_moments as moments
+from lipbridge_adapters.onnx_axes import reduced, reduced_axes
 from lipbridge_adapters.onnx_constants import axes_of, flattened, integers, reshaped, slices, squeezed, unsqueezed
 from lipbridge_adapters.onnx_file import FLOATS, Fault
 from lipbridge_adapters.onnx_moves import moved, taken
@@ -389,13 +390,19 @@ def _average_pool(reader: OnnxReader, call: Call) -> Value:
     size, kernel, stride, dilation = _pool_geometry(reader, call)
     padding = padding_of(call, size, kernel, stride, dilation)
     _require_inside(call, kernel, dilation, padding)
-    count = windows(call, size, kernel, stride, dilation, padding)
-    if any(d != 1 for d in dilation) or (
-        call.attributes.get("ceil_mode", 0) and windows(call, size, kernel, stride, dilation, padding, True) != count
-    ):
-        raise reader.unsupported("Averages over dilated windows, or windows beyond the padding, are not supported.")
-    shape = (x.shape[1], *count)
+    if any(d != 1 for d in dilation):
+        raise reader.unsupported("Averages over dilated windows are not supported.")
     include = bool(call.attributes.get("count_include_pad", 0))
+    ceil = bool(call.attributes.get("ceil_mode", 0))
+    count = windows(call, size, kernel, stride, dilation, padding, ceil)
+    shape = (x.shape[1], *count)
+    axes = zip(count, size, kernel, stride, padding, strict=True)
+    beyond = tuple(max(0, (m - 1) * s + k - n - sum(pair)) for m, n, k, s, pair in axes)
+    if include and any(beyond):
+        raise reader.unsupported(
+            "How windows beyond the padding count it (count_include_pad) differs between runtimes."
+        )
+    padding = tuple((before, after + more) for (before, after), more in zip(padding, beyond, strict=True))
     value = reader.seen(x)
     reader.require_small(math.prod(shape))
     reader.require_small(x.shape[1] * math.prod(n + sum(pair) for n, pair in zip(size, padding, strict=True)))
@@ -453,32 +460,22 @@ def _global_pool(reader: OnnxReader, call: Call) -> Value:
 
 @operator("ReduceMean ReduceMax", "axes keepdims noop_with_empty_axes")
 def _reduce(reader: OnnxReader, call: Call) -> Value:
-    x = call.flow()
-    axes = axes_of(call.constants, call.attributes, len(x.shape))
-    if not axes:
-        if call.attributes.get("noop_with_empty_axes", 0):
-            return x
-        axes = list(range(len(x.shape)))
-    return _reduced(reader, x, axes, bool(call.attributes.get("keepdims", 1)), call.kind == "ReduceMax")
+    axes, keep = reduced_axes(call), bool(call.attributes.get("keepdims", 1))
+    if axes is None:
+        return call.flow()
+    return _reduced(reader, call.flow(), axes, keep, call.kind == "ReduceMax")
 
 
 def _reduced(reader: OnnxReader, x: Flow, axes: list[int], keep: bool, largest: bool) -> Flow:
-    """The mean or the maximum over axes."""
-    kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
-    shape = kept if keep else tuple(n for i, n in enumerate(x.shape) if i not in axes)
-    variance = None if largest else moments.mean_of_square(x, axes, shape)
+    """The mean or the maximum over axes; means may be those of a normalisation."""
+    if largest:
+        return reduced(reader, x, axes, keep, "amax")
+    kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape) if keep or i not in axes)
+    variance = moments.mean_of_square(x, axes, kept)
     if variance is not None:
         return variance
-    over = [axis for axis in axes if x.shape[axis] != 1]
-    if not over:
-        same = Flow(reader.line(x.value), shape)
-        return moments.mean(x, axes, same) if keep and not largest else same
-    size = x.shape[1:] if has_batch(x.shape) else x.shape
-    dims = [axis if has_batch(x.shape) else axis + 1 for axis in over]
-    value = reader.curve(reader.in_shape(x.value, size))
-    made = reader.aten("amax" if largest else "mean", per_input(kept), self=value, dim=dims, keepdim=True)
-    found = Flow(made, shape)
-    return moments.mean(x, axes, found) if keep and not largest else found
+    found = reduced(reader, x, axes, keep, "mean")
+    return moments.mean(x, axes, found) if keep else found
 
 
 # --- normalisation ---------------------------------------------------------------------------------------------------

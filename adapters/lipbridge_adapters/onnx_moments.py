@@ -2,8 +2,8 @@
 
 RMSNorm is the same without the mean.
 
-Every step is a value that waits for the next one (:class:`Moment`). None but the mean is a layer of its own: what is
-squared, or divided by, is no Lipschitz function until the whole stands.
+Every step is a value that waits for the next one (:class:`Moment`). None but the mean, and what it leaves of x, is a
+layer of its own: what is squared, or divided by, is no Lipschitz function until the whole stands.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from lipbridge.capture_moments import SQUARE
 from lipbridge.capture_reader import Curve, Deferred, Reader
 from lipbridge.graph import Normalize
-from lipbridge_adapters.onnx_reader import Flow, OnnxReader
+from lipbridge_adapters.onnx_reader import Flow, OnnxReader, per_input
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,19 @@ class Mean(Moment):
         return self.made
 
 
+@dataclass(frozen=True)
 class Centred(Moment):
-    """x - mean(x)."""
+    """x - mean(x), which is a layer of its own as well."""
+
+    mean: Curve
+
+    def materialise(self, reader: Reader) -> Curve:
+        """The difference of the two."""
+        assert isinstance(reader, OnnxReader)
+        size = per_input(self.shape)
+        kept = per_input(tuple(1 if i in self.axes else n for i, n in enumerate(self.shape)))
+        x, average = reader.curve(reader.in_shape(self.x, size)), reader.in_shape(self.mean, kept)
+        return reader.line(reader.aten("sub", size, self=x, other=average, alpha=1))
 
 
 class Square(Moment):
@@ -119,7 +130,7 @@ def square(x: Flow) -> Flow:
 def difference(x: Flow, y: Flow) -> Flow | None:
     """x - mean(x)."""
     if isinstance(y.value, Mean) and (x.value, x.shape) == (y.value.x, y.value.shape):
-        return Flow(Centred(y.value.x, y.value.shape, y.value.axes), x.shape)
+        return Flow(Centred(y.value.x, y.value.shape, y.value.axes, y.value.made), x.shape)
     return None
 
 

@@ -48,6 +48,13 @@ def _expand(reader: OnnxReader, call: Call) -> Value:
         shape = broadcast_shape(x.shape, tuple(target))
     except RuntimeError:
         raise Fault(f"its Expand makes {str(target)[:60]} of {x.shape}") from None
+    return expanded(reader, x, shape)
+
+
+def expanded(reader: OnnxReader, x: Flow, shape: tuple[int, ...]) -> Flow:
+    """A value repeated along axes of length one and along new ones in front, to a shape that it can be broadcast to."""
+    if shape == x.shape:
+        return x
     reader.require_small(math.prod(shape))
     _require_one_input(reader, x, shape)
     return moved(reader, x, lambda numbers: numbers.expand(shape))
@@ -79,6 +86,21 @@ def _gather_elements(reader: OnnxReader, call: Call) -> Value:
     if index.numel() and not -n <= int(index.min()) <= int(index.max()) < n:
         raise Fault("its GatherElements selects entries that are not there")
     return moved(reader, x, lambda numbers: numbers.gather(axis, index % n))
+
+
+@operator("GatherND", "batch_dims")
+def _gather_nd(reader: OnnxReader, call: Call) -> Value:
+    x, index = call.flow(), call.constant(1)
+    if call.attributes.get("batch_dims", 0) != 0:
+        raise reader.unsupported("Only places that count all axes (batch_dims = 0) are read.")
+    if index is None or index.is_floating_point() or not index.ndim or not 1 <= index.shape[-1] <= len(x.shape):
+        raise Fault("its GatherND needs places along the first axes")
+    depth = index.shape[-1]
+    lengths = torch.tensor(x.shape[:depth])
+    if not bool(((-lengths <= index) & (index < lengths)).all()):
+        raise Fault("its GatherND selects entries that are not there")
+    reader.require_small(index.numel() // depth * math.prod(x.shape[depth:]))
+    return moved(reader, x, lambda numbers: numbers[(index % lengths).unbind(-1)])
 
 
 # --- blocks of channels ----------------------------------------------------------------------------------------------
@@ -115,4 +137,4 @@ def _space_to_depth(reader: OnnxReader, call: Call) -> Value:
     return moved(reader, x, move)
 
 
-__all__ = ["moved", "taken"]
+__all__ = ["expanded", "moved", "taken"]

@@ -16,8 +16,10 @@ from lipbridge.capture_reader import LINE, Curve
 from lipbridge.capture_self_gated import Waiting, product, square_of
 from lipbridge.graph import Conv, ConvTranspose, Dense, Node
 from lipbridge_adapters import onnx_moments as moments
+from lipbridge_adapters.onnx_axes import multiplied
 from lipbridge_adapters.onnx_constants import broadcast_shape
 from lipbridge_adapters.onnx_file import Fault
+from lipbridge_adapters.onnx_moves import expanded
 from lipbridge_adapters.onnx_reader import Call, Flow, OnnxReader, Scaled, Value, operator, per_input
 
 #: How far a stored sqrt 2 may be from the number itself: a few units in the last place of float32.
@@ -67,10 +69,14 @@ def _matmul(reader: OnnxReader, call: Call) -> Value:
     if isinstance(a, Flow) and isinstance(b, Flow):
         raise reader.unsupported("A product of two functions of the input has no Lipschitz constant.")
     if isinstance(a, Flow):
+        if call.numbers(1).ndim != 2:
+            return multiplied(reader, a, call.numbers(1), first=True)
         W = _matrix(call.numbers(1))
         if not a.shape or a.shape[-1] != W.shape[0]:
             raise Fault(f"its MatMul multiplies {a.shape} and {tuple(W.shape)}")
         return _dense(reader, a, W.T, (*a.shape[:-1], W.shape[1]))
+    if call.numbers(0).ndim != 2:
+        return multiplied(reader, call.flow(1), call.numbers(0), first=False)
     x, W = call.flow(1), _matrix(call.numbers(0))
     if len(x.shape) == 1:
         return _dense(reader, x, W, (W.shape[0],))
@@ -82,8 +88,6 @@ def _matmul(reader: OnnxReader, call: Call) -> Value:
 
 
 def _matrix(tensor: Tensor) -> Tensor:
-    while tensor.ndim > 2 and tensor.shape[0] == 1:
-        tensor = tensor[0]
     if tensor.ndim != 2 or not tensor.numel():
         raise Fault(f"a product needs a constant matrix, not a constant of shape {tuple(tensor.shape)}")
     return tensor
@@ -302,21 +306,24 @@ def _line(value: Any) -> tuple[float, float] | None:
     return None
 
 
-def _broadcast(reader: OnnxReader, x: Flow, other: tuple[int, ...]) -> tuple[int, ...]:
+def _broadcast(reader: OnnxReader, x: Flow, other: tuple[int, ...]) -> tuple[Flow, tuple[int, ...]]:
+    """The shape of what an operator makes of a value and another, and the value repeated where it has to be."""
     try:
         shape = broadcast_shape(x.shape, other)
     except RuntimeError:
         raise Fault(f"its operator {reader.kind} joins shapes {x.shape} and {other}") from None
-    if math.prod(shape) != math.prod(x.shape):
-        raise reader.unsupported("A constant of another shape would repeat the layer's values.")
-    return shape
+    if math.prod(shape) == math.prod(x.shape):
+        return x, shape
+    if len(shape) != len(x.shape):
+        raise reader.unsupported("Another value of more axes would repeat the layer's values along new ones.")
+    return expanded(reader, x, shape), shape
 
 
 def aligned(reader: OnnxReader, x: Flow, constant: Tensor) -> tuple[Curve, Tensor, tuple[int, ...]]:
     """The value, the constant as one for the value's node, and the result's shape in ONNX."""
     if not constant.is_floating_point():
         raise Fault(f"its operator {reader.kind} joins a layer's values with integers")
-    shape = _broadcast(reader, x, tuple(constant.shape))
+    x, shape = _broadcast(reader, x, tuple(constant.shape))
     value = reader.moderate(reader.curve(x.value))
     if constant.numel() == 1:
         return value, constant.reshape(()), shape
@@ -347,10 +354,9 @@ def _shifted(reader: OnnxReader, x: Flow, constant: Tensor, alone: bool) -> Flow
 
 def _pair(reader: OnnxReader, call: Call) -> tuple[Any, Any, tuple[int, ...]]:
     """Two values with their nodes in one shape."""
-    x, y = call.flow(0), call.flow(1)
-    shape = _broadcast(reader, x, y.shape)
-    if math.prod(y.shape) != math.prod(shape):
-        raise reader.unsupported("A value of another shape would be repeated.")
+    a, b = call.flow(0), call.flow(1)
+    x, shape = _broadcast(reader, a, b.shape)
+    y, _ = _broadcast(reader, b, a.shape)
     both = [_waiting(reader, flow).value for flow in (x, y)]
     values = [v if isinstance(v, Waiting) else reader.moderate(reader.curve(v)) for v in both]
     whole = [v for v in values if isinstance(v, Curve)]
@@ -630,14 +636,16 @@ def _extreme(reader: OnnxReader, call: Call) -> Value:
     larger = call.kind == "Max"
     flows = [value for value in call.inputs if isinstance(value, Flow)]
     limits = [call.numbers(i) for i, value in enumerate(call.inputs) if not isinstance(value, Flow)]
-    if any(limit.numel() != 1 for limit in limits):
-        raise reader.unsupported("A limit must be one number.")
     found = flows[0]
     for other in flows[1:]:
         if other.shape != found.shape:
             raise reader.unsupported("The layers have different shapes.")
         found = Flow(Extreme(reader.seen(found), reader.seen(other), larger), found.shape)
-    numbers = [float(limit) for limit in limits]
+    for many in (limit for limit in limits if limit.numel() != 1):
+        value, constant, shape = aligned(reader, found, many)
+        name = "maximum" if larger else "minimum"
+        found = Flow(reader.aten(name, reader.shape_of(value), self=value, other=constant), shape)
+    numbers = [float(limit) for limit in limits if limit.numel() == 1]
     if numbers:
         limit = {"min": max(numbers), "max": None} if larger else {"min": None, "max": min(numbers)}
         found = applied(reader, found, "clamp", **limit)
