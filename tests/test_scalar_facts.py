@@ -117,7 +117,7 @@ CASES: list[tuple[str, Parameters, Real]] = [
 MAGNITUDES = [10.0**k for k in (-300, -200, -100, -30, -15, -8, -4, -2, -1, 0, 1, 2, 4, 8, 30, 100, 300)]
 
 
-@pytest.mark.parametrize(("name", "parameters", "f"), CASES, ids=str)
+@pytest.mark.parametrize(("name", "parameters", "f"), CASES, ids=lambda value: "f" if callable(value) else str(value))
 @pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (-0.37, 0.0), (1.3, -2.6)])
 def test_enclosures_hold_against_many_digits(
     name: str, parameters: Parameters, f: Real, scale: float, offset: float
