@@ -50,6 +50,8 @@ _OF_ONE_SIZE = frozenset(["zeros_like", "ones_like", "full_like", "new_zeros", "
 _PYTHON = frozenset(["_operator", "operator", "math", "builtins", "torch"])
 #: Operations that read nothing but the shape of their second value.
 _LIKE = frozenset(["expand_as", "view_as", "reshape_as"])
+#: Operations that may run over an axis before the batch.
+_OVER_AXES = frozenset(["mean", "sum", "amax", "amin", "max", "min"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,13 @@ class Refused(Deferred):
     def materialise(self, reader: Reader) -> Curve:
         """Raises the refusal."""
         raise self.error
+
+
+@dataclass(frozen=True, eq=False)
+class Ahead(Refused):
+    """Values stacked along a new axis before the batch: read where they are averaged, summed or compared over it."""
+
+    values: Sequence[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,10 +259,14 @@ class ProgramReader(Reader):
         handler = None if schema.is_mutable else HANDLERS.get(schema.name.removeprefix("aten::"))
         leaves = pytree.tree_leaves((args, kwargs), is_leaf=_is_value)
         refused = next((leaf for leaf in leaves if isinstance(leaf, Refused)), None)
+        if isinstance(refused, Ahead) and refused is args[0] and self.operation.split(".")[0] in _OVER_AXES:
+            found = self._over_stacked(node, refused, args, kwargs, result)
+            if found is not None:
+                return found
         if refused is not None and handler not in NEVER:
             if self.operation.split(".")[0] in ("matmul", "mul", "einsum") and sum(map(_is_value, leaves)) > 1:
                 raise self.unsupported(PRODUCT)
-            return refused
+            return Refused(refused.error)
         if handler is None:
             random = _is_random(target, args, kwargs)
             raise self.unsupported("It draws random numbers." if random else "")
@@ -264,6 +277,9 @@ class ProgramReader(Reader):
         shape = self.program.shape(node, first)
         if shape is None:
             hint = "It mixes the batch with the features, or the inputs of a batch with each other."
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+            if self.operation.split(".")[0] == "stack" and dim in (0, -first.ndim) and all(map(_is_flow, args[0])):
+                return Ahead(self.unsupported(hint), list(args[0]))
             return Refused(self.unsupported(hint))
         if 0 in shape:
             raise self.unsupported("Its values are empty: an axis has the length 0.")
@@ -271,6 +287,21 @@ class ProgramReader(Reader):
         arguments: dict[str, Any] = {argument.name: argument.default_value for argument in schema.arguments}
         arguments |= dict(zip([argument.name for argument in schema.arguments], args, strict=False)) | kwargs
         return handler(self, arguments, shape)
+
+    def _over_stacked(self, node: fx.Node, stacked: Ahead, args: Any, kwargs: Any, result: Any) -> Any:
+        """An average, sum or extreme over the axis before the batch, as one over the first axis of each input."""
+        schema = cast(Any, node.target)._schema
+        first = cast(Sequence[Any], result)[0] if isinstance(result, list | tuple) else result
+        shape = self.program.shape(node, first)
+        a: dict[str, Any] = {argument.name: argument.default_value for argument in schema.arguments}
+        a |= dict(zip([argument.name for argument in schema.arguments], args, strict=False)) | kwargs
+        dims, many = a.get("dim"), isinstance(a.get("dim"), list | tuple)
+        over = list(cast(Sequence[int], dims)) if many else [dims]
+        if shape is None or over not in ([0], [-first.ndim - 1]) or a.get("dtype"):
+            return None
+        together = HANDLERS["stack"](self, {"tensors": stacked.values, "dim": 1}, (len(stacked.values), *shape))
+        a |= {"self": together, "dim": [1] if many else 1}
+        return HANDLERS[schema.name.removeprefix("aten::")](self, a, shape)
 
     def _operand(self, value: Any) -> Any:
         if isinstance(value, Repeated):
@@ -322,6 +353,10 @@ class ProgramReader(Reader):
             return None
         own: list[Any] = [kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)]
         return (f"{self.layer}.weight" if self.layer else "weight") if type(owner).forward in own else None
+
+
+def _is_flow(value: Any) -> bool:
+    return isinstance(value, Curve | Deferred) and not isinstance(value, Refused)
 
 
 def _is_value(value: Any) -> bool:

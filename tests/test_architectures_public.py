@@ -14,17 +14,8 @@ from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph import Graph
 from tests.support.architectures import ARCHITECTURES, Architecture, build
 
-#: Networks that have a global bound and are refused today: name -> words of the present message.
-WAITING: dict[str, str] = {
-    "FractalNet": "It mixes the batch with the features",
-}
-
-
-#: Networks that have no bound, and are refused today for another reason: name -> words of the present message.
-FOREGROUND: dict[str, str] = {}
-
-BOUNDED = [name for name, entry in ARCHITECTURES.items() if not entry.refused and name not in WAITING]
-REFUSED = [name for name, entry in ARCHITECTURES.items() if entry.refused and name not in FOREGROUND]
+BOUNDED = [name for name, entry in ARCHITECTURES.items() if not entry.refused]
+REFUSED = [name for name, entry in ARCHITECTURES.items() if entry.refused]
 NORMS = {1: 1, 2: 2, "inf": torch.inf}
 
 
@@ -83,24 +74,6 @@ def test_refused_with_the_reason(name: str) -> None:
     with pytest.raises(UnsupportedOperation) as error:
         lipbridge.capture(build(entry), entry.shape)
     assert re.search(entry.refused, str(error.value)), str(error.value)
-
-
-@pytest.mark.parametrize("name", WAITING)
-def test_waiting(name: str) -> None:
-    """One that begins to work must leave the table."""
-    entry = ARCHITECTURES[name]
-    assert not entry.refused
-    with pytest.raises(UnsupportedOperation, match=re.escape(WAITING[name])):
-        lipbridge.capture(build(entry), entry.shape)
-
-
-@pytest.mark.parametrize("name", FOREGROUND)
-def test_refused_for_something_in_the_foreground(name: str) -> None:
-    """One that comes to its true reason must leave the table."""
-    entry = ARCHITECTURES[name]
-    with pytest.raises(UnsupportedOperation, match=re.escape(FOREGROUND[name])) as error:
-        lipbridge.capture(build(entry), entry.shape)
-    assert not re.search(entry.refused, str(error.value)), str(error.value)
 
 
 def test_there_are_many() -> None:

@@ -102,3 +102,50 @@ def test_through_onnx(name: str, dynamo: bool, free: bool, tmp_path: Path) -> No
     for norm in (1, 2, "inf"):
         expected = lipbridge.trivial_bound(module, norm, input_shape=shape).value
         assert lipbridge.trivial_bound(graph, norm).value == pytest.approx(expected, rel=1e-6)
+
+
+class Ahead(nn.Module):
+    """Branches that stand on a new axis before the batch."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.join = nn.Linear(3, 4), nn.Linear(3, 4), join
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(self.a(x).relu(), self.b(x))
+
+
+OVER_BRANCHES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": lambda a, b: torch.stack([a, b]).mean(0),
+    "mean from behind": lambda a, b: torch.stack([a, b]).mean(-3),
+    "sum": lambda a, b: torch.stack([a, b], dim=0).sum(dim=0),
+    "amax": lambda a, b: torch.stack([a, b], dim=-3).amax(0),
+    "max": lambda a, b: torch.stack([a, b, a - b]).max(0).values,
+    "min": lambda a, b: torch.stack([a, b]).min(dim=0)[0],
+    "twice": lambda a, b: (lambda t: t.mean(0) + t.sum(0))(torch.stack([a, b])),
+}
+
+ALONG_THE_BATCH: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "over the batch": lambda a, b: torch.stack([a, b]).sum(1),
+    "over the batch too": lambda a, b: torch.stack([a, b]).sum((0, 1)),
+    "over all": lambda a, b: torch.stack([a, b]).mean(),
+    "first over features": lambda a, b: torch.stack([a, b]).sum(2).sum(0),
+    "softmax between": lambda a, b: torch.stack([a, b]).softmax(0).sum(0),
+    "one of them": lambda a, b: torch.stack([a, b])[0],
+}
+
+
+@pytest.mark.parametrize("name", OVER_BRANCHES)
+def test_averages_and_extremes_over_stacked_branches(name: str) -> None:
+    torch.manual_seed(3)
+    module = Ahead(OVER_BRANCHES[name]).double()
+    graph = lipbridge.capture(module, (3,))
+    x = torch.randn(5, 3, dtype=torch.float64)
+    torch.testing.assert_close(graph(x), module(x).detach())
+    assert lipbridge.TrivialBoundPenalty(module).bound().value == lipbridge.trivial_bound(graph).value
+
+
+@pytest.mark.parametrize("name", ALONG_THE_BATCH)
+def test_other_readings_of_stacked_branches_are_refused(name: str) -> None:
+    with pytest.raises(UnsupportedOperation, match="batch"):
+        lipbridge.capture(Ahead(ALONG_THE_BATCH[name]), (3,))
