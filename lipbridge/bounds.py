@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lipbridge import checks
 from lipbridge.errors import InvalidArgument
-from lipbridge.graph import Graph
+from lipbridge.graph import Graph, with_axes
 from lipbridge.layer_constants import notes, output_constants
 from lipbridge.vocabulary import Norm, Quantity, Side, Status, as_norm
 
@@ -53,6 +53,8 @@ class Ball:
 class Problem:
     """A Graph, an input and an output norm, and a region: everywhere (None) or balls.
 
+    Outputs that are a number an input, of shape ``(batch,)``, are held in the shape ``(batch, 1)``.
+
     Raises:
         InvalidArgument: for another norm, or a region whose centres are no inputs of the Graph.
     """
@@ -66,6 +68,7 @@ class Problem:
     def __post_init__(self) -> None:
         words = "be a Graph, which lipbridge.capture(module) or read_onnx(file) gives"
         checks.instance(self.graph, Graph, "graph", words)
+        object.__setattr__(self, "graph", with_axes(self.graph))
         for name in ("input_norm", "output_norm"):
             object.__setattr__(self, name, as_norm(getattr(self, name), name))
         if self.region is not None:

@@ -82,8 +82,7 @@ def capture(module: nn.Module, input_shape: Sequence[int] | None = None, *, name
     away from zero by a few units in the last place, so that the Graph's trivial bound is one of the module's real
     function too. All other factors are exact.
 
-    Law: ``capture(module)(x)`` equals ``module.double()(x)`` up to rounding. Where the module gives one number for each
-    input, of shape ``(batch,)``, the Graph gives ``(batch, 1)``.
+    Law: ``capture(module)(x)`` equals ``module.double()(x)`` up to rounding.
     """
     return read_module(module, input_shape, name).graph
 

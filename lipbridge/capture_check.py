@@ -166,7 +166,7 @@ def _require_finite(module: nn.Module, expected: Tensor) -> None:
 
 
 def _compare_graph(reading: Reading, x: Tensor, values: list[Tensor], expected: Tensor) -> None:
-    found = values[-1][:, 0] if values[-1].shape[1:] == (1,) and expected.ndim == 1 else values[-1]
+    found = values[-1]
     if found.shape == expected.shape and _agree(found, expected, _largest(values) * _ROUNDING):
         return
     if found.shape == expected.shape and understood(reading.graph) is None:

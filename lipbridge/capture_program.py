@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -20,7 +20,7 @@ from lipbridge.capture_export import BATCH, BatchSize, Program, layer_name, one_
 from lipbridge.capture_reader import HANDLERS, LINE, NEVER, Curve, Deferred, Reader, Recipe, Unusable
 from lipbridge.capture_refused import PRODUCT
 from lipbridge.errors import LipbridgeError, UnsupportedOperation
-from lipbridge.graph import Graph, alive_nodes, without_dead_nodes
+from lipbridge.graph import Graph, Reshape, alive_nodes, without_dead_nodes
 
 #: Operations that may be told the size of the batch, since the shape of their result says what they do with it.
 _SHAPED = frozenset(
@@ -139,6 +139,8 @@ class ProgramReader(Reader):
         last = self.materialise(value)
         whole = self.graph_of_nodes(name)
         graph = without_dead_nodes(whole, last)
+        if not self.nodes[last].shape:
+            graph = replace(graph, nodes=(*graph.nodes, Reshape("output", (len(graph.nodes) - 1,), ())))
         place = {index: position for position, index in enumerate(alive_nodes(whole, last))}
         recipes = {place[index]: recipe for index, recipe in self.recipes.items() if index in place}
         return Reading(graph, recipes, self.program, self)

@@ -41,7 +41,8 @@ class Graph:
     """A network as nodes in topological order; the last node is the output.
 
     Raises:
-        ValueError: if a node reads a later one, has a shape without axes, or node 0 is not the Input.
+        ValueError: if a node reads a later one, has a shape without axes (the last one may be a Reshape to that, for
+            a number an input), or node 0 is not the Input.
     """
 
     nodes: tuple[Node, ...]
@@ -51,7 +52,7 @@ class Graph:
         if not self.nodes or not isinstance(self.nodes[0], Input):
             raise ValueError("The first node of a Graph is its Input.")
         for index, node in enumerate(self.nodes):
-            if not node.shape:
+            if not node.shape and not (index == len(self.nodes) - 1 and isinstance(node, Reshape)):
                 raise ValueError(f"Node `{node.name}` has a shape without axes: a number is held in the shape (1,).")
             if any(source >= index or source < 0 for source in node.inputs):
                 raise ValueError(f"Node `{node.name}` reads a node that does not come before it.")
@@ -258,6 +259,11 @@ def alive_nodes(graph: Graph, output: int | None = None) -> list[int]:
     return sorted(alive)
 
 
+def with_axes(graph: Graph) -> Graph:
+    """The Graph with a number an input, of shape ``(batch,)``, in the shape ``(batch, 1)``; others as they are."""
+    return graph if graph.output_shape else replace(graph, nodes=graph.nodes[:-1])
+
+
 def without_dead_nodes(graph: Graph, output: int | None = None) -> Graph:
     """Only the nodes that node ``output`` (the last if None) reads on the way, and the Input; the output comes last."""
     order = alive_nodes(graph, output)  # the output comes last: all others are read on the way to it
@@ -290,5 +296,6 @@ __all__ = [
     "evaluate",
     "push",
     "stored",
+    "with_axes",
     "without_dead_nodes",
 ]

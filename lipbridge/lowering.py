@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lipbridge.activations import SCALAR_FUNCTIONS, Activation, Term, activation, derive
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
-from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node, Reshape, block_axis, without_dead_nodes
+from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node, Reshape, block_axis, with_axes, without_dead_nodes
 from lipbridge.rounding import UNIT
 
 
@@ -52,7 +52,8 @@ class Lowering:
 def lower_to_relu(graph: Graph, *, exact: bool = False) -> Graph:
     """The same function with ``relu`` as its only activation; see :func:`relu_lowering` for the rounding.
 
-    Law: ``lower_to_relu(g)(x)`` equals ``g(x)`` up to float64 rounding; abs, crelu and relu are lowered exactly.
+    Law: ``lower_to_relu(g)(x)`` equals ``g(x)`` up to float64 rounding, a number an input with an axis of length one;
+    abs, crelu and relu are lowered exactly.
     """
     return relu_lowering(graph, exact=exact).graph
 
@@ -78,15 +79,15 @@ def relu_lowering(graph: Graph, *, exact: bool = False, readable: torch.dtype | 
             with ``exact`` also where a slope is no double.
         NumericalFailure: if merged weights overflow.
     """
-    return _Rewriter(graph, hinges=True, exact=exact or readable is not None, readable=readable).run()
+    return _Rewriter(with_axes(graph), hinges=True, exact=exact or readable is not None, readable=readable).run()
 
 
 def fold_scalings(graph: Graph, *, exact: bool = False) -> Lowering:
     """Merge every ``Elementwise`` that is affine, t -> s t + o, into a dense layer beside it; leave all others.
 
-    Law: the function is the same up to float64 rounding.
+    Law: the function is the same up to float64 rounding. (A number an input gets an axis of length one.)
     """
-    return _Rewriter(graph, hinges=False, exact=exact).run()
+    return _Rewriter(with_axes(graph), hinges=False, exact=exact).run()
 
 
 # --- block maps ------------------------------------------------------------------------------------------------------

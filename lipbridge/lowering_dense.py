@@ -33,6 +33,7 @@ from lipbridge.graph import (
     alive_nodes,
     block_axis,
     evaluate,
+    with_axes,
     without_dead_nodes,
 )
 from lipbridge.lowering import Lowering
@@ -61,7 +62,7 @@ def lower_to_dense(graph: Graph, *, largest: int = LARGEST) -> Lowering:
     Laws: ``lower_to_dense(g).graph(x)`` equals ``g(x).flatten(1)`` up to float64 rounding. With weights that differ
     from its own by at most ``errors``, and some biases, it is that function exactly.
     """
-    return _Writer(graph, largest).run()
+    return _Writer(with_axes(graph), largest).run()
 
 
 @dataclass(frozen=True, eq=False)

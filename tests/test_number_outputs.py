@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 import lipbridge
 from lipbridge import Ball, Problem
 from lipbridge.errors import InvalidArgument, UnsupportedProblem
-from lipbridge.graph import Dense, Graph, Input, Reshape
+from lipbridge.graph import Conv, Dense, Graph, Input, Node, Reshape
+from lipbridge.search.running_error import enclose
 
 
 class Number(nn.Module):
@@ -49,11 +51,14 @@ def graph_of(ending: str) -> tuple[Graph, nn.Module]:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_the_graph_gives_the_number_an_axis(ending: str) -> None:
+def test_the_graph_gives_the_number(ending: str) -> None:
     graph, module = graph_of(ending)
     x = torch.randn(7, 3, dtype=torch.float64)
-    assert graph.output_shape == (1,)
-    torch.testing.assert_close(graph(x)[:, 0], module(x))
+    assert graph.output_shape == ()
+    torch.testing.assert_close(graph(x), module(x).detach())
+    assert all(node.shape for node in graph.nodes[:-1])
+    assert Problem(graph).graph.output_shape == (1,)
+    torch.testing.assert_close(Problem(graph).graph(x)[:, 0], graph(x))
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -89,10 +94,27 @@ def test_one_number_as_input_says_the_way_out() -> None:
         lipbridge.capture(Number("squeeze"), ())
 
 
-def test_a_graph_has_no_shape_without_axes() -> None:
-    nodes = (Input("x", (), (2,)), Dense("d", (0,), (1,), torch.ones(1, 2)), Reshape("r", (1,), ()))
+def test_only_the_output_has_a_shape_without_axes() -> None:
+    number = (Input("x", (), (2,)), Dense("d", (0,), (1,), torch.ones(1, 2)), Reshape("r", (1,), ()))
+    assert Graph(number).output_shape == ()
     with pytest.raises(ValueError, match="without axes"):
-        Graph(nodes)
+        Graph((*number, Reshape("s", (2,), (1,))))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_its_running_error_covers_its_rounding(ending: str) -> None:
+    graph, _ = graph_of(ending)
+    x = torch.randn(6, 3, dtype=torch.float64)
+    enclosure = enclose(graph, x)
+    single = Graph(tuple(_single(node) for node in graph.nodes))(x.float()).double()
+    assert enclosure.error.shape == (6,)
+    assert bool(((single - graph(x)).abs() <= 2.0**29 * enclosure.error).all())
+
+
+def _single(node: Node) -> Node:
+    if not isinstance(node, Dense | Conv):
+        return node
+    return replace(node, weight=node.weight.float(), bias=None if node.bias is None else node.bias.float())
 
 
 @pytest.mark.parametrize("ending", [e for e in ENDINGS if e != "curve"])

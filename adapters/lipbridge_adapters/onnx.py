@@ -39,7 +39,7 @@ from lipbridge.errors import (
     UnknownName,
     UnsupportedOperation,
 )
-from lipbridge.graph import Conv, ConvTranspose, Dense, Elementwise, Graph, Node
+from lipbridge.graph import Conv, ConvTranspose, Dense, Elementwise, Graph, Node, with_axes
 from lipbridge.lowering import Lowering, fold_scalings, relu_lowering
 from lipbridge.store import load_problem, parse_json, save_problem, write_atomically
 from lipbridge_adapters.onnx_emitter import IR_VERSION, OPSET, Emitter
@@ -107,7 +107,7 @@ def export_onnx(
     """
     if dialect not in DIALECTS:
         raise UnknownName("ONNX dialect", dialect, DIALECTS)
-    graph = capture(network, input_shape) if isinstance(network, nn.Module) else network
+    graph = with_axes(capture(network, input_shape) if isinstance(network, nn.Module) else network)
     if dialect == "native":
         lowering, rounding = fold_scalings(_sines_joined(graph)), 0.0
     elif merge:

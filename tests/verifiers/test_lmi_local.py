@@ -265,7 +265,7 @@ def test_time_limits_and_errors() -> None:
     assert late.proved
     assert late.status is Status.TIMEOUT
     assert late.value >= FAST.bound(on(graph, torch.ones(3, *graph.input_shape), 0.2), BUDGET).value
-    with pytest.raises(InvalidArgument, match="centers"):
+    with pytest.raises(InvalidArgument, match="centres"):
         CLOSED.bound(on(graph, torch.ones(1, 99), 0.2), BUDGET)
     with pytest.raises(InvalidArgument, match="finite"):
         CLOSED.bound(on(graph, torch.full((1, *graph.input_shape), math.nan), 0.2), BUDGET)
