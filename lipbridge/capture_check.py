@@ -47,6 +47,8 @@ _UNITS, _MEASURED = 64.0, 16.0
 #: In those units, of the largest value on the way: the most that a running error excuses.
 _CAP = 1024.0
 
+_TOGETHER = "a batch"
+
 
 def check_reading(module: nn.Module, reading: Reading, shape: tuple[int, ...]) -> None:
     """Compare module, program and Graph; ``module`` must be in eval mode.
@@ -67,12 +69,20 @@ def _check(module: nn.Module, reading: Reading, shape: tuple[int, ...]) -> None:
     x = _points(module, shape, program, graph)
     exact = x.to(torch.float64)
     with torch.no_grad(), silenced():
-        count = len(x) if program.fixed or _work(graph) <= _POINTS[1][0] else 1
-        values = graph.values(exact[:count])
+        large = not program.fixed and _work(graph) > _POINTS[1][0]
+        exact = exact[:1] if large else exact
+        values = graph.values(exact)
         expected = run(program, reader, exact, double=True)
         _require_finite(module, expected)
-        _compare_graph(reading, exact[:count], values, expected[:count])
-        _compare_module(module, reading, x, expected)
+        _compare_graph(reading, exact, values, expected)
+        del values
+        if large:  # the other inputs are company for the first; what the module gives for them is to stay the same
+            first = _outputs(module, x, _TOGETHER)
+            _require_shape(module, first, (len(x), *expected.shape[1:]), _TOGETHER)
+            expected = torch.cat([expected, first[1:].to(torch.float64)])
+            _compare_module(module, reading, x, expected, first)
+        else:
+            _compare_module(module, reading, x, expected)
 
 
 def _with_epsilon(node: fx.Node, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -243,24 +253,29 @@ def _value(curve: Curve, whole: list[Tensor]) -> Tensor:
 # --- module against program ------------------------------------------------------------------------------------------
 
 
-def _compare_module(module: nn.Module, reading: Reading, x: Tensor, expected: Tensor) -> None:
+def _compare_module(
+    module: nn.Module, reading: Reading, x: Tensor, expected: Tensor, first: Tensor | None = None
+) -> None:
+    """Compare outputs in batches of several sizes and orders; ``first`` are those for ``x``, if they are known."""
     program, count = reading.program, len(x)
     turned = torch.arange(count, device=x.device).flip(0)
-    ways: list[tuple[str, Tensor]] = [("a batch", turned.flip(0)), ("the same inputs in another order", turned)]
+    ways: list[tuple[str, Tensor]] = [(_TOGETHER, turned.flip(0)), ("the same inputs in another order", turned)]
     if not program.fixed:
         # The batch of three is in another order too; the batch of one is run twice.
         chosen = turned[:3] if count > 3 else turned[:2]
         one = turned[-1:]
+        if first is not None:
+            chosen = torch.cat([turned[:1], one])  # the input that was read exactly, once more beside another
         ways = [ways[0], (f"a batch of {len(chosen)}", chosen), ("a batch of one", one), ("the same input again", one)]
-        if program.other and count > 3:  # a size that torch took for a number may matter anywhere
+        ways = ways if first is None else ways[:3]  # where one evaluation is long, batches are the repetition
+        if program.other:  # a size that torch took for a number may matter anywhere
             ways += [(f"a batch of {n}", turned.repeat(n)[:n]) for n in (2, 4, 8, 16, 33)]
     unit = _unit(program, x.dtype)
     room: Tensor | None = None
     for words, rows in ways:
-        found = _outputs(module, x[rows], words)
+        found = first if first is not None and words == _TOGETHER else _outputs(module, x[rows], words)
         right = expected[rows]
-        if found.shape != right.shape:
-            raise _other(module, f"For {words} it returns the shape {tuple(found.shape)}, not {tuple(right.shape)}.")
+        _require_shape(module, found, tuple(right.shape), words)
         quick = _UNITS * unit * _by_row(right) + torch.finfo(x.dtype).tiny
         finite = (torch.isfinite(found) & torch.isfinite(right)).reshape(len(found), -1).all(1)
         if not bool(finite.any()):
@@ -299,6 +314,11 @@ def _unit(program: Program, dtype: torch.dtype) -> float:
         if isinstance(value, Tensor) and value.is_floating_point():
             units.append(torch.finfo(value.dtype).eps)
     return max(units) / 2.0
+
+
+def _require_shape(module: nn.Module, found: Tensor, shape: tuple[int, ...], words: str) -> None:
+    if tuple(found.shape) != shape:
+        raise _other(module, f"For {words} it returns the shape {tuple(found.shape)}, not {shape}.")
 
 
 def _outputs(module: nn.Module, x: Tensor, words: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lipbridge
-from lipbridge import capture_program
+from lipbridge import capture_check, capture_program
 from lipbridge.capture import capture  # registers the handlers that these tests patch
 from lipbridge.capture_program import ProgramReader
 from lipbridge.capture_reader import HANDLERS, LINE, Arguments, Curve, Reader
@@ -32,6 +33,13 @@ class Function(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(self.layer(x))
+
+
+@pytest.fixture(params=["small", "large"])
+def evaluation(request, monkeypatch) -> None:
+    """The check as of small networks, and as of those whose evaluation takes long: fewer points, compared otherwise."""
+    if request.param == "large":
+        monkeypatch.setattr(capture_check, "_POINTS", ((0.0, 7), (0.0, 4), (math.inf, 3)))
 
 
 def _same(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
@@ -64,6 +72,7 @@ def _doubled(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
         ("round", _same, lambda x: x.round(), "round"),
     ],
 )
+@pytest.mark.usefixtures("evaluation")
 def test_a_handler_that_is_wrong_is_named(monkeypatch, operation, handler, function, layer) -> None:
     monkeypatch.setitem(HANDLERS, operation, handler)
     with pytest.raises(UnsupportedOperation, match="found by the check") as caught:
@@ -71,6 +80,7 @@ def test_a_handler_that_is_wrong_is_named(monkeypatch, operation, handler, funct
     assert caught.value.layer.startswith(layer)
 
 
+@pytest.mark.usefixtures("evaluation")
 def test_a_size_of_the_batch_that_becomes_a_number_is_seen(monkeypatch) -> None:
     with pytest.raises(UnsupportedOperation, match="size of the batch"):
         capture(Function(lambda x: x / x.shape[0]))
@@ -79,6 +89,7 @@ def test_a_size_of_the_batch_that_becomes_a_number_is_seen(monkeypatch) -> None:
         capture(Function(lambda x: x / x.shape[0]))
 
 
+@pytest.mark.usefixtures("evaluation")
 def test_a_convolution_with_another_stride_or_padding_is_seen(monkeypatch) -> None:
     right = HANDLERS["conv1d"]
 
@@ -137,6 +148,7 @@ class Counting(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["calls", "numpy", "python", "one", "large", "compiling"])
+@pytest.mark.usefixtures("evaluation")
 def test_what_torch_export_does_not_see_is_seen(kind: str) -> None:
     with pytest.raises(UnsupportedOperation):
         capture(Counting(kind))
@@ -179,6 +191,7 @@ def test_what_torch_export_does_not_see_is_seen(kind: str) -> None:
         lambda x: x * (x > 0),
     ],
 )
+@pytest.mark.usefixtures("evaluation")
 def test_what_works_along_the_batch_or_jumps_is_refused(function) -> None:
     with pytest.raises(UnsupportedOperation):
         lipbridge.trivial_bound(Function(function))
@@ -202,6 +215,7 @@ def test_what_works_along_the_batch_or_jumps_is_refused(function) -> None:
         lambda x: x[:, [True, False, True, False]] if False else x[..., 1],
     ],
 )
+@pytest.mark.usefixtures("evaluation")
 def test_what_only_looks_like_it_is_read(function) -> None:
     module = Function(lambda x: function(x).reshape(x.shape[0], -1))
     graph = lipbridge.check_capture(module)
@@ -260,6 +274,7 @@ def test_blocks_are_read_as_if_they_stood_outside() -> None:
 
 
 @pytest.mark.parametrize("kind", [("sincos", "identity_abs", 4, "dead", 1), ("identity_abs", None, 2, "integers", 172)])
+@pytest.mark.usefixtures("evaluation")
 def test_sums_in_another_order_are_no_difference(kind) -> None:
     """In float64 the program is its own reference, so only the running error says what another batch may change."""
     first, second, depth, flavour, seed = kind
@@ -270,6 +285,7 @@ def test_sums_in_another_order_are_no_difference(kind) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [2, 16])
+@pytest.mark.usefixtures("evaluation")
 def test_a_small_difference_is_still_a_difference(monkeypatch, dtype, size) -> None:
     """A thousand times what rounding explains is refused, in either dtype: the room for rounding is not everything."""
 
