@@ -48,6 +48,8 @@ _UNITS, _MEASURED = 64.0, 16.0
 _CAP = 1024.0
 
 _TOGETHER = "a batch"
+#: Inputs of the largest batch, of networks whose evaluation is short.
+_MANY = 61
 
 
 def check_reading(module: nn.Module, reading: Reading, shape: tuple[int, ...]) -> None:
@@ -267,6 +269,8 @@ def _compare_module(
         if first is not None:
             chosen = torch.cat([turned[:1], one])  # the input that was read exactly, once more beside another
         ways = [ways[0], (f"a batch of {len(chosen)}", chosen), ("a batch of one", one), ("the same input again", one)]
+        if count == _POINTS[0][1]:  # what only rows far from the first show
+            ways.append((f"a batch of {_MANY}", turned.repeat(_MANY)[:_MANY]))
         ways = ways if first is None else ways[:3]  # where one evaluation is long, batches are the repetition
         if program.other:  # a size that torch took for a number may matter anywhere
             ways += [(f"a batch of {n}", turned.repeat(n)[:n]) for n in (2, 4, 8, 16, 33)]

@@ -7,8 +7,8 @@ is a copy of the coordinate whose number it is, and the rest are constants. A th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from torch import Tensor
 from lipbridge.capture_copies import copied
 from lipbridge.capture_diagonal import diagonal
 from lipbridge.capture_evaluated import evaluated, flows_of
-from lipbridge.capture_reader import FIXED, Arguments, Reader, handles
+from lipbridge.capture_export import BatchSize
+from lipbridge.capture_reader import FIXED, Arguments, Curve, Deferred, Reader, handles
 from lipbridge.errors import UnsupportedOperation
 
 #: Inputs of the batch that an operation is run on.
@@ -38,7 +39,40 @@ LARGEST = 2**26
     *("slice_scatter", "select_scatter", "diagonal_scatter", "scatter"),
 )
 def _moved(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
+    if _names_batch(reader, a):
+        raise reader.unsupported("It works along the batch.")
     return moved(reader, a, shape)
+
+
+#: Arguments that name axes.
+_AXES = ("dim", "dims", "dimension", "dim1", "dim2", "axis", "axes")
+
+
+def _names_batch(reader: Reader, a: Arguments) -> bool:
+    """Whether an operation runs along the batch by what it is told, whatever it does to a few inputs.
+
+    A roll by 42 rows or what lies below a far diagonal of ``(batch, n)`` changes nothing in small batches.
+    """
+    name = reader.operation.split(".")[0].rstrip("_")
+    first = next((value for value in a.values() if isinstance(value, Curve | Deferred)), None)
+    rank = 1 + len(reader.shape_of(first)) if first is not None else 0
+    if name in ("tril", "triu") and rank < 3:
+        return True
+    if name == "flipud" or (name == "roll" and not a.get("dims")):
+        return True
+    if name in ("index", "index_put") and any(index is not None for index in cast(Sequence[Any], a["indices"])[:1]):
+        return True
+    whole = name == "slice_scatter" and not a["start"] and a["step"] == 1
+    if whole and (a["end"] is None or isinstance(a["end"], BatchSize) or a["end"] >= 2**31):
+        return False
+    made = name == "diag_embed"  # its axes are those of the result, which is seen to keep the batch
+    named: list[Any] = [a[key] for key in _AXES if key in a and not made]
+    if name in ("diagonal", "diagonal_copy", "diagonal_scatter"):
+        named = [a["dim1"], a["dim2"]]
+    axes: list[Any] = []
+    for value in named:
+        axes += list(cast(Sequence[Any], value)) if isinstance(value, list | tuple) else [value]
+    return rank > 0 and any(axis in (0, -rank) for axis in axes)
 
 
 @handles("expand_as")

@@ -194,3 +194,41 @@ def test_the_penalty_reads_transposed_convolutions_live(norm) -> None:
 def test_a_transposed_convolution_of_which_only_the_bias_is_left_is_constant() -> None:
     module = nn.ConvTranspose1d(1, 1, 1, stride=3, padding=1, output_padding=2)
     assert lipbridge.trivial_bound(module, input_shape=(1, 1)).value == 0.0
+
+
+class Rows(nn.Module):
+    """A layer, and a function that may work along the batch."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.function = nn.Linear(4, 4), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer(x))
+
+
+FAR_ROWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "below a far diagonal": lambda x: x.tril(-7),
+    "above a far diagonal": lambda x: x.triu(-50),
+    "a roll by 42": lambda x: x.roll(42, 0),
+    "a roll by 42 from behind": lambda x: x.roll(42, -2),
+    "a roll of all numbers": lambda x: x.roll(168),
+    "two rolls": lambda x: x.roll((42, 1), (0, 1)),
+    "four quarter turns": lambda x: torch.rot90(x, 4, (0, 1)),
+    "a far row filled": lambda x: x.index_fill(0, torch.tensor([40]), 0.0),
+    "a far diagonal": lambda x: x.diagonal_scatter(torch.zeros(1), -50),
+    "upside down": lambda x: torch.flipud(x),
+}
+
+
+@pytest.mark.parametrize("name", FAR_ROWS)
+def test_what_only_large_batches_show_is_refused(name: str) -> None:
+    with pytest.raises(UnsupportedOperation, match=r"batch|float64"):
+        lipbridge.capture(Rows(FAR_ROWS[name]))
+
+
+def test_the_check_takes_a_large_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lipbridge.capture_moves._names_batch", lambda reader, a: False)
+    for name in ("below a far diagonal", "a roll by 42"):
+        with pytest.raises(UnsupportedOperation):
+            lipbridge.capture(Rows(FAR_ROWS[name]))
