@@ -12,8 +12,7 @@ from torch import Tensor
 
 from lipbridge.activations import GELU_CUBE, HARDSIGMOID, SELU, Component, Term, recognise
 from lipbridge.capture_reader import HANDLERS, LINE, Arguments, Curve, Handler, Reader, Recipe, handles, one_number
-from lipbridge.capture_scalar import Mask
-from lipbridge.capture_scalar import _apply as apply  # pyright: ignore[reportPrivateUsage]
+from lipbridge.capture_scalar import Mask, apply
 from lipbridge.capture_self_gated import extend
 from lipbridge.graph import Conv, Dense, Elementwise
 

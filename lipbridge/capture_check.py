@@ -30,7 +30,7 @@ from lipbridge.capture_export import (
     silenced,
 )
 from lipbridge.capture_moments import default_epsilon
-from lipbridge.capture_program import ProgramReader, Reading
+from lipbridge.capture_program import ProgramReader, Reading, named_arguments
 from lipbridge.capture_reader import Curve, Deferred
 from lipbridge.errors import LipbridgeError, NumericalFailure, UnsupportedOperation
 from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node, evaluate
@@ -47,6 +47,7 @@ _UNITS, _MEASURED = 64.0, 16.0
 #: In those units, of the largest value on the way: the most that a running error excuses.
 _CAP = 1024.0
 
+#: What the points are called together, as they stand.
 _TOGETHER = "a batch"
 #: Inputs of the largest batch, of networks whose evaluation is short.
 _MANY = 61
@@ -89,9 +90,8 @@ def _check(module: nn.Module, reading: Reading, shape: tuple[int, ...]) -> None:
 
 def _with_epsilon(node: fx.Node, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """Arguments of an RMSNorm with the epsilon that it takes in the module's own dtype, where it is given none."""
-    names = [argument.name for argument in cast(Any, node.target)._schema.arguments]
-    given = dict(zip(names, args, strict=False)) | dict(kwargs)
-    if given.get("eps") is None:
+    given = named_arguments(node.target, args, kwargs)
+    if given["eps"] is None:
         given["eps"] = default_epsilon(node.meta["val"].dtype)
     return (), given
 

@@ -39,10 +39,10 @@ def _matmul(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
         isinstance(matrix, Tensor) and matrix.ndim == 2 and not isinstance(pair[0], Tensor)
     ):  # a dense layer: its weight may be a parameter as it stands
         return dense(reader, pair[0], matrix, True, None, shape)
-    return product(reader, pair, *_matmul_terms(*(_rank(reader, value) for value in pair)), shape)
+    return product(reader, pair, *matmul_terms(*(_rank(reader, value) for value in pair)), shape)
 
 
-def _matmul_terms(p: int, q: int) -> tuple[list[str], str]:
+def matmul_terms(p: int, q: int) -> tuple[list[str], str]:
     """The labels of a matmul of tensors with p and q axes: s is contracted, further axes are aligned at the right."""
     most = max(p, q) - 2
     batch = _LETTERS[:most] if most > 0 else ""
@@ -56,7 +56,7 @@ def _added(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     if not isinstance(a["self"], Tensor) or (a["beta"], a["alpha"]) != (1, 1):
         raise reader.unsupported("Only a constant can be added to the product, without factors.")
     pair = [a.get("batch1", a.get("mat")), a.get("batch2", a.get("vec"))]
-    made = product(reader, pair, *_matmul_terms(*(_rank(reader, value) for value in pair)), shape)
+    made = product(reader, pair, *matmul_terms(*(_rank(reader, value) for value in pair)), shape)
     return diagonal(reader, made, None, a["self"], shape, FIXED)
 
 
@@ -224,4 +224,4 @@ def _ordered(
     return seen_as(reader, value, shape, None if axes == tuple(range(len(own))) else axes)
 
 
-__all__ = ["product", "summed"]
+__all__ = ["matmul_terms", "product", "summed"]

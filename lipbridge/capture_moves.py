@@ -65,10 +65,8 @@ def _names_batch(reader: Reader, a: Arguments) -> bool:
     whole = name == "slice_scatter" and not a["start"] and a["step"] == 1
     if whole and (a["end"] is None or isinstance(a["end"], BatchSize) or a["end"] >= 2**31):
         return False
-    made = name == "diag_embed"  # its axes are those of the result, which is seen to keep the batch
-    named: list[Any] = [a[key] for key in _AXES if key in a and not made]
-    if name in ("diagonal", "diagonal_copy", "diagonal_scatter"):
-        named = [a["dim1"], a["dim2"]]
+    # The axes of diag_embed are those of the result, which is seen to keep the batch.
+    named: list[Any] = [] if name == "diag_embed" else [a[key] for key in _AXES if key in a]
     axes: list[Any] = []
     for value in named:
         axes += list(cast(Sequence[Any], value)) if isinstance(value, list | tuple) else [value]

@@ -272,7 +272,7 @@ class ProgramReader(Reader):
         if handler is None:
             random = _is_random(target, args, kwargs)
             raise self.unsupported("It draws random numbers." if random else "")
-        first = cast(Sequence[Any], result)[0] if isinstance(result, list | tuple) else result
+        first = _first(result)
         if handler in NEVER:
             return handler(self, {}, ())
         self.dtype = first.dtype
@@ -286,24 +286,20 @@ class ProgramReader(Reader):
         if 0 in shape:
             raise self.unsupported("Its values are empty: an axis has the length 0.")
         args, kwargs = pytree.tree_map(self._operand, (args, kwargs), is_leaf=_is_value)
-        arguments: dict[str, Any] = {argument.name: argument.default_value for argument in schema.arguments}
-        arguments |= dict(zip([argument.name for argument in schema.arguments], args, strict=False)) | kwargs
-        return handler(self, arguments, shape)
+        return handler(self, named_arguments(target, args, kwargs), shape)
 
     def _over_stacked(self, node: fx.Node, stacked: Ahead, args: Any, kwargs: Any, result: Any) -> Any:
         """An average, sum or extreme over the axis before the batch, as one over the first axis of each input."""
-        schema = cast(Any, node.target)._schema
-        first = cast(Sequence[Any], result)[0] if isinstance(result, list | tuple) else result
+        first = _first(result)
         shape = self.program.shape(node, first)
-        a: dict[str, Any] = {argument.name: argument.default_value for argument in schema.arguments}
-        a |= dict(zip([argument.name for argument in schema.arguments], args, strict=False)) | kwargs
+        a = named_arguments(node.target, args, kwargs)
         dims, many = a.get("dim"), isinstance(a.get("dim"), list | tuple)
         over = list(cast(Sequence[int], dims)) if many else [dims]
         if shape is None or over not in ([0], [-first.ndim - 1]) or a.get("dtype"):
             return None
         together = HANDLERS["stack"](self, {"tensors": stacked.values, "dim": 1}, (len(stacked.values), *shape))
         a |= {"self": together, "dim": [1] if many else 1}
-        return HANDLERS[schema.name.removeprefix("aten::")](self, a, shape)
+        return HANDLERS[cast(Any, node.target)._schema.name.removeprefix("aten::")](self, a, shape)
 
     def _operand(self, value: Any) -> Any:
         if isinstance(value, Repeated):
@@ -357,6 +353,18 @@ class ProgramReader(Reader):
         return (f"{self.layer}.weight" if self.layer else "weight") if type(owner).forward in own else None
 
 
+def named_arguments(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an operation of torch by their names in its schema, defaults filled in."""
+    schema = target._schema.arguments
+    given = dict(zip([argument.name for argument in schema], args, strict=False))
+    return {argument.name: argument.default_value for argument in schema} | given | dict(kwargs)
+
+
+def _first(result: Any) -> Any:
+    """An operation's result, or the first of several."""
+    return cast(Sequence[Any], result)[0] if isinstance(result, list | tuple) else result
+
+
 def _is_flow(value: Any) -> bool:
     return isinstance(value, Curve | Deferred) and not isinstance(value, Refused)
 
@@ -398,4 +406,4 @@ def _flips(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool | None:
     return True if after.shape == index.T.shape and torch.equal(after, index.T) else None
 
 
-__all__ = ["ProgramReader", "Reading", "Repeated"]
+__all__ = ["ProgramReader", "Reading", "Repeated", "named_arguments"]

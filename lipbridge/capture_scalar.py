@@ -396,7 +396,7 @@ def _square(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
     return replace(curve, components=tuple(squares))
 
 
-def _apply(reader: Reader, value: Any, function: str, parameters: tuple[float, ...] = ()) -> Curve:
+def apply(reader: Reader, value: Any, function: str, parameters: tuple[float, ...] = ()) -> Curve:
     """``function`` of a curve: each line component becomes a term; anything else is made a node first."""
     curve = reader.curve(value)
     if not all(len(c) == 1 and c[0].function == "identity" for c in curve.components):
@@ -415,7 +415,7 @@ def _apply(reader: Reader, value: Any, function: str, parameters: tuple[float, .
 
 def _plain(function: str) -> Handler:
     def handler(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-        return _apply(reader, a["self"], function)
+        return apply(reader, a["self"], function)
 
     return handler
 
@@ -429,19 +429,19 @@ for _name in ("relu", "abs", "tanh", "sigmoid", "sin", "cos", "silu"):
 def _gelu(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     if a.get("approximate", "none") != "none":
         raise reader.unsupported("Only the exact GELU (approximate='none') is supported.")
-    return _apply(reader, a["self"], "gelu")
+    return apply(reader, a["self"], "gelu")
 
 
 @handles("leaky_relu")
 def _leaky_relu(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    return _apply(reader, a["self"], "leaky_relu", (float(a["negative_slope"]),))
+    return apply(reader, a["self"], "leaky_relu", (float(a["negative_slope"]),))
 
 
 @handles("elu")
 def _elu(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     if a["scale"] != 1 or a["input_scale"] != 1:
         raise reader.unsupported("Only ELU itself is supported, not its scaled variants.")
-    return _apply(reader, a["self"], "elu", (float(a["alpha"]),))
+    return apply(reader, a["self"], "elu", (float(a["alpha"]),))
 
 
 @handles("softplus")
@@ -449,7 +449,7 @@ def _softplus(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
     if a["threshold"] < 20:
         # Beyond the threshold torch goes over to the line, with a jump of log(1 + exp(-threshold)): 2e-9 at 20.
         raise reader.unsupported("A softplus with a threshold below 20 jumps there; it has no Lipschitz constant.")
-    return _apply(reader, a["self"], "softplus", (float(a["beta"]),))
+    return apply(reader, a["self"], "softplus", (float(a["beta"]),))
 
 
 @handles("clamp", "clip", "hardtanh", "relu6", "clamp_min", "clamp_max")

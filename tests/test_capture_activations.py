@@ -246,6 +246,17 @@ def test_slopes_that_are_tied_or_computed_are_live() -> None:
     assert bool(module.raw.grad.abs().sum() > 0.0)
 
 
+class Chosen(nn.Module):
+    """A choice with one learned number."""
+
+    def __init__(self, choice: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.choice, self.a = choice, nn.Parameter(torch.tensor([0.3], dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.choice(x, self.a)
+
+
 @pytest.mark.parametrize(
     "choice",
     [
@@ -256,15 +267,7 @@ def test_slopes_that_are_tied_or_computed_are_live() -> None:
     ],
 )
 def test_a_choice_with_a_learned_slope_is_a_prelu(choice: Callable[[Tensor, Tensor], Tensor]) -> None:
-    class Chosen(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a = nn.Parameter(torch.tensor([0.3], dtype=torch.float64))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return choice(x, self.a)
-
-    module = Chosen()
+    module = Chosen(choice)
     x = torch.randn(20, 3, dtype=torch.float64)
     penalty = lipbridge.TrivialBoundPenalty(module, "inf", input_shape=(3,), every=1)
     for slope in (0.3, -2.5, 4.0):
@@ -291,16 +294,8 @@ def test_a_choice_with_a_learned_slope_is_a_prelu(choice: Callable[[Tensor, Tens
     ],
 )
 def test_other_choices_with_learned_numbers_are_refused(choice: Callable[[Tensor, Tensor], Tensor]) -> None:
-    class Chosen(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a = nn.Parameter(torch.tensor([0.3], dtype=torch.float64))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return choice(x, self.a)
-
     with pytest.raises(UnsupportedOperation, match="branches"):
-        lipbridge.capture(Chosen(), (3,))
+        lipbridge.capture(Chosen(choice), (3,))
 
 
 # --- piecewise linear functions --------------------------------------------------------------------------------------

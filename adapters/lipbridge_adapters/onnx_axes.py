@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lipbridge.capture_axes import along, shares_around
+from lipbridge.capture_contractions import matmul_terms
 from lipbridge_adapters.onnx_constants import axes_of, integers
 from lipbridge_adapters.onnx_file import Fault
 from lipbridge_adapters.onnx_moves import taken
@@ -48,8 +50,6 @@ def _reduce(reader: OnnxReader, call: Call) -> Value:
     return reduced(reader, call.flow(), axes, bool(call.attributes.get("keepdims", 1)), name)
 
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
 # --- products with constants of any rank -----------------------------------------------------------------------------
 
 
@@ -71,7 +71,7 @@ def contracted(reader: OnnxReader, x: Flow, equation: str, operands: list[Any]) 
     size, inside = shape[1:], x.shape[1:]
     if not has_batch(x.shape) or result[:1] != terms[place][:1]:
         # The axis in front is one of the input's own, or a batch of one that is summed away: another stands before it.
-        batch = next(letter for letter in _LETTERS if letter not in equation)
+        batch = next(letter for letter in string.ascii_letters if letter not in equation)
         terms[place], result = batch + terms[place], batch + result
         size, inside = shape, x.shape
     value = reader.curve(reader.in_shape(x.value, inside))
@@ -98,16 +98,12 @@ def _einsum(reader: OnnxReader, call: Call) -> Value:
 
 def multiplied(reader: OnnxReader, x: Flow, constant: Tensor, first: bool) -> Flow:
     """A MatMul with a constant of any rank, ``x`` being the first factor or the second."""
-    pair = [x.shape, tuple(constant.shape)] if first else [tuple(constant.shape), x.shape]
-    p, q = (len(shape) for shape in pair)
-    most = max(p, q, 2) - 2
-    batch = "abcdefghijklmnop"[:most]
-    if min(p, q) < 1 or most > 12:
-        raise Fault(f"its MatMul multiplies {pair[0]} and {pair[1]}")
-    left = "s" if p == 1 else batch[most - (p - 2) :] + "ys"
-    right = "s" if q == 1 else batch[most - (q - 2) :] + "sz"
-    result = batch + ("y" if p > 1 else "") + ("z" if q > 1 else "")
-    return contracted(reader, x, f"{left},{right}->{result}", [x, constant] if first else [constant, x])
+    pair: list[Any] = [x, constant] if first else [constant, x]
+    ranks = [len(factor.shape) for factor in pair]
+    if min(ranks) < 1 or max(ranks) > 12:
+        raise Fault(f"its MatMul multiplies {' and '.join(str(tuple(factor.shape)) for factor in pair)}")
+    terms, result = matmul_terms(*ranks)
+    return contracted(reader, x, f"{','.join(terms)}->{result}", pair)
 
 
 # --- interpolation ---------------------------------------------------------------------------------------------------
