@@ -81,7 +81,7 @@ class Padded(Deferred):
         widths = [width for pair in reversed(self.padding) for width in pair]
         index = torch.nn.functional.pad(torch.arange(math.prod(shape)).reshape(shape), widths, value=-1)
         made = copied(reader, [self.value], index, tuple(index.shape))
-        beside = torch.where(index < 0, self.fill, 0.0).to(torch.float64)
+        beside = torch.zeros(index.shape, dtype=torch.float64).masked_fill(index < 0, self.fill)
         return diagonal(reader, made, None, beside[None].to(reader.device), tuple(index.shape), FIXED)
 
 

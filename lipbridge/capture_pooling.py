@@ -23,12 +23,13 @@ def _over_space(handler: Handler) -> Handler:
 
     def with_channels(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
         rank = int(re.findall(r"([123])d", reader.operation)[0])
-        inside = reader.shape_of(a["self"])
-        if len(inside) == rank + 1:
-            return handler(reader, a, shape)
+        x = a["self"]
+        if len(reader.shape_of(x.value if isinstance(x, Padded) else x)) == rank + 1:
+            return handler(reader, a, shape)  # padding with infinite numbers is no value of its own
+        inside = reader.shape_of(x)
         if len(inside) != rank:
             raise reader.unsupported(f"It pools over {rank} axes of inputs of shape {inside}.")
-        source = reader.append(Reshape(reader.layer, (reader.materialise(a["self"]),), (1, *inside)))
+        source = reader.append(Reshape(reader.layer, (reader.materialise(x),), (1, *inside)))
         made = handler(reader, {**a, "self": source}, (1, *shape))
         return reader.append(Reshape(reader.layer, (reader.materialise(made),), shape))
 
