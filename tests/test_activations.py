@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
+import mpmath
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lipbridge.activations import (
+    INVERSE_SQRT2,
     SCALAR_FUNCTIONS,
     Term,
     activation,
@@ -19,7 +24,9 @@ from lipbridge.activations import (
     saturating,
 )
 from lipbridge.errors import InvalidArgument, UnknownName
+from lipbridge.piecewise_linear import Pieces
 from lipbridge.vocabulary import NORMS, exponent
+from tests.test_search import SMOOTH
 
 GRID = torch.cat(
     [
@@ -178,3 +185,167 @@ def test_a_joint_curve_gets_its_own_facts() -> None:
     assert joint.lipschitz["inf"] == 1.0
     assert joint.lipschitz[2] >= math.sqrt(2)
     assert joint.lipschitz[1] >= 2.0
+
+
+# --- slopes to the last digits ----------------------------------------------------------------------------------------
+
+#: Functions with their parameters, and the ends between which the slope's extremes are looked for.
+PARAMETERS: dict[str, tuple[float, ...]] = {
+    "leaky_relu": (0.01, -2.5, 3.0, 1.0),
+    "elu": (1.0, 2.0, 0.25, -0.5, -3.0),
+    "softplus": (1.0, 7.0, -2.0),
+    "celu": (1.0, 0.1, 30.0),
+    "gelu_tanh": (0.044715, 0.0401, 0.0449, 0.0499),
+}
+SCALARS = [(name, (p,)) for name in SCALAR_FUNCTIONS for p in PARAMETERS.get(name, ())]
+SCALARS += [(name, ()) for name in SCALAR_FUNCTIONS if name not in PARAMETERS]
+#: Where a function's slope turns, seen from an eye's distance; smooth functions are differentiated by mpmath.
+TURNS = {
+    "silu": (-2.4, 2.4),
+    "gelu": (-1.41, 1.41),
+    "gelu_tanh": (-1.42, 1.42),
+    "mish": (-2.26, 1.49),
+}
+
+
+def extreme_slopes(name: str, parameters: tuple[float, ...]) -> tuple[mpmath.mpf, mpmath.mpf]:
+    """The least and the largest slope in many digits: beside kinks, far away, and where the slope turns."""
+
+    def function(t: mpmath.mpf) -> mpmath.mpf:
+        return SMOOTH[name](t, *parameters)
+
+    def slope(t: mpmath.mpf) -> mpmath.mpf:
+        h = mpmath.mpf(10) ** -30
+        return (function(t + h) - function(t - h)) / (2 * h)
+
+    places = [
+        *(k + side * mpmath.mpf(10) ** -25 for k in (-3, 0, 3) for side in (-1, 1)),
+        mpmath.mpf(-(10**9)),
+        mpmath.mpf(10**9),
+    ]
+    places += [mpmath.pi / 2, -mpmath.pi / 2, mpmath.pi, mpmath.pi / 4, -mpmath.pi / 4]
+    for near in TURNS.get(name, ()):
+        low, high = mpmath.mpf(near) - 0.2, mpmath.mpf(near) + 0.2
+        sign = 1 if near > 0 else -1
+        for _ in range(120):  # golden sections
+            a, b = high - (high - low) / mpmath.phi, low + (high - low) / mpmath.phi
+            low, high = (a, high) if sign * slope(a) < sign * slope(b) else (low, b)
+        places.append((low + high) / 2)
+    found = [slope(t) for t in places]
+    return min(found), max(found)
+
+
+@pytest.mark.parametrize(("name", "parameters"), SCALARS, ids=str)
+def test_slopes_of_a_function_hold_its_extreme_slopes_to_fifteen_digits(
+    name: str, parameters: tuple[float, ...]
+) -> None:
+    low, high = SCALAR_FUNCTIONS[name].slopes(parameters)
+    with mpmath.workdps(80):
+        least, most = extreme_slopes(name, parameters)
+        reference = mpmath.mpf(10) ** -20  # what differences leave out
+        assert low <= least + reference
+        assert high >= most - reference
+        other = name == "gelu_tanh" and parameters[0] != 0.044715
+        room = 1e-2 if other else 2e-13 if name in ("silu", "gelu") else 2e-15
+        assert high - most <= room * max(1, most)
+        assert least - low <= room * max(1, -least)
+
+
+def test_parameters_without_a_finite_slope_have_none() -> None:
+    assert SCALAR_FUNCTIONS["celu"].slopes((-0.5,)) == (-math.inf, math.inf)
+    assert SCALAR_FUNCTIONS["celu"].slopes((0.0,)) == (-math.inf, math.inf)
+    for cube in (0.039, 0.051, 10.0, -0.044715):
+        assert SCALAR_FUNCTIONS["gelu_tanh"].slopes((cube,)) == (-math.inf, math.inf)
+
+
+FACTORS = st.sampled_from([1.0, -1.0, 0.1, -0.3, 3.7, -2.0, 1e-3, 0.7])
+TERMS = st.builds(
+    lambda f, c, s, o: Term(f[0], c, s, o, f[1]),
+    st.sampled_from([scalar for scalar in SCALARS if scalar[0] not in ("sin_squared", "cos")]),
+    FACTORS,
+    FACTORS,
+    st.sampled_from([0.0, 1.0, -0.6]),
+)
+
+
+@settings(max_examples=150)
+@given(st.lists(TERMS, min_size=1, max_size=3), st.lists(TERMS, min_size=1, max_size=2))
+def test_facts_of_sums_are_those_of_their_terms_rounded_outward(first: list[Term], second: list[Term]) -> None:
+    """In rational numbers: no interval is narrower than the sum of those of the terms that are no hinges."""
+    row = derive("sum", (tuple(first), tuple(second)))
+    ends: list[tuple[Fraction, Fraction]] = []
+    for component, found in zip(row.components, row.slopes, strict=True):
+        low = high = Fraction(0)
+        for term in component:
+            if term.hinge is None:
+                factor = Fraction(term.coefficient) * Fraction(term.scale)
+                own = [factor * Fraction(end) for end in SCALAR_FUNCTIONS[term.function].slopes(term.parameters)]
+                low, high = low + min(own), high + max(own)
+        hinges = Pieces((tuple(term.hinge for term in component if term.hinge is not None),)).slopes[0]
+        low, high = low + min(hinges), high + max(hinges)
+        assert Fraction(found[0]) <= low
+        assert Fraction(found[1]) >= high
+        assert Fraction(found[1]) - Fraction(found[0]) <= (high - low) + (abs(low) + abs(high)) * Fraction(1, 2**44)
+        ends.append((low, high))
+    if all(term.hinge is not None for component in row.components for term in component):
+        return  # the constants of pieces are in the tests of piecewise linear functions
+    sizes = [max(abs(low), abs(high)) for low, high in ends]
+    assert Fraction(row.lipschitz["inf"]) >= max(sizes)
+    assert Fraction(row.lipschitz[1]) >= sum(sizes)
+    assert Fraction(row.lipschitz[2]) ** 2 >= sum(size * size for size in sizes)
+
+
+@pytest.mark.parametrize("kink", [0.25, -0.8, 1e3])
+@pytest.mark.parametrize("scale", [1.0, 2.0, -0.3, 1e3])
+def test_the_distance_to_a_kink_away_from_zero(kink: float, scale: float) -> None:
+    """Of a sum of terms the nearest of all kinks; never above the exact distance."""
+    terms = (Term("relu", 1.0, scale, -scale * kink), Term("abs", 0.5), Term("identity"), Term("tanh", 1.0, 3.0))
+    for component in (terms, terms[::-1]):
+        row = derive("kinks", (component,))
+        t = torch.tensor([kink, kink + 0.125, kink - 0.1, 0.0, 1e-3, 5.0], dtype=torch.float64)
+        place = -Fraction(terms[0].offset) / Fraction(scale)
+        for at, found in zip(t.tolist(), row.distance_to_kink(t).tolist(), strict=True):
+            exact = min(abs(Fraction(at) - place), abs(Fraction(at)))
+            assert Fraction(found) <= exact
+            assert found >= float(exact) * (1 - 1e-12) - 1e-12 * (1 + abs(kink))
+
+
+def test_the_distance_to_a_kink_is_nothing_where_the_argument_rounds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        s, x = (0.5 + torch.rand(2, generator=generator, dtype=torch.float64)).tolist()
+        row = derive("kink", ((Term("relu", 1.0, s, -math.nextafter(s * x, 0.0)),),))
+        exact = Fraction(s) * Fraction(x) + Fraction(row.components[0][0].offset)
+        assert float(exact) != 0.0
+        assert float(row.distance_to_kink(torch.tensor([x], dtype=torch.float64))) == 0.0
+    tiny = derive("tiny", ((Term("relu", 1.0, 2.0**-1000),),))  # the argument underflows
+    assert float(tiny.distance_to_kink(torch.tensor([2.0**-80], dtype=torch.float64))) == 0.0
+
+
+def test_only_what_is_zero_at_zero_and_bends_there_alone_is_homogeneous() -> None:
+    for component in (
+        (Term("relu", 1.0, 1.0, 0.5),),
+        (Term("leaky_relu", 1.0, 1.0, 1.0, (1.0,)),),  # a line that is one at zero
+        (Term("abs"), Term("identity", 1.0, 0.0, 2.0)),
+        (Term("relu"), Term("tanh")),
+    ):
+        row = derive("bent", (component,))
+        assert not row.homogeneous
+        assert row.sides is None
+    both = derive("both", ((Term("relu", 2.0, -1.0), Term("abs", 0.5), Term("identity", -3.0)),))
+    assert both.sides == ((-2.0 - 0.5 - 3.0, 0.5 - 3.0),)
+
+
+def test_stored_factors_are_rounded_to_the_side_that_bounds_keep() -> None:
+    """1/6 is above 1/6 and 1/sqrt 2 is below it; the constants of joint ones hold the exact norms of their slopes."""
+    (hard,) = activation("hardsigmoid").components
+    assert all(6 * Fraction(abs(term.coefficient)) >= 1 for term in hard)
+    c = Fraction(INVERSE_SQRT2)
+    assert 2 * c * c < 1 < 2 * Fraction(math.nextafter(INVERSE_SQRT2, 1.0)) ** 2
+    facts = {name: activation(name).lipschitz for name in ("identity_abs", "sincos", "identity_abs_l2")}
+    for value in (facts["identity_abs"][2], facts["sincos"][1]):
+        assert Fraction(value) ** 2 > 2
+    assert Fraction(facts["identity_abs_l2"][1]) ** 2 > 2
+    assert 2 * Fraction(facts["identity_abs_l2"]["inf"]) ** 2 > 1
+    (selu,) = activation("selu").components
+    assert (selu[0].coefficient, *selu[0].parameters) == (1.0507009873554805, 1.6732632423543772)
