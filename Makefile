@@ -3,6 +3,7 @@
 #   make demo     train, prove, compare on the embedded data; opens nothing, prints where the report is
 #   make test     lint, then all tests but the slow ones
 #   make test-slow  all tests, with property tests on new random examples
+#   make mutants  which small changes of the code no test notices
 #
 # TORCH is what pip installs as torch, e.g. make test TORCH="torch==2.13.0".
 
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REPORT := demo-report
 
-.PHONY: demo test lint format test-slow bench docs clean
+.PHONY: demo test lint format test-slow mutants bench docs clean
 
 demo: $(READY)
 	$(BIN)/lipbridge train digits --seed 0 --out $(REPORT)/bound-trained --overwrite
@@ -37,6 +38,9 @@ format: $(READY)
 
 test-slow: $(READY)
 	LIPBRIDGE_EXPLORE=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants --jobs $(WORKERS)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.spine

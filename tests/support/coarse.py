@@ -7,7 +7,9 @@ that they assume of float64 holds of it too (the standard model of rounding, Hig
 must still be one; but a margin is now 1e-5, as large as what a witness or an exact rational reference can tell apart.
 
 Rounding towards zero makes every sum come out low, which is the worst case for an upper bound; away from zero makes
-residuals and differences come out high.
+residuals and differences come out high. Real roundings of long sums cancel, though, and stay far below what a proof has
+to allow for. With ``worst``, sums and matrix products are off by all that the standard model permits, (n - 1) u times
+the sum of the magnitudes: some order of summation and some roundings could do that, and a proof may not rely on luck.
 """
 
 from __future__ import annotations
@@ -44,9 +46,17 @@ def coarse(x: Tensor, direction: str = "nearest") -> Tensor:
 
 
 class _Coarse(TorchDispatchMode):
-    def __init__(self, direction: str) -> None:
+    def __init__(self, direction: str, worst: str | None) -> None:
         super().__init__()
-        self.direction = direction
+        self.direction, self.worst = direction, worst
+        self.generator = torch.Generator().manual_seed(0)
+
+    def off(self, exact: Tensor, magnitude: Tensor, terms: int) -> Tensor:
+        """A sum of some terms, off by as much as their roundings can add up to."""
+        unit = COARSE_UNIT if self.direction != "nearest" else COARSE_UNIT / 2
+        sign = {"low": -1.0, "high": 1.0}.get(str(self.worst))
+        signs = torch.randint(0, 2, exact.shape, generator=self.generator) * 2.0 - 1.0 if sign is None else sign
+        return self.round(exact + signs * (max(terms - 1, 0) * unit) * magnitude)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -71,6 +81,8 @@ class _Coarse(TorchDispatchMode):
     def sum(self, x: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
         axes = sorted({d % x.ndim for d in dim}) if dim else list(range(x.ndim))
         moved = x.movedim(axes, list(range(len(axes)))).flatten(0, max(len(axes) - 1, 0)) if axes else x[None]
+        if self.worst:
+            moved = self.off(moved.sum(0), moved.abs().sum(0), len(moved) - 1)[None]
         total = torch.zeros_like(moved[0]) if len(moved) else moved.new_zeros(moved.shape[1:])
         for term in moved:
             total = self.round(total + term)
@@ -87,6 +99,11 @@ class _Coarse(TorchDispatchMode):
 
     def product(self, a: Tensor, b: Tensor, total: Tensor | None = None) -> Tensor:
         """``total + a @ b`` with each product and each addition rounded; matrices or batches of them."""
+        if self.worst:
+            exact, magnitude, terms = a @ b, a.abs() @ b.abs(), a.shape[-1]
+            if total is not None:
+                exact, magnitude, terms = exact + total, magnitude + total.abs(), terms + 1
+            return self.off(exact, magnitude, terms)
         if total is None:
             total = a.new_zeros(*a.shape[:-1], b.shape[-1])
         for k in range(a.shape[-1]):
@@ -128,10 +145,11 @@ _EXACT = {aten.lift_fresh.default, aten.detach.default, aten.copy_.default, aten
 
 
 @contextmanager
-def coarse_arithmetic(direction: str = "zero") -> Iterator[None]:
+def coarse_arithmetic(direction: str = "zero", worst: str | None = None) -> Iterator[None]:
     """Round every torch operation in the block to 24 bits, and let all proofs read the unit roundoff of that.
 
-    Weights go in rounded by :func:`coarse` (outside the block), and are compared with the bound as exact fractions.
+    ``worst`` is None, or the side on which sums and products are off: "low", "high" or "mixed". Weights go in rounded
+    by :func:`coarse` (outside the block), and are compared with the bound as exact fractions.
     """
     unit = COARSE_UNIT if direction != "nearest" else COARSE_UNIT / 2
     changed: list[tuple[Any, str, float]] = []
@@ -146,7 +164,7 @@ def coarse_arithmetic(direction: str = "zero") -> Iterator[None]:
     for module, name, value in changed:
         setattr(module, name, value)
     try:
-        with _Coarse(direction):
+        with _Coarse(direction, worst):
             yield
     finally:
         for module, name, value in before:
