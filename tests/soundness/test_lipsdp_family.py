@@ -65,7 +65,7 @@ def quotient(graph, points: torch.Tensor) -> float:
     size = torch.stack([value.flatten(1).abs().amax(1) for value in values]).amax(0)
     top = torch.linalg.vector_norm(values[-1].diff(dim=0), dim=1) - 1e-12 * (size[1:] + size[:-1])
     found = top / torch.linalg.vector_norm(points.diff(dim=0), dim=1)
-    found = found[torch.isfinite(found)]
+    found = found[torch.isfinite(found)] * (1 - 2.0**-46)  # norms of a few entries and a quotient
     return float(found.max()) if len(found) else 0.0
 
 
@@ -96,8 +96,8 @@ def study(module: nn.Sequential, radius: float, norm, seed: int) -> None:
         for bound in found:
             assert bound.proved
             assert witness.value <= bound.value
-            assert quotient(graph, points) <= bound.value * (1 + 1e-9)
-        assert found[1].value <= found[0].value * (1 + 1e-9)
+            assert quotient(graph, points) <= bound.value
+        assert found[1].value <= found[0].value
     for bound, above in zip(local, everywhere, strict=True):
         assert bound.value <= above.value * (1 + 1.1 * GAP)
     assert everywhere[0].value <= trivial_bound(graph).value * (1 + 1e-6)

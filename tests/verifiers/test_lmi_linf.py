@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import lipbridge
 from lipbridge.activations import activation_names
 from lipbridge.errors import NumericalFailure
 from lipbridge.graph import Graph
+from lipbridge.search.running_error import enclose_tangent
 from lipbridge.verifiers.lmi_linf import (
     Multipliers,
     box_norm_up,
@@ -25,19 +27,21 @@ from lipbridge.verifiers.lmi_linf import (
 )
 from lipbridge.vocabulary import Norm
 from tests.families import FLAVOURS, network
+from tests.support.exact.rationals import Rationals, exact, product
 from tests.verifiers.lipsdp_reference import graph_of
 
 NORMS: tuple[Norm, Norm] = ("inf", 1)
-ROOM = 1e-9
 
 
 def jacobian_norms(graph: Graph, norm: Norm, count: int = 64) -> Tensor:
-    """By output (l_inf) or input (l_1): the largest that is met at random points, near and far."""
+    """By output (l_inf) or input (l_1): the largest that is met at random points, near and far, rounded down."""
     n = graph.input_shape[0]
     x = torch.logspace(-3, 2, count, dtype=torch.float64)[:, None]
     x = x * torch.randn(count, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    columns = [graph.tangent(x, row.expand(count, n))[1] for row in torch.eye(n, dtype=torch.float64)]
-    return torch.stack(columns, -1).abs().sum(2 if norm == "inf" else 1).amax(0)
+    rows = [enclose_tangent(graph, x, row.expand(count, n)) for row in torch.eye(n, dtype=torch.float64)]
+    columns = [(row.tangent.value.abs() - row.tangent.error).clamp_min(0.0) * row.sound[:, None] for row in rows]
+    found = torch.stack(columns, -1).sum(2 if norm == "inf" else 1).amax(0)
+    return found * (1 - 2.0**-46)  # sums of a few entries
 
 
 def random_claim(piece, seed: int, scale: float) -> Multipliers:
@@ -65,7 +69,7 @@ def test_any_multipliers_give_a_bound_between_the_jacobians_and_the_trivial_boun
     graph = graph_of(network(seed, depth, names, flavour))
     below = jacobian_norms(graph, norm)
     for piece in pieces_of(graph, norm)[:3]:
-        lower = float(below[piece.index]) * (1 - ROOM)
+        lower = float(below[piece.index])
         form = closed_form(piece)
         for claim in (form, random_claim(piece, seed, scale)):
             assert lower <= prove_piece(piece, claim) <= piece.trivial
@@ -110,10 +114,12 @@ def test_weights_beyond_float64_are_an_error() -> None:
 # --- the box ---------------------------------------------------------------------------------------------------------
 
 
-def largest_on_the_corners(P: Tensor) -> float:
-    """max x'Px over the box, by all corners."""
-    corners = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=len(P))), dtype=torch.float64)
-    return float(torch.einsum("ci,ij,cj->c", corners, P, corners).max())
+def largest_on_the_corners(H: Tensor, W: Tensor) -> Fraction:
+    """max x'W'HWx over the box, by all corners, exactly."""
+    corners = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=W.shape[1])), dtype=torch.float64)
+    z = product(exact(W), exact(corners.T))
+    found = product(exact(H), z)
+    return max(Rationals((found.ints * z.ints).sum(axis=0), found.unit * z.unit).fractions())
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -126,18 +132,20 @@ def test_the_box_norm_is_never_below_a_corner_nor_above_the_row_sums(flavour: st
     H = root @ root.T
     P = W.T @ H @ W
     d = torch.rand(shape[1], dtype=torch.float64, generator=generator) * (1.0 + P.abs().sum(1))
+    largest = largest_on_the_corners(H, W)
     for claim in (d, torch.zeros_like(d), torch.full_like(d, math.nan), P.abs().sum(1), 1e-6 * d):
-        square = box_norm_up(H, W, claim) ** 2
-        assert largest_on_the_corners(P) * (1 - ROOM) <= square <= float(P.abs().sum()) * (1 + ROOM) + 1e-290
+        square = Fraction(box_norm_up(H, W, claim)) ** 2
+        assert largest <= square <= float(P.abs().sum()) * (1 + 1e-9) + 1e-290
 
 
 def test_the_box_norm_uses_a_good_diagonal() -> None:
     # x'Px with P = I - 11'/n over corners: the trace of I is n and the row sums give 2 (n - 1).
     n = 12
     H = torch.eye(n, dtype=torch.float64) - torch.ones(n, n, dtype=torch.float64) / n
-    found = box_norm_up(H, torch.eye(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)) ** 2
-    assert found == pytest.approx(n, rel=1e-9)
-    assert found >= largest_on_the_corners(H)
+    eye = torch.eye(n, dtype=torch.float64)
+    found = Fraction(box_norm_up(H, eye, torch.ones(n, dtype=torch.float64))) ** 2
+    assert float(found) == pytest.approx(n, rel=1e-9)
+    assert found >= largest_on_the_corners(H, eye)
 
 
 # --- what is supported -----------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Exact arithmetic that knows nothing of the code under test: networks along lines, norms of matrices, convolutions."""
