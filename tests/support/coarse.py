@@ -14,6 +14,7 @@ the sum of the magnitudes: some order of summation and some roundings could do t
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from lipbridge import rounding
+from lipbridge.search import accuracy
 from lipbridge.verifiers import lmi_proof
 
 BITS = 24
@@ -118,6 +120,20 @@ class _Coarse(TorchDispatchMode):
     def addmm_in_place(self, c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         return c.copy_(self.addmm(c, a, b, beta=beta, alpha=alpha))
 
+    def mean(self, x: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
+        count = x.numel() if not dim else math.prod(x.shape[d] for d in dim)
+        return self.round(self.sum(x, dim, keepdim) / max(count, 1))
+
+    def convolution(self, x: Tensor, w: Tensor, b: Tensor | None, *options: Any) -> Tensor:
+        """A dot product with a part of the kernel for each output, rounded once unless it is to be the worst."""
+        exact = aten.convolution.default(x, w, b, *options)
+        if not self.worst:
+            return self.round(exact)
+        magnitude = aten.convolution.default(x.abs(), w.abs(), None if b is None else b.abs(), *options)
+        transposed, groups = options[3], options[5]
+        terms = w[:, 0].numel() // groups if transposed else w[0].numel()
+        return self.off(exact, magnitude, terms + (b is not None))
+
     def norm(self, x: Tensor, order: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
         if order == 1:
             return self.sum(x.abs(), dim, keepdim)
@@ -137,6 +153,9 @@ _STEPS: dict[Any, Callable[..., Tensor]] = {
     aten.addmv.default: lambda mode, c, a, v, **scales: _Coarse.addmm(mode, c[:, None], a, v[:, None], **scales)[:, 0],
     aten.sum.default: lambda mode, x, **options: _Coarse.sum(mode, x),
     aten.sum.dim_IntList: _Coarse.sum,
+    aten.mean.default: lambda mode, x, **options: _Coarse.mean(mode, x),
+    aten.mean.dim: _Coarse.mean,
+    aten.convolution.default: _Coarse.convolution,
     aten.cumsum.default: lambda mode, x, dim, **options: _Coarse.cumsum(mode, x, dim),
     aten.linalg_vector_norm.default: _Coarse.norm,
 }
@@ -156,6 +175,9 @@ def coarse_arithmetic(direction: str = "zero", worst: str | None = None) -> Iter
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] in ("lipbridge", "lipbridge_adapters") and vars(module).get("UNIT") == rounding.UNIT:
             changed.append((module, "UNIT", unit))
+        # The trust in the libraries' scalar functions is a number of units.
+        if name.startswith("lipbridge") and vars(module).get("ULPS") == accuracy.ULPS:
+            changed.append((module, "ULPS", accuracy.ULPS / rounding.UNIT * unit))
     # What covers the rounding of error bounds, sums of up to a thousand non-negative terms: 1 + 1000 u and more.
     for name, module in list(sys.modules.items()):
         if name.startswith("lipbridge") and vars(module).get("COVER") == lmi_proof.COVER:
