@@ -45,7 +45,7 @@ from tests.mutants import runner
 from tests.mutants.changes import read
 root = Path(sys.argv[1])
 with runner.copies(root, 2) as copies:
-    outcomes = runner.run(read([root / "tiny.toml"], root), copies, 5.0, lambda outcome: None)
+    outcomes = runner.run(read([root / "tiny.toml"], root), copies, 4.0, lambda outcome: None)
 print(json.dumps({o.change.name: [o.noticed, o.broken, o.by] for o in outcomes}))
 """
 

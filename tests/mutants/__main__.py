@@ -99,7 +99,9 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", metavar="LIST", help="names of lists, such as rigor")
     parser.add_argument("--change", nargs="*", metavar="NAME", help="names of changes")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="children at a time")
-    parser.add_argument("--limit", type=float, default=240.0, help="seconds after which a change counts as noticed")
+    parser.add_argument(
+        "--limit", type=float, default=240.0, help="seconds of processor time before a test counts as failed"
+    )
     parser.add_argument("--no-baseline", action="store_true", help="do not run the tests on the unchanged tree first")
     parser.add_argument("--report", type=Path, help="a file for the table")
     return parser.parse_args()

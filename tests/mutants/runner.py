@@ -7,6 +7,7 @@ nothing of ours, and every change gets a fork of it. Each slot has a copy of the
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -35,6 +36,8 @@ PARTS = (
     "CHANGELOG.md",
     "Makefile",
 )
+#: How many times the limit of processor time a child may take by the clock: it may sleep, or share a busy machine.
+PATIENCE = 10.0
 #: Imported before the first fork, where they are installed; none of them may import our packages.
 LIBRARIES = (
     "numpy", "scipy.optimize", "scipy.sparse.csgraph", "mpmath", "torch", "torch.nn", "torch.export", "torch._dynamo",
@@ -90,40 +93,44 @@ class _Slot:
         self.log = copy / "output.txt"
         self.child: int | None = None
 
-    def start(self, change: Change, *, apply: bool) -> None:
+    def start(self, change: Change, limit: float, *, apply: bool) -> None:
         self.change, self.begun = change, time.monotonic()
         self.path = self.copy / change.file
         self.text = self.path.read_text()
         if apply:
             self.path.write_text(change.applied_to(self.text))
-        self.child = _fork(self.copy, self.log, change.tests)
+        self.child = _fork(self.copy, self.log, change.tests, limit)
 
     def finished(self, limit: float) -> Outcome | None:
         assert self.child is not None
         pid, status = os.waitpid(self.child, os.WNOHANG)
         seconds = time.monotonic() - self.begun
-        if not pid and seconds < limit:
+        if not pid and seconds < PATIENCE * limit:
             return None
         if not pid:
             os.killpg(self.child, signal.SIGKILL)
             os.waitpid(self.child, 0)
-            code, by = 1, f"still running after {limit:.0f} s"
+            code, by = 1, f"still running after {seconds:.0f} s"
         else:
             code = os.waitstatus_to_exitcode(status)
             by = _failed(self.log.read_text(errors="replace")) if code else ""
+            if code in (-signal.SIGXCPU, -signal.SIGKILL):
+                by = f"still running after {limit:.0f} s of processor time"
         self.child = None
         self.path.write_text(self.text)
         # 1: a test failed, 2: one could not be imported, negative: it died. 4 and 5 are faults of the list.
         return Outcome(self.change, code not in (0, 4, 5), by, seconds, broken=code in (4, 5))
 
 
-def _fork(copy: Path, log: Path, tests: Sequence[str]) -> int:
+def _fork(copy: Path, log: Path, tests: Sequence[str], limit: float) -> int:
     child = os.fork()
     if child:
         return child
     code = 3
     try:
         os.setsid()
+        # Of processor time: how loaded the machine is does not matter.
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 1))
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -172,6 +179,6 @@ def run(
                 outcomes.append(outcome)
                 done(outcome)
             if slot.child is None and waiting:
-                slot.start(waiting.pop(), apply=apply)
+                slot.start(waiting.pop(), limit, apply=apply)
         time.sleep(0.02)
     return outcomes
