@@ -74,7 +74,8 @@ def reach(node: Node, inputs: list[Reach], ball: Context) -> Reach:
 def narrowed(found: Reach, lower: Tensor, upper: Tensor, ball: Context) -> Reach:
     """Intersected with a further interval; the distance follows."""
     lower, upper = torch.fmax(found.lower, lower), torch.fmin(found.upper, upper)
-    center, room = found.center, found.center.error + found.distance.reshape(-1, *[1] * (lower.ndim - 1))
+    center, far = found.center, found.distance.reshape(-1, *[1] * (lower.ndim - 1))
+    room = (center.error + far) * (1.0 + WIDER)  # an end near zero is wider by less than the rounding of its room
     around = outward(center.value - room, center.value + room)
     lower, upper = torch.fmax(lower, around[0]), torch.fmin(upper, around[1])
     # The center's own error counts: the true value at the center is only known to within it.

@@ -52,12 +52,12 @@ MODES = ("zeros", "circular", "reflect", "replicate")
 
 
 @contextmanager
-def arithmetic(direction: str | None) -> Iterator[None]:
+def arithmetic(direction: str | None, worst: str | None = None) -> Iterator[None]:
     """float64 for None, else 24 bits; the margins that are so many units of roundoff grow with the unit."""
     if direction is None:
         yield
         return
-    with coarse_arithmetic(direction), pytest.MonkeyPatch.context() as patch:
+    with coarse_arithmetic(direction, worst), pytest.MonkeyPatch.context() as patch:
         grown = rounding.UNIT / 2.0**-53
         known = {"WIDER": slopes.WIDER, "SLACK": slopes.SLACK, "ULPS": accuracy.ULPS}
         for module in [m for name, m in sys.modules.items() if name.startswith("lipbridge")]:

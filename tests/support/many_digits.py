@@ -84,12 +84,17 @@ def _value(
 
 
 def _linear(node: Dense | Conv | ConvTranspose, x: Numbers, shape: tuple[int, ...]) -> Numbers:
+    rows, shift = matrix(node, shape)
+    return [mpmath.fdot(row, x) + b for row, b in zip(rows, shift, strict=True)]
+
+
+def matrix(node: Dense | Conv | ConvTranspose, shape: tuple[int, ...]) -> tuple[list[list[float]], list[float]]:
+    """Matrix and shift of a linear node on flattened inputs of ``shape``."""
     n = math.prod(shape)
     unit = torch.eye(n, dtype=torch.float64).reshape(n, *shape)
-    matrix = evaluate(replace(node, bias=None), [unit]).reshape(n, -1).T.tolist()
+    rows = evaluate(replace(node, bias=None), [unit]).reshape(n, -1).T.tolist()
     blank = replace(node, weight=torch.zeros_like(node.weight))
-    shift = evaluate(blank, [torch.zeros_like(unit[:1])]).flatten().tolist()
-    return [mpmath.fdot(row, x) + b for row, b in zip(matrix, shift, strict=True)]
+    return rows, evaluate(blank, [torch.zeros_like(unit[:1])]).flatten().tolist()
 
 
 def _bent(node: Elementwise, x: Numbers, shape: tuple[int, ...], functions: dict[str, Callable[..., Any]]) -> Numbers:
