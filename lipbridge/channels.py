@@ -388,4 +388,5 @@ def _of_columns(layer: Layer, share: Tensor) -> Tensor:
     if not isinstance(layer.node, Conv):
         return share.sum(0)
     groups = layer.node.groups
-    return share.flatten(2).sum(2).reshape(groups, -1, share.shape[1]).sum(1).flatten()
+    share = share.reshape(*share.shape[:2], -1)  # a diagonal map of vectors has no taps
+    return share.sum(2).reshape(groups, -1, share.shape[1]).sum(1).flatten()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -69,16 +69,12 @@ class UnitRule:
     share: Tensor
 
     def only(self, kept: Tensor) -> UnitRule:
-        """The rule of some of the units."""
+        """The rule of some of the units; without variables if none of these has a q."""
         blocks = tuple((k, factors[kept]) for k, factors in self.blocks)
-        return replace(
-            self,
-            blocks=blocks,
-            alive=self.alive[:, kept],
-            free=self.free[kept],
-            size=self.size[kept],
-            share=self.share[:, kept],
-        )
+        free, rule, share = self.free[kept], self.increments, self.share[:, kept]
+        if not bool(free.any()):
+            rule, share = Increments(rule.outputs[:, :1], rule.radius[:, :1], ()), share[:0]
+        return UnitRule(rule, blocks, self.alive[:, kept], free, self.size[kept], share)
 
     def weight(self, W: Tensor) -> Tensor:
         """The weight ``(m, K u)`` after the activation as one after the blocks, ``(m, K' u)``.
