@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -67,8 +69,45 @@ class ModelFileError(LipbridgeError, ValueError):
     """A model file that is missing, damaged, hostile, or of an unknown architecture."""
 
 
+class FileNotWritten(LipbridgeError, OSError):
+    """A file that could not be written: which, why, and the way out. What was there before is as it was."""
+
+    def __init__(self, path: str | os.PathLike[str], cause: OSError) -> None:
+        why = cause.strerror or str(cause) or type(cause).__name__
+        OSError.__init__(self, cause.errno, why, os.fspath(path))
+
+    def __str__(self) -> str:
+        return f"Cannot write {self.filename!r}: {self.strerror}. {way_out(self)}, or write elsewhere."
+
+
+class FolderInUse(LipbridgeError, RuntimeError):
+    """A folder that another process writes into, with its name."""
+
+    def __init__(self, folder: str, holder: str) -> None:
+        super().__init__(f"{folder} is in use by {holder}. Wait until it ends, end it, or give another folder.")
+        self.holder = holder
+
+
 class TrainingError(LipbridgeError, RuntimeError):
     """A training run that could not go on; what was reached so far is kept."""
+
+
+def way_out(error: OSError) -> str:
+    """What to do about a file that cannot be written."""
+    return _WAYS_OUT.get(error.errno or 0, "See that its folder is there and can be written")
+
+
+_WAYS_OUT = {
+    errno.ENOSPC: "Make room on its disk",
+    errno.EDQUOT: "Make room in your quota of its disk",
+    errno.EFBIG: "Raise the limit of the size of files (ulimit -f)",
+    errno.EROFS: "Mount its file system for writing",
+    errno.EACCES: "Get the permission to write there",
+    errno.ENOLCK: "Take a file system that keeps locks",
+    errno.ENOSYS: "Take a file system that keeps locks",
+    errno.EOPNOTSUPP: "Take a file system that keeps locks",
+    errno.EPERM: "Get the permission to write there",
+}
 
 
 def _shown(value: object) -> str:

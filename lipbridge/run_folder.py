@@ -1,13 +1,16 @@
-"""The folder of a training run: what stands in it, and how it survives ``kill -9`` at any moment.
+"""The folder of a training run: what stands in it, and how it survives ``kill -9`` and a full disk at any moment.
 
 ``checkpoint.safetensors``  everything needed to go on: weights, optimiser, penalty, scheduler, history; one per epoch
 ``model.safetensors``       the trained network, written at the end: a module (``lipbridge.load``), or for one whose
                             layers such a file cannot hold a Graph (``lipbridge.store.load_graph``)
 ``metrics.jsonl`` and ``.csv``  one row per epoch
 ``run.json``                configuration, data, result, versions and machine
+``.unfinished/``            the same files of a run that overwrites this one, until it is finished
 
 Every file is replaced atomically, and the metrics are written from the checkpoint's own history, so a killed run
-leaves a consistent state of some earlier epoch.
+leaves a consistent state of some earlier epoch. A run that overwrites another leaves it alone until all its own files
+are on the disk; then one rename decides, and what a kill kept from being moved after it is moved by the next start. One
+process at a time writes into the folder (:mod:`lipbridge.locks`).
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import tempfile
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,11 +29,15 @@ import torch
 from torch import Tensor, nn
 
 from lipbridge import checks
-from lipbridge.errors import InvalidArgument, ModelFileError
-from lipbridge.store import load_tensors, save_tensors, write_atomically
+from lipbridge.errors import FolderInUse, InvalidArgument, ModelFileError, way_out
+from lipbridge.locks import HOLDER, LOCK, held
+from lipbridge.store import is_temporary, load_header, load_tensors, save_tensors, sync_folder, write_atomically
 
 MODEL, CHECKPOINT, RUN = "model.safetensors", "checkpoint.safetensors", "run.json"
 _FILES = (MODEL, CHECKPOINT, RUN, "metrics.jsonl", "metrics.csv")
+#: Folders inside: of a run that will replace the one here, of a result that is being written, and of what is whole and
+#: only has to be moved into place.
+UNFINISHED, _FINISHING, _FINISHED = ".unfinished", ".finishing", ".finished"
 
 #: Names of the module's tensors in a checkpoint start so.
 _WEIGHTS = "module/"
@@ -36,47 +45,124 @@ Row = Mapping[str, object]
 Scheduler = torch.optim.lr_scheduler.LRScheduler
 
 
-def prepare(folder: Path, resume: bool, overwrite: bool) -> None:
-    """Check that a run may write into ``folder``, before anything is written; clear it if ``overwrite``.
+@contextmanager
+def opened(folder: Path, resume: bool, overwrite: bool) -> Generator[None]:
+    """Hold ``folder`` for one run, which may then write into :func:`place`; what is there stays as it is.
 
     Raises:
         InvalidArgument: if it exists and neither resume nor overwrite was asked for, or both were, or it is a file,
             or it holds files that no run wrote (which overwriting would lose), or it cannot be written.
+        FolderInUse: if another process writes into it.
     """
+    with ExitStack() as stack:
+        try:
+            _require(folder, resume, overwrite)  # before anything is made
+            made = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(folder))
+            _settle(folder)
+            present = _require(folder, resume, overwrite)
+            _clear(folder, overwrite)
+            if overwrite and any(name in _FILES for name in present):
+                (folder / UNFINISHED).mkdir()
+        except FolderInUse:
+            raise
+        except OSError as error:
+            reason = f"be a folder that can be written ({error.strerror or error}). {way_out(error)}"
+            raise InvalidArgument("out", reason, folder.as_posix()) from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (folder / UNFINISHED).rmdir()  # if it is empty
+            if made and all(name in (LOCK, HOLDER) for name in os.listdir(folder)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def place(folder: Path, overwrite: bool) -> Path:
+    """Where in an opened folder a run writes that does not go on with an earlier one."""
+    beside = folder / UNFINISHED
+    return beside if overwrite and beside.is_dir() else folder
+
+
+def checkpoints(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The places in an opened folder from which a run can go on, with what their checkpoints say, the latest run first.
+
+    Raises:
+        ModelFileError: if a checkpoint is damaged.
+    """
+    places = [beside for beside in (folder / UNFINISHED, folder) if (beside / CHECKPOINT).exists()]
+    return {beside: load_header(beside / CHECKPOINT)["extra"] for beside in places}
+
+
+@contextmanager
+def finishing(folder: Path, beside: Path) -> Generator[Path]:
+    """Where the files of a result are written, by a run in ``beside``, a :func:`place` of ``folder``.
+
+    At the end of the block they, and all others of the run, take the place of those in the folder: all, or none.
+    """
+    whole = beside
+    if beside == folder:
+        whole = folder / _FINISHING
+        whole.mkdir()
     try:
-        _prepare(folder, resume, overwrite)
-        _require_writable(folder)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InvalidArgument("out", f"be a folder that can be written ({reason})", folder.as_posix()) from error
+        yield whole
+        os.replace(whole, folder / _FINISHED)
+    except BaseException:
+        if whole != beside:
+            shutil.rmtree(whole, ignore_errors=True)
+        raise
+    sync_folder(folder)
+    _settle(folder)
 
 
-def _require_writable(folder: Path) -> None:
-    """Try it: the only test that holds for every user and file system. A folder that was not there is not left."""
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    with tempfile.TemporaryFile(dir=nearest):
-        pass
+def settle(folder: Path) -> None:
+    """Move what a finished run was kept from moving into place, if nobody else is about to; for readers."""
+    if (folder / _FINISHED).is_dir():
+        with suppress(OSError, FolderInUse), held(folder):
+            _settle(folder)
 
 
-def _prepare(folder: Path, resume: bool, overwrite: bool) -> None:
+def _settle(folder: Path) -> None:
+    whole = folder / _FINISHED
+    if whole.is_symlink() or not whole.is_dir():
+        return
+    for name in _FILES:
+        if (whole / name).exists():
+            os.replace(whole / name, folder / name)
+    sync_folder(folder)
+    shutil.rmtree(whole)
 
+
+def _clear(folder: Path, overwrite: bool) -> None:
+    """Remove what killed runs were about to write, and with ``overwrite`` also what a killed one had begun beside."""
+    for path in folder.iterdir():
+        if any(is_temporary(path.name, name) for name in (*_FILES, HOLDER)):
+            path.unlink()
+    shutil.rmtree(folder / _FINISHING, ignore_errors=True)
+    if overwrite and (folder / UNFINISHED).exists():
+        shutil.rmtree(folder / UNFINISHED)
+
+
+def _require(folder: Path, resume: bool, overwrite: bool) -> list[str]:
+    """Check that a run may begin in ``folder``; returns the names there that are not the lock's."""
     if resume and overwrite:
         raise InvalidArgument("resume", "not be given together with overwrite", folder.as_posix())
     if folder.exists() and not folder.is_dir():
         raise InvalidArgument("out", "be a folder", folder.as_posix())
-    present = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    names = os.listdir(folder) if folder.exists() else []
+    passing = {name for name in names if any(is_temporary(name, file) for file in (*_FILES, HOLDER))}
+    present = sorted({*names} - {LOCK, HOLDER} - passing)
     if present and not (resume or overwrite):
         raise InvalidArgument(
             "out", "be a new or empty folder, or come with --resume or --overwrite", folder.as_posix()
         )
-    if resume and CHECKPOINT not in present:
+    if resume and not any((folder / name / CHECKPOINT).exists() for name in ("", UNFINISHED, _FINISHED)):
         raise InvalidArgument("resume", f"name a folder that holds {CHECKPOINT}", folder.as_posix())
-    if overwrite:
-        foreign = [name for name in present if name not in _FILES and not name.endswith(".tmp")]
-        if foreign:
-            raise InvalidArgument("overwrite", "name a folder that holds nothing but a training run", foreign[0])
-        for name in present:
-            (folder / name).unlink()
+    foreign = [name for name in present if name not in (*_FILES, UNFINISHED, _FINISHING, _FINISHED)]
+    if overwrite and foreign:
+        raise InvalidArgument("overwrite", "name a folder that holds nothing but a training run", foreign[0])
+    return present
 
 
 def write_history(folder: Path, history: Sequence[Row]) -> None:

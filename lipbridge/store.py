@@ -49,7 +49,7 @@ from lipbridge.activations import (
     recognise,
 )
 from lipbridge.bounds import Ball, Problem
-from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError
+from lipbridge.errors import FileNotWritten, InvalidArgument, LipbridgeError, ModelFileError
 from lipbridge.graph import (
     Add,
     Concat,
@@ -293,29 +293,41 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
     a killed writer leaves behind is removed by a later write of the same file, after an hour.
 
     Raises:
-        OSError: if that fails; the temporary file is removed and the old file is as it was.
+        FileNotWritten: if that fails, e.g. on a full disk; the temporary file is removed and the old file is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError):
+            raise FileNotWritten(path, error) from error
         raise
-    with suppress(OSError):  # some file systems cannot sync a folder; the file itself is safe
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(path.parent)
     _sweep(path)
     return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring to the disk which names a folder has; some file systems cannot, and the files themselves are safe."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def is_temporary(name: str, file: str) -> bool:
+    """Whether ``name`` is one of the names that :func:`write_atomically` gives the bytes of ``file`` on their way."""
+    return re.fullmatch(re.escape(f".{file[:100]}.") + r"[0-9a-f]{12}\.tmp", name) is not None
 
 
 def _temporary(path: Path) -> Path:
@@ -324,10 +336,9 @@ def _temporary(path: Path) -> Path:
 
 def _sweep(path: Path) -> None:
     """Remove temporary files of ``path`` that writers killed long ago left behind."""
-    pattern = re.compile(re.escape(f".{path.name[:100]}.") + r"[0-9a-f]{12}\.tmp")
     with suppress(OSError):  # another writer may be faster
         for entry in os.scandir(path.parent):
-            if pattern.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > STALE:
+            if is_temporary(entry.name, path.name) and time.time() - entry.stat().st_mtime > STALE:
                 os.unlink(entry.path)
 
 
@@ -348,6 +359,8 @@ def _faults(file: Path, verb: str = "read") -> Generator[None]:
         raise ModelFileError(f"Cannot {verb} model file {str(file)!r}: {fault}. {fault.way_out}.") from None
     except ModelFileError:
         raise
+    except FileNotWritten as error:
+        raise ModelFileError(str(error)) from error
     except OSError as error:
         raise ModelFileError(f"Cannot {verb} model file {str(file)!r}: {error.strerror or error}.") from error
     except InvalidArgument as error:

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -27,6 +27,7 @@ from lipbridge.errors import (
     NumericalFailure,
     TrainingError,
     UnknownName,
+    way_out,
 )
 from lipbridge.fitting import dtype_of, require_fit
 from lipbridge.graph import Elementwise, Graph
@@ -175,7 +176,9 @@ def fit(
         config: how to train.
         out: folder of the run; nothing is written if not given. See :mod:`lipbridge.run_folder`.
         resume: go on from the folder's checkpoint; on the CPU the weights end bit-identical to an unbroken run.
-        overwrite: replace an earlier run in the folder.
+            If a run that overwrites another was cut short, it is the one to go on with, given its settings; given those
+            of the other, that one.
+        overwrite: replace an earlier run in the folder, which stays as it is until this one is finished.
         rescale: give the trained network the least trivial bound that scaling its units can give
             (:func:`lipbridge.rescale`); the checkpoint keeps the weights as they were trained, so a finished run can be
             resumed for that alone.
@@ -187,6 +190,7 @@ def fit(
     Raises:
         InvalidArgument: for a folder that exists or cannot be written, a module that does not fit the data or has
             nothing to train, ...; nothing is written then.
+        FolderInUse: if another process trains into the folder.
         UnsupportedOperation: if ``rescale`` is asked for a network that cannot be rescaled; nothing is written then.
         TrainingError: if the loss or the bound is no longer finite, or the folder can no longer be written; it keeps
             the last good checkpoint and its model.
@@ -208,12 +212,14 @@ def fit(
     with workers(place) as team:
         # Made first: whatever it refuses must leave the folder as it was.
         run = _Run(module.to(place), dataset, config, place, team, folder, network)
-        if folder is not None and team.first:
-            run_folder.prepare(folder, resume, overwrite)
-        team.wait()
-        if resume and folder is not None:
-            run.resume()
-        return run.train(progress, rescale)
+        if folder is None:
+            return run.train(progress, rescale)
+        with run_folder.opened(folder, resume, overwrite) if team.first else nullcontext():
+            team.wait()
+            run.folder = run_folder.place(folder, overwrite)
+            if resume:
+                run.resume()
+            return run.train(progress, rescale)
 
 
 def _layers(graph: Graph) -> list[str]:
@@ -294,11 +300,13 @@ class _Run:
         config: TrainingConfig,
         device: torch.device,
         team: Workers,
-        folder: Path | None,
+        out: Path | None,
         network: list[str],
     ) -> None:
         self.module, self.dataset, self.config = module, dataset, config
-        self.device, self.team, self.folder, self.network = device, team, folder, network
+        self.device, self.team, self.out, self.network = device, team, out, network
+        #: Where this run writes: its folder, or a place in it while another run still stands there.
+        self.folder = out
         # The whole dataset lives on the device: a batch is an index there, not a copy from the host.
         self.dtype = dtype_of(module)
         self.inputs = self._inputs(dataset.train_inputs, "train_inputs")
@@ -360,20 +368,29 @@ class _Run:
         return {"module": self.module} | ({} if self.penalty is None else {"penalty": self.penalty})
 
     def resume(self) -> None:
-        assert self.folder is not None
+        """Go on with what was begun last and is of this network, data and settings."""
+        assert self.out is not None
+        found = run_folder.checkpoints(self.out)
+        faults = {place: self._unlike(place / run_folder.CHECKPOINT, facts) for place, facts in found.items()}
+        fitting = [place for place, fault in faults.items() if fault is None]
+        if not fitting:
+            raise ModelFileError(list(faults.values())[-1] or "")
+        self.folder = fitting[0]
         metadata = run_folder.load_checkpoint(self.folder, self.parts, self.optimizer, self.scheduler)
-        if metadata.get("config") != _jsonable(self.config) or metadata.get("dataset") != self.dataset.name:
-            raise ModelFileError(
-                f"{self.folder / run_folder.CHECKPOINT} was written with other settings or data; resume with the same "
-                "ones, or start anew with --overwrite."
-            )
-        if metadata.get("network", self.network) != self.network:  # runs of before have no such entry
-            raise ModelFileError(
-                f"{self.folder / run_folder.CHECKPOINT} was written by another network; resume with the same one, or "
-                "start anew with --overwrite."
-            )
         self.history = list(metadata["history"])
         self.seconds = float(metadata["seconds"])
+        if self.team.first:
+            with self._writing():  # a kill may have come between the checkpoint and them
+                run_folder.write_history(self.folder, self.history)
+
+    def _unlike(self, file: Path, facts: Mapping[str, Any]) -> str | None:
+        """Why a checkpoint is not one of this run, None if it is."""
+        other = ""
+        if facts.get("config") != _jsonable(self.config) or facts.get("dataset") != self.dataset.name:
+            other = "with other settings or data; resume with the same ones"
+        elif facts.get("network", self.network) != self.network:  # runs of before have no such entry
+            other = "by another network; resume with the same one"
+        return f"{file} was written {other}, or start anew with --overwrite." if other else None
 
     def train(self, progress: bool, rescaled: bool = False) -> TrainingResult:
         first = len(self.history)
@@ -467,18 +484,19 @@ class _Run:
         if self.folder is not None and kept:
             self._restore()
             where = f"{self.folder} keeps the model and checkpoint of epoch {kept}"
+        if self.folder != self.out:
+            where += f", and {self.out} the run that was there"
         return TrainingError(f"The {what} was no longer finite in epoch {epoch}: {where}. Try a smaller learning rate.")
 
     def _restore(self) -> None:
         assert self.folder is not None
         run_folder.load_checkpoint(self.folder, self.parts, self.optimizer, self.scheduler)
         if self.team.first:
-            self._save_model({})
+            self._save_model(self.folder, {})
 
-    def _save_model(self, extra: Mapping[str, object]) -> str:
+    def _save_model(self, folder: Path, extra: Mapping[str, object]) -> str:
         """Write the model file; returns what it holds."""
-        assert self.folder is not None
-        file = self.folder / run_folder.MODEL
+        file = folder / run_folder.MODEL
         if can_save(self.module):
             save(self.module, file, extra)
             return "module"
@@ -501,13 +519,22 @@ class _Run:
 
     @contextmanager
     def _writing(self) -> Generator[None]:
-        """A disk that is full, or a folder that is gone, is one line that says how to go on."""
+        """A disk that is full, or a folder that is gone, is one line that names the file and says how to go on."""
         try:
             yield
-        except OSError as error:
+        except (OSError, ModelFileError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError):
+                raise
+            assert self.folder is not None
+            kept = "nothing is there to go on from yet: start again"
+            if (self.folder / run_folder.CHECKPOINT).exists():
+                kept = "the last checkpoint that was written whole is kept: go on with resume (--resume)"
+            if self.folder != self.out:
+                kept = f"the run in {self.out} is as it was, and {kept}"
             raise TrainingError(
-                f"{self.folder} could not be written ({error.strerror or error}): it keeps the last checkpoint "
-                "that was written whole. Make room, and go on with resume (--resume)."
+                f"{cause.filename or self.folder} could not be written ({cause.strerror or cause}). "
+                f"{way_out(cause)}; {kept}."
             ) from error
 
     def _finish(self, rescaled: bool) -> TrainingResult:
@@ -526,19 +553,18 @@ class _Run:
             self.seconds,
             len(self.history),
             self.history,
-            self.folder,
+            self.out,
             before,
         )
-        if self.folder is not None and self.team.first:
-            with self._writing():
-                self._write(result)
+        if self.out is not None and self.folder is not None and self.team.first:
+            with self._writing(), run_folder.finishing(self.out, self.folder) as folder:
+                self._write(folder, result)
         self.team.wait()
         return result
 
-    def _write(self, result: TrainingResult) -> None:
+    def _write(self, folder: Path, result: TrainingResult) -> None:
         from lipbridge.machine import machine_facts
 
-        assert self.folder is not None
         figures = {
             "accuracy": result.accuracy,
             "bound": result.bound.value,
@@ -549,7 +575,7 @@ class _Run:
         }
         if result.before is not None:
             figures["bound_before_rescaling"] = result.before.value
-        kind = self._save_model({"dataset": self.dataset.name, **figures})
+        kind = self._save_model(folder, {"dataset": self.dataset.name, **figures})
         record = {
             "dataset": self.dataset.name,
             "source": self.dataset.source,
@@ -562,7 +588,7 @@ class _Run:
             "result": figures,
             "machine": machine_facts(),
         }
-        run_folder.write_run(self.folder, record)
+        run_folder.write_run(folder, record)
 
 
 def _jsonable(config: TrainingConfig) -> dict[str, object]:

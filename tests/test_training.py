@@ -23,7 +23,14 @@ from lipbridge import TrainingConfig, TrivialBoundPenalty, fit, run_folder
 from lipbridge.architectures import build
 from lipbridge.data import Dataset, load_dataset
 from lipbridge.devices import pick_device
-from lipbridge.errors import InvalidArgument, ModelFileError, TrainingError, UnknownName, UnsupportedOperation
+from lipbridge.errors import (
+    FolderInUse,
+    InvalidArgument,
+    ModelFileError,
+    TrainingError,
+    UnknownName,
+    UnsupportedOperation,
+)
 from lipbridge.recipes import initialised
 from lipbridge.store import load_graph, load_tensors
 from lipbridge.training import make_optimizer, shifted, training_step
@@ -70,7 +77,7 @@ def test_every_norm_and_optimiser(norm, optimizer: str, digits: Dataset) -> None
 def test_the_folder_of_a_run(digits: Dataset, tmp_path: Path) -> None:
     result = fit(network(), digits, CONFIG, out=tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "metrics.csv", "run.json",
+        "model.safetensors", "checkpoint.safetensors", "metrics.jsonl", "metrics.csv", "run.json", ".lock",
     }  # fmt: skip
     assert equal(lipbridge.load(tmp_path / "run"), result.module)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -152,8 +159,12 @@ def run_script(tmp_path: Path, resume: bool, epochs: int, *launcher: str) -> sub
 
 
 def test_kill_9_at_any_moment(digits: Dataset, tmp_path: Path) -> None:
-    """Kill a training process twice at arbitrary moments; each time every file is whole; the end is bit-identical."""
+    """Kill a training process twice at arbitrary moments; each time every file is whole; the end is bit-identical.
+
+    While it lives, nobody else writes into its folder.
+    """
     epochs = 60
+    config = TrainingConfig(epochs=epochs, batch_size=64)
     checkpoint = tmp_path / "run" / "checkpoint.safetensors"
     for attempt, more in enumerate((0.15, 0.05)):
         before = checkpoint.stat().st_mtime_ns if attempt else 0
@@ -164,13 +175,14 @@ def test_kill_9_at_any_moment(digits: Dataset, tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(more)
+        with pytest.raises(FolderInUse, match=rf"process {process.pid} on .*train_{bool(attempt)}\.py"):
+            fit(network(), digits, config, out=tmp_path / "run", **{"overwrite" if attempt else "resume": True})
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         _, metadata = load_tensors(checkpoint)
         lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
         assert len(metadata["history"]) - 1 <= len(lines) <= len(metadata["history"])
         assert all(json.loads(line)["epoch"] == index + 1 for index, line in enumerate(lines))
-    config = TrainingConfig(epochs=epochs, batch_size=64)
     resumed = fit(network(), digits, config, out=tmp_path / "run", resume=True)
     assert equal(resumed.module, fit(network(), digits, config).module)
     assert not list((tmp_path / "run").glob("*.tmp*")) or resumed.epochs == epochs

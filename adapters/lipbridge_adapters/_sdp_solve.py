@@ -10,7 +10,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -113,9 +112,10 @@ def _solve_by_qics(blocks: Blocks, options: Options, deadline: float) -> Answer:
 
 
 def _solve_in_child(blocks: Blocks, options: Options, deadline: float, memory: float) -> Answer:
+    from lipbridge.temporary import temporary_folder  # here, since the child imports no torch
+
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="lipbridge-sdp-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         _save(blocks, options, folder / "blocks.npz")
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}
         command = [sys.executable, "-P", "-m", "lipbridge_adapters._sdp_solve", str(folder)]

@@ -85,7 +85,7 @@ def export_mat(network: Graph | nn.Module, path: str | os.PathLike[str]) -> MatR
     try:
         file = write_atomically(path, data.getvalue())
     except OSError as failure:
-        raise ModelFileError(f"Cannot write {str(path)!r}: {failure.strerror or failure}.") from failure
+        raise ModelFileError(str(failure)) from failure
     place = shlex.quote(str(file.absolute()))
     command = f"python solve_sdp.py --form neuron --alpha={alpha!r} --beta={beta!r} --weight-path {place}"
     return MatReport(file, alpha, beta, command)

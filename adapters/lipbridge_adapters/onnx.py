@@ -120,7 +120,7 @@ def export_onnx(
     try:
         file = write_atomically(path, data)
     except OSError as failure:
-        raise ModelFileError(f"Cannot write {str(path)!r}: {failure.strerror or failure}.") from failure
+        raise ModelFileError(str(failure)) from failure
     return ExportReport(file, dialect, OPSET, tuple(sorted(emitter.operations)), emitter.rounding, error)
 
 

@@ -83,7 +83,7 @@ _USAGE: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if ki
 
 
 def _refuse(error: Exception) -> int:
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and not isinstance(error, LipbridgeError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
     else:
         text = str(error)

@@ -22,6 +22,7 @@ from lipbridge.cli.output import note, stdout_for_rows
 from lipbridge.data import Dataset, load_dataset
 from lipbridge.errors import InvalidArgument, ModelFileError
 from lipbridge.graph import Graph
+from lipbridge.run_folder import settle
 from lipbridge.store import MODEL_FILE, load, load_graph, load_header, parse_json
 from lipbridge.vocabulary import as_norm
 
@@ -154,6 +155,8 @@ def _open(text: str, name: str, reading: Reading) -> Model:
         return Model(name, path, replace(found, name=name), None)
     if path.suffix.lower() == ".py":
         raise InvalidArgument("MODEL", "say which function of the file makes the module, as FILE.py:NAME", text)
+    if path.is_dir():
+        settle(path)
     if path.is_dir() and not (path / MODEL_FILE).exists():
         raise ModelFileError(
             f"{text} holds no {MODEL_FILE}: finish a run that was cut short (lipbridge train ... --resume), or name a "

@@ -49,8 +49,15 @@ def train(
     shift: Annotated[int | None, typer.Option(help="Augmentation: move images by up to so many pixels.")] = None,
     seed: Annotated[int, typer.Option(help="Of the initial weights and of everything drawn later.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on from the checkpoint in the folder, or with an overwriting that was cut short."
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier run in the folder, when this one is finished.")
+    ] = False,
     rescale: Annotated[
         bool, typer.Option("--rescale", help="At the end, scale the units for the least bound; the function stays.")
     ] = False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from lipbridge.data.cifar import PUBLISHED
 from lipbridge.data.folders import StrPath
 from lipbridge.data.idx import file_error
 from lipbridge.errors import DataError, UnknownName
+from lipbridge.temporary import temporary_folder
 
 _TIMEOUT_SECONDS = 20
 #: The largest download is 26 MB; a mirror that sends more than this is not serving the dataset.
@@ -90,15 +90,15 @@ def _download_all(
     """Download and put in place. None when done, else what failed at each mirror."""
     # Staged on the target's own file system, so that the last step is a rename, and outside of it, so that a failure
     # leaves not even an empty folder.
-    with tempfile.TemporaryDirectory(prefix=".lipbridge-fetch-", dir=_existing_ancestor(target)) as staging:
+    with temporary_folder(".lipbridge-fetch-", _existing_ancestor(target)) as staging:
         failures: list[str] = []
         for mirror in mirrors:
             try:
-                _download_missing(collection, needed, mirror, Path(staging), progress)
+                _download_missing(collection, needed, mirror, staging, progress)
             except DataError as error:
                 failures.append(str(error))
                 continue
-            _move(needed, Path(staging), target)
+            _move(needed, staging, target)
             return None
     return failures
 

@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
@@ -22,9 +21,11 @@ from typing import Any
 from torch import Tensor
 
 from lipbridge.bounds import Bound, Problem, bound_for
+from lipbridge.errors import LipbridgeError
 from lipbridge.store import save_problem, save_tensors
 from lipbridge.study import wire
 from lipbridge.study.memory import resident_bytes
+from lipbridge.temporary import temporary_folder
 from lipbridge.verifiers import Budget
 from lipbridge.vocabulary import Side, Status
 
@@ -71,12 +72,16 @@ def run_cell(cell: Cell) -> Outcome:
     little longer to hand over its best bound. Peak memory is that of the process.
     """
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="lipbridge-cell-") as name:
-        folder = Path(name)
-        _write_request(cell, folder)
-        with _process(cell, folder) as process:
-            end = _watch(process, folder, cell.budget)
-        return Outcome(_read_answer(cell, folder, end), time.perf_counter() - start)
+    try:
+        with temporary_folder() as folder:
+            _write_request(cell, folder)
+            with _process(cell, folder) as process:
+                end = _watch(process, folder, cell.budget)
+            bound = _read_answer(cell, folder, end)
+    except (OSError, LipbridgeError) as error:  # a full disk: the other cells, and their rows, go on
+        detail = f"{str(error).rstrip('.')}; TMPDIR says where temporary files go"
+        bound = failed(cell.problem, cell.verifier, Status.FAILED, detail, time.perf_counter() - start)
+    return Outcome(bound, time.perf_counter() - start)
 
 
 def failed(problem: Problem, verifier: str, status: Status, detail: str, seconds: float = 0.0) -> Bound:
@@ -112,6 +117,8 @@ def _process(cell: Cell, folder: Path) -> Generator[subprocess.Popen[bytes]]:
     environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(cell.threads))}
     # The same import path as here: the same lipbridge, and the same third-party verifiers.
     environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+    # What a solver leaves behind when it is ended goes with the folder.
+    environment["TMPDIR"] = str(folder)
     command = [sys.executable, "-P", "-m", "lipbridge.study.worker", str(folder)]
     with open(folder / wire.STDOUT, "wb") as out, open(folder / wire.STDERR, "wb") as err:
         # The worker ends when the other end of its standard input closes, so it never outlives this process.
@@ -183,6 +190,8 @@ def _without_answer(cell: Cell, folder: Path, end: _End) -> Bound:
     elif end.code is not None and end.code < 0:
         name = signal.Signals(-end.code).name if -end.code in {s.value for s in signal.Signals} else str(-end.code)
         detail = f"its process was ended by {name}"
+    elif end.code == os.EX_IOERR:
+        detail = f"its answer could not be written to {folder}: make room, or say with TMPDIR where there is some"
     else:
         detail = f"its process ended with exit code {end.code} and no answer"
     last = _last_line(folder / wire.STDERR)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import signal
 import sys
 import threading
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipbridge.errors import MissingDependency
+from lipbridge.errors import FileNotWritten, MissingDependency, ModelFileError
 from lipbridge.rigor import proved_operator_norm
 from lipbridge.store import load_problem, load_tensors
 from lipbridge.study import wire
@@ -29,6 +31,14 @@ from lipbridge.vocabulary import Status
 def main(folder: Path) -> None:
     """Answer the request in ``folder``: first the bound, at once, then the certification if one is asked for."""
     _end_with_parent()
+    try:
+        _answer(folder)
+    except (FileNotWritten, ModelFileError):
+        traceback.print_exc()
+        sys.exit(os.EX_IOERR)  # on a full disk the last words may be lost too, an exit code is not
+
+
+def _answer(folder: Path) -> None:
     tensors, request = load_tensors(folder / wire.REQUEST)
     torch.set_num_threads(request["threads"])
     problem = load_problem(folder / wire.PROBLEM)
@@ -77,6 +87,8 @@ def _end_with_parent() -> None:
 
     def wait() -> None:
         os.read(pipe, 1)
+        if os.getpgrp() == os.getpid():  # with all that it started
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
