@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 
 import torch
@@ -404,7 +405,8 @@ def derive(name: str, components: tuple[Component, ...], parameters: Mapping[str
     """An activation with facts derived from its terms: sound for any sum of terms, exact if it is piecewise linear.
 
     The norm constant is the largest vector norm of the components' slopes over all pieces where every component is
-    piecewise linear, and otherwise the vector norm of the components' largest slopes, rounded up.
+    piecewise linear, and otherwise the vector norm of the components' largest slopes, rounded up. Sines and cosines
+    of one frequency are taken together in l_2: (sin t, sin(t + o)) has the constant sqrt(1 + |cos o|).
     """
     pieces = _pieces(components)
     if pieces is None:
@@ -414,7 +416,47 @@ def derive(name: str, components: tuple[Component, ...], parameters: Mapping[str
         slopes = tuple(interval(row) for row in pieces.slopes)
         rows = [[above(abs(slope)) for slope in piece] for piece in zip(*pieces.slopes, strict=True)]
     lipschitz: dict[Norm, float] = {norm: max(_vector_norm_up(row, norm) for row in rows) for norm in NORMS}
+    lipschitz[2] = min(lipschitz[2], _sinusoids_up(components))
     return Activation(name, components, lipschitz, slopes, frozenset(), dict(parameters or {}))
+
+
+def _sinusoids_up(components: tuple[Component, ...]) -> float:
+    """Upper bound of the l_2 norm of the slopes of sines and cosines of one frequency; infinite for other components.
+
+    a^2 s^2 cos^2(s t + o) = a^2 s^2 (1 + cos(2 s t + 2 o)) / 2, and cosines of one frequency add up as the complex
+    numbers a^2 exp(2 i o) do: the sum of squares is at most s^2 (sum a^2 + |sum a^2 exp(2 i o)|) / 2.
+    """
+    terms = [component[0] for component in components if len(component) == 1]
+    known = len(terms) == len(components) > 1 and all(term.function in ("sin", "cos") for term in terms)
+    if not known or len({abs(term.scale) for term in terms}) != 1:
+        return math.inf
+    if not all(abs(x) < 2.0**500 for term in terms for x in (term.coefficient, term.scale, term.offset)):
+        return math.inf
+    weights: dict[float, Fraction] = {}  # by the angle; those of a sine and a cosine cancel exactly
+    total = Fraction(0)
+    for term in terms:
+        weight = Fraction(term.coefficient) ** 2
+        angle = 2.0 * (term.offset if term.scale >= 0.0 else -term.offset)
+        weights[angle] = weights.get(angle, Fraction(0)) + (weight if term.function == "sin" else -weight)
+        total += weight
+    # math.cos and math.sin are within an ulp, which is at most 2**-53 here; |x| + |y| bounds what is lost in both.
+    parts = [(weight, Fraction(math.cos(angle)), Fraction(math.sin(angle))) for angle, weight in weights.items()]
+    real, imaginary = (abs(sum((part[0] * part[i] for part in parts), Fraction(0))) for i in (1, 2))
+    lost = sum((abs(part[0]) for part in parts), Fraction(0)) * Fraction(1, 2**51)
+    together = Fraction(_root_up(real**2 + imaginary**2)) + lost
+    return _root_up(Fraction(terms[0].scale) ** 2 * (total + together) / 2)
+
+
+def _root_up(square: Fraction) -> float:
+    """The least double, or one of the two next, that is not below the root of a number that is not negative."""
+    if square == 0:
+        return 0.0
+    if not 2.0**-900 < square < 2.0**1000:
+        return math.inf
+    root = down(math.sqrt(square))
+    while Fraction(root) ** 2 < square:
+        root = up(root)
+    return root
 
 
 def _component_slopes(component: Component) -> Interval:

@@ -349,3 +349,21 @@ def test_stored_factors_are_rounded_to_the_side_that_bounds_keep() -> None:
     assert 2 * Fraction(facts["identity_abs_l2"]["inf"]) ** 2 > 1
     (selu,) = activation("selu").components
     assert (selu[0].coefficient, *selu[0].parameters) == (1.0507009873554805, 1.6732632423543772)
+
+
+@pytest.mark.parametrize("offset", [math.pi / 2, 1.5707963705062866, -0.3, 0.0, 2.0, 1e6 + 0.7])
+def test_sines_and_cosines_of_one_frequency_are_taken_together(offset: float) -> None:
+    """(sin t, sin(t + o)) has the constant sqrt(1 + |cos o|) in l_2, proved; a sine and a cosine cancel exactly."""
+    with mpmath.workdps(40):
+        true = mpmath.sqrt(1 + abs(mpmath.cos(mpmath.mpf(offset))))
+        for components in (
+            ((Term("sin"),), (Term("sin", offset=offset),)),
+            ((Term("sin", scale=-1.0),), (Term("sin", -1.0, 1.0, -offset),)),
+            ((Term("cos", offset=offset),), (Term("cos"),)),
+        ):
+            found = derive("pair", components).lipschitz[2]
+            assert true <= mpmath.mpf(found) <= true * (1 + mpmath.mpf(2) ** -50)
+        steep = derive("pair", ((Term("sin", 3.0, 2.0, offset),), (Term("cos", 3.0, 2.0, offset),)))
+        assert steep.lipschitz[2] == 6.0
+    other = derive("pair", ((Term("sin"),), (Term("sin", scale=2.0),)))  # two frequencies: both steep at zero
+    assert other.lipschitz[2] >= math.sqrt(5.0)

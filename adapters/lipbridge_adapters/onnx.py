@@ -3,8 +3,7 @@
 ``relu``: piecewise linear activations as rows of relu in the layers around them. A dense network has only Gemm and Relu
 (and Flatten or Reshape where the input is not flat), which all VNN-COMP tools read; beside them come Conv, MaxPool, and
 Add, Mul, Concat, Pad, Slice, MatMul and Transpose only where the network has what they say. ``native``: every node
-and activation as ONNX operators, for tools that know them; a (sin, cos) pair on a dense layer is one Gemm and one Sin
-of shifted rows.
+and activation as ONNX operators, for tools that know them.
 
 Both are opset 13, IR 7, one file, float32 raw data, static batch 1, input ``X``, output ``Y``; Gemm always has a bias
 and ``transB=1``, Conv always a bias and explicit pads. How each node is written stands in
@@ -15,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +26,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lipbridge.activations import Component, Term, derive
 from lipbridge.bounds import Problem
 from lipbridge.capture import capture
 from lipbridge.errors import (
@@ -39,7 +36,7 @@ from lipbridge.errors import (
     UnknownName,
     UnsupportedOperation,
 )
-from lipbridge.graph import Conv, ConvTranspose, Dense, Elementwise, Graph, Node, with_axes
+from lipbridge.graph import Conv, ConvTranspose, Dense, Graph, Node, with_axes
 from lipbridge.lowering import Lowering, fold_scalings, relu_lowering
 from lipbridge.store import load_problem, parse_json, save_problem, write_atomically
 from lipbridge_adapters.onnx_emitter import IR_VERSION, OPSET, Emitter
@@ -109,7 +106,7 @@ def export_onnx(
         raise UnknownName("ONNX dialect", dialect, DIALECTS)
     graph = with_axes(capture(network, input_shape) if isinstance(network, nn.Module) else network)
     if dialect == "native":
-        lowering, rounding = fold_scalings(_sines_joined(graph)), 0.0
+        lowering, rounding = fold_scalings(graph), 0.0
     elif merge:
         lowering, rounding = relu_lowering(graph), 0.0
     else:
@@ -245,44 +242,6 @@ def _relu_readable(graph: Graph) -> tuple[Lowering, float]:
             node = replace(node, weight=stored[0], bias=None if node.bias is None else stored[1])
         nodes.append(node)
     return relu_lowering(Graph(tuple(nodes), graph.name), readable=torch.float32), rounding
-
-
-# --- a pair of sines is one sine ---------------------------------------------------------------------------------
-
-
-def _sines_joined(graph: Graph) -> Graph:
-    """Each (poly)activation of plain sines and cosines as sines of one affine map, which is folded into the weights.
-
-    Only on dense layers that nothing else reads: others would be copied.
-    """
-    nodes: list[Node] = []
-    place: list[int] = []
-    readers = [0] * len(graph.nodes)
-    for node in graph.nodes:
-        for source in node.inputs:
-            readers[source] += 1
-    for node in graph.nodes:
-        source = graph.nodes[node.inputs[0]] if node.inputs else node
-        alone = isinstance(source, Dense) and len(source.shape) == 1 and readers[node.inputs[0]] == 1
-        node = replace(node, inputs=tuple(place[i] for i in node.inputs))
-        components = node.activation.components if isinstance(node, Elementwise) and alone else ()
-        lines = [_sine_argument(component) for component in components]
-        if isinstance(node, Elementwise) and components and not any(line is None for line in lines):
-            affine = derive("affine", tuple((line,) for line in lines if line is not None))
-            nodes.append(replace(node, activation=affine))
-            sine = derive("sin", ((Term("sin"),),))
-            node = Elementwise(node.name, (len(nodes) - 1,), node.shape, sine)
-        nodes.append(node)
-        place.append(len(nodes) - 1)
-    return Graph(tuple(nodes), graph.name)
-
-
-def _sine_argument(component: Component) -> Term | None:
-    if len(component) != 1 or component[0].function not in ("sin", "cos") or component[0].coefficient != 1.0:
-        return None
-    (term,) = component
-    shift = math.pi / 2 if term.function == "cos" else 0.0
-    return Term("identity", 1.0, term.scale, term.offset + shift)
 
 
 # --- checking ------------------------------------------------------------------------------------------------------

@@ -127,12 +127,11 @@ def _varint(data: memoryview, position: int, end: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class OnnxFile:
-    """A parsed model: its graph, opset and producer, the folder that its data may come from."""
+    """A parsed model: its graph and opset, the folder that its data may come from."""
 
     path: Path
     graph: Any
     opset: int
-    producer: str
     tensors: dict[str, Tensor] = field(default_factory=lambda: {})
 
 
@@ -159,7 +158,7 @@ def open_onnx(path: Path) -> OnnxFile:
             f"it is of opset {opset}, and {OPSETS[0]} to {OPSETS[-1]} are read: export it again with opset_version=17, "
             "or convert it with onnx.version_converter"
         )
-    return OnnxFile(path, model.graph, int(opset), str(model.producer_name))
+    return OnnxFile(path, model.graph, int(opset))
 
 
 def tool() -> Any:

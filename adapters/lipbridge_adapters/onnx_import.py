@@ -108,7 +108,7 @@ def _read(path: Path, input_shape: Sequence[int] | None, output: str | None) -> 
             raise Fault(f"it has {len(graph.output)} outputs{_list(graph.output)}: name one (--output)")
         output = str(graph.output[0].name)
     found = reader.read_graph(output, Path(path.name.removesuffix(".gz")).stem)
-    found = join_stacked_rows(straightened(found), ours=file.producer == "lipbridge")
+    found = join_stacked_rows(straightened(found))
     made = replace(found, nodes=_named_apart(found.nodes))
     return made, lambda: check_reading(reader, made, inputs[0], output)
 

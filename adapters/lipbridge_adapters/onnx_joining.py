@@ -5,33 +5,28 @@
 blocks, such as ``[I -I; I I]`` for (t, abs t), is that activation itself. All of these are exact, hold for kernels as
 for matrices and in files of anybody, and have a smaller bound.
 
-``sin([W; W] x + [b; b + pi/2])`` is (sin, cos) on ``W x + b``, which our own emitter writes so, with each shift rounded
-to float32; where every one is exactly that rounding the pair is read as the cosine it was written for, in files of ours
-alone. So is an activation whose constants are float32 roundings of a registered one's.
+``sin([W; W] x + [b; b + o])`` with one shift o for all rows is (sin t, sin(t + o)) on ``W x + b``, whose constant in
+l_2 is sqrt(1 + |cos o|): next to one for a shift near pi / 2, whatever its rounding was. Where the shifts differ from
+row to row, as rounded ones do, the rows are sines like any others. Nothing depends on who says to have written a file.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lipbridge.activations import GELU_RATE, Activation, Component, Term, activation, activation_names, recognise
-from lipbridge.capture_self_gated import CubicTanh, gelu_tanh
+from lipbridge.activations import Activation, Component, Term, activation, recognise
 from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node, Reshape, block_axis, without_dead_nodes
-from lipbridge_adapters.onnx_operators import FLOAT32
 
 
-def join_stacked_rows(graph: Graph, *, ours: bool) -> Graph:
-    """The same function with its stacked rows joined.
-
-    Args:
-        graph: as the file has it.
-        ours: whether the file says that lipbridge wrote it, see above.
-    """
+def join_stacked_rows(graph: Graph) -> Graph:
+    """The same function with its stacked rows joined."""
     nodes = list(graph.nodes)
     readers = [0] * len(nodes)
     for node in nodes:
@@ -43,7 +38,7 @@ def join_stacked_rows(graph: Graph, *, ours: bool) -> Graph:
         source = node.inputs[0]
         layer = nodes[source]
         if isinstance(layer, Dense | Conv) and _rows(layer) and layer.shape == node.shape and readers[source] == 1:
-            joint = _joint(layer, node.activation, ours)
+            joint = _joint(layer, node.activation)
             if joint is not None:
                 nodes[source] = half = _first_half(layer)
                 nodes[index] = replace(node, activation=joint, axis=0 if len(node.shape) > 1 else -1)
@@ -53,11 +48,6 @@ def join_stacked_rows(graph: Graph, *, ours: bool) -> Graph:
         _mixed(nodes, index)
     for index in range(len(nodes)):
         _repeated(nodes, readers, index)
-    if ours:
-        nodes = [
-            replace(node, activation=_before_rounding(node.activation)) if isinstance(node, Elementwise) else node
-            for node in nodes
-        ]
     return without_dead_nodes(Graph(tuple(nodes), graph.name))
 
 
@@ -90,39 +80,10 @@ def _rows(layer: Dense | Conv) -> bool:
     return len(layer.shape) == 1 if isinstance(layer, Dense) else layer.groups == 1
 
 
-def _before_rounding(act: Activation) -> Activation:
-    """The registered activation that float32 made this one of."""
-    for name in activation_names():
-        known = activation(name)
-        rounded = tuple(tuple(_rounded(term) for term in component) for component in known.components)
-        if rounded != known.components and _spelling(rounded) == _spelling(act.components):
-            return known
-    return act
-
-
-def _spelling(components: tuple[Component, ...]) -> list[list[Term]]:
-    return [sorted(term.canonical for term in component) for component in components]
-
-
-def _rounded(term: Term) -> Term:
-    """What is read of a term that was written with numbers of float32."""
-    coefficient, scale, offset, *parameters = (
-        float(np.float32(x)) for x in (term.coefficient, term.scale, term.offset, *term.parameters)
-    )
-    if term.function == "hardswish":  # written with a factor 1/6
-        coefficient *= 6.0 * float(np.float32(1.0 / 6.0))
-    if term.function == "gelu_tanh":
-        rate = float(np.float32(GELU_RATE))
-        found = gelu_tanh(0.5, CubicTanh(0, rate, rate * parameters[0], 1.0, 1.0), FLOAT32)
-        if found is not None:
-            return replace(found[0], coefficient=coefficient * found[0].coefficient)
-    return replace(term, coefficient=coefficient, scale=scale, offset=offset, parameters=tuple(parameters))
-
-
 # --- rows before the activation --------------------------------------------------------------------------------------
 
 
-def _joint(layer: Dense | Conv, act: Activation, ours: bool) -> Activation | None:
+def _joint(layer: Dense | Conv, act: Activation) -> Activation | None:
     m = layer.weight.shape[0]
     if m % 2 or act.name not in ("relu", "sin"):
         return None
@@ -130,8 +91,18 @@ def _joint(layer: Dense | Conv, act: Activation, ours: bool) -> Activation | Non
     W, V, b, c = layer.weight[:half], layer.weight[half:], bias[:half], bias[half:]
     if act.name == "relu":
         return activation("crelu") if torch.equal(V, -W) and torch.equal(c, -b) else None
-    shifted = (b + math.pi / 2).to(torch.float32).to(torch.float64)
-    return activation("sincos") if ours and torch.equal(V, W) and torch.equal(c, shifted) else None
+    shift = _shift(b, c) if torch.equal(V, W) else None
+    return None if shift is None else recognise(((Term("sin"),), (Term("sin", offset=shift),)))
+
+
+def _shift(b: Tensor, c: Tensor) -> float | None:
+    """The double by which each entry of c is above that of b, exactly and the same for all; else None."""
+    if not bool(torch.isfinite(b).all() & torch.isfinite(c).all()) or not len(b):
+        return None
+    pairs = zip(cast(list[float], cast(Any, b).tolist()), cast(list[float], cast(Any, c).tolist()), strict=True)
+    shifts = {Fraction(high) - Fraction(low) for low, high in pairs}
+    shift = shifts.pop()
+    return float(shift) if not shifts and Fraction(float(shift)) == shift else None
 
 
 def _bias(layer: Dense | Conv) -> Tensor:
