@@ -27,10 +27,10 @@ from lipbridge.verifiers.registry import list_verifiers
 from lipbridge.vocabulary import Norm, Side
 
 #: How often a verifier is asked; others that are proved, of anybody's package, are asked as often as solvers.
-SHARES = {"trivial": 1.0, "eclipse-fast": 1.0, "lipsdp-fast": 0.5, "witness": 0.06}
-SOLVERS = 0.015
+SHARES = {"trivial": 1.0, "eclipse-fast": 1.0, "lipsdp-fast": 0.25, "witness": 0.04}
+SOLVERS = 0.01
 #: Further proofs that no registered verifier shows alone.
-INNER = {"any multipliers": 0.5, "batched": 0.1, "l_inf closed form": 0.5, "channels": 0.5, "onnx, trivial": 0.06}
+INNER = {"any multipliers": 0.4, "batched": 0.06, "l_inf closed form": 0.25, "channels": 0.25, "onnx, trivial": 0.06}
 QUESTIONS: tuple[tuple[Norm, Norm], ...] = ((2, 2), (1, 1), ("inf", "inf"))
 RADII = (1e-6, 0.01, 0.3, 1.0, 5.0)
 
@@ -65,7 +65,7 @@ def all_claimants() -> list[str]:
 def claims(graph: Graph, seed: int | str, names: list[str] | None = None) -> Iterator[Claim | Silence]:
     """The claims of those that are drawn, or of all that are named."""
     drawn = random.Random(f"claims {seed}")
-    shares = {name: SHARES.get(name, SOLVERS) for name in proved_verifiers()} | INNER | {"on balls": 0.3}
+    shares = {name: SHARES.get(name, SOLVERS) for name in proved_verifiers()} | INNER | {"on balls": 0.12}
     chosen = [name for name, share in shares.items() if drawn.random() < share] if names is None else names
     for name in chosen:
         found = claims_of(name, graph, drawn)
@@ -165,7 +165,7 @@ def _channels(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
     reason = unsupported_by_channels(problem)
     if reason is not None:
         raise UnsupportedProblem(reason)
-    yield _upper("channels", graph, bound_by_channels(problem, time.perf_counter() + 0.5).value)
+    yield _upper("channels", graph, bound_by_channels(problem, time.perf_counter() + 0.3).value)
 
 
 def _onnx(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
