@@ -1,15 +1,18 @@
 """Proved bounds against exact rational arithmetic, at tolerance zero: families x claimants x asked x violations.
 
-    python -m benchmarks.attack [--networks 5000] [--kernels 5000] [--points 1000] [--seed 0] [--findings FILE]
+    python -m benchmarks.attack [--networks 5000] [--kernels 5000] [--points 1000] [--modules 500] [--seed 0]
+        [--seconds 3600] [--findings FILE]
 
 Networks are drawn by ``tests.support.attack.networks``; each claim of each verifier that is drawn for it is compared
-with the norms of its exact Jacobians: all there are for networks of one input, all on some lines for others. Kernels
-are compared with their exact matrices, certified radii with exact margins. Exits with 1 at a violation or a crash.
+with the norms of its exact Jacobians: all there are for networks of one input, all on some lines for others. Modules
+are networks that the package reads itself, compared with what they are. Kernels are compared with their exact matrices,
+certified radii with exact margins. Exits with 1 at a violation or a crash.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections import Counter
@@ -18,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from tests.support.attack import kernels, networks
+from tests.support.attack import kernels, modules, networks
 from tests.support.attack.judge import KINDS, Outcome, judge
 from tests.support.attack.points import classifier, judge_points
 
@@ -26,11 +29,14 @@ Table = dict[str, dict[str, Counter[str]]]
 
 
 def outcomes(
-    what: str, count: int, first: int, families: list[str], judged: Callable[[str, int], list[Outcome]]
+    what: str, count: int, first: int, families: list[str], judged: Callable[[str, int], list[Outcome]], until: float
 ) -> Iterator[Outcome]:
-    """Of ``count`` seeds, the families in turn."""
+    """Of ``count`` seeds, the families in turn, until a time of ``time.perf_counter``."""
     start = time.perf_counter()
     for number in range(count):
+        if time.perf_counter() > until:
+            print(f"Time is over: {number} of {count} {what}.", flush=True)
+            return
         if number % 200 == 0:
             print(f"{what} {number} of {count}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
         yield from judged(families[number % len(families)], first + number // len(families))
@@ -78,21 +84,24 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=5000)
     parser.add_argument("--kernels", type=int, default=5000)
     parser.add_argument("--points", type=int, default=1000, help="networks whose certified radii are attacked")
+    parser.add_argument("--modules", type=int, default=500, help="that the package reads itself")
     parser.add_argument("--seed", type=int, default=0, help="the first of each family")
     parser.add_argument("--families", nargs="*", default=list(networks.FAMILIES), choices=list(networks.FAMILIES))
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop then, and print what was found")
     parser.add_argument("--findings", type=Path, help="append violations and crashes to this file, as they are found")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    seed, families = arguments.seed, arguments.families
+    seed, families, until = arguments.seed, arguments.families, time.perf_counter() + arguments.seconds
     parts = [
         ("kernels", arguments.kernels, list(kernels.FAMILIES), _kernel),
         ("certified points", arguments.points, families, _points),
+        ("modules", arguments.modules, list(modules.FAMILIES), _module),
         ("networks", arguments.networks, families, _network),
     ]
     wrong = 0
     for title, count, those, judged in parts:
         if count:
-            table = tabulated(outcomes(title, count, seed, those, judged), arguments.findings)
+            table = tabulated(outcomes(title, count, seed, those, judged, until), arguments.findings)
             wrong += printed(f"{count} {title}, seeds from {seed}", table)
     sys.exit(1 if wrong else 0)
 
@@ -103,6 +112,10 @@ def _kernel(family: str, seed: int) -> list[Outcome]:
 
 def _points(family: str, seed: int) -> list[Outcome]:
     return judge_points(classifier(networks.draw(family, seed)))
+
+
+def _module(family: str, seed: int) -> list[Outcome]:
+    return modules.judge_module(modules.draw_module(family, seed))
 
 
 def _network(family: str, seed: int) -> list[Outcome]:

@@ -13,10 +13,11 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.support.attack import kernels, networks
+from tests.support.attack import kernels, modules, networks
 from tests.support.attack.claims import INNER, all_claimants, proved_verifiers
 from tests.support.attack.judge import Outcome, judge
 from tests.support.attack.kernels import draw_kernel, judge_kernel
+from tests.support.attack.modules import draw_module, judge_module
 from tests.support.attack.networks import draw
 from tests.support.attack.points import classifier, judge_points
 
@@ -41,6 +42,11 @@ def require_held(outcomes: Iterable[Outcome], least: int) -> Counter[str]:
 def test_networks(family: str) -> None:
     seeds = range(FEW // 2 if family == "deep" else FEW)
     require_held((o for seed in seeds for o in judge(draw(family, seed))), 6 * len(seeds))
+
+
+@pytest.mark.parametrize("family", modules.FAMILIES)
+def test_modules(family: str) -> None:
+    require_held((o for seed in range(FEW) for o in judge_module(draw_module(family, seed))), 4 * FEW)
 
 
 @pytest.mark.parametrize("family", kernels.FAMILIES)
@@ -69,6 +75,13 @@ def test_all_claimants_are_known() -> None:
 def test_many_networks(family: str) -> None:
     seeds = range(FIRST, FIRST + (MANY // 4 if family == "deep" else MANY))
     require_held((o for seed in seeds for o in judge(draw(family, seed))), 5 * len(seeds))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", modules.FAMILIES)
+def test_many_modules(family: str) -> None:
+    seeds = range(FIRST, FIRST + MANY // 2)
+    require_held((o for seed in seeds for o in judge_module(draw_module(family, seed))), 2 * MANY)
 
 
 @pytest.mark.slow

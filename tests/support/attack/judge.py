@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lipbridge.bounds import Bound, Problem, Witness
+from lipbridge.graph import Graph
 from lipbridge.vocabulary import Norm, Side
 from tests.support.attack.claims import Claim, Silence, claims
 from tests.support.attack.networks import Case
@@ -30,14 +31,19 @@ class Outcome:
 
 def judge(case: Case, names: list[str] | None = None) -> list[Outcome]:
     """Every claim about a network (or of the claimants named) against its exact Jacobians."""
+    return judge_against(case, case.graph, str(case), names)
+
+
+def judge_against(case: Case, true: Graph, text: str, names: list[str] | None = None) -> list[Outcome]:
+    """Every claim about a case's Graph against the exact Jacobians of another Graph, which it should be."""
     known: dict[int, tuple[Stored, Truth]] = {}
     outcomes: list[Outcome] = []
-    for claim in claims(case.graph, str(case), names):
+    for claim in claims(case.graph, text, names):
         if isinstance(claim, Silence):
             kind = "crashed" if claim.crashed else "refused"
-            outcomes.append(Outcome(case.family, claim.name, kind, f"{case}: {claim.text}"))
+            outcomes.append(Outcome(case.family, claim.name, kind, f"{text}: {claim.text}"))
             continue
-        graph = claim.problem.graph
+        graph = true if claim.problem.graph is case.graph else claim.problem.graph
         if id(graph) not in known:
             stored = Stored(graph)
             known[id(graph)] = stored, everywhere(stored, case.seed, 1 if len(graph.nodes) > DEEP else 2)
@@ -49,7 +55,7 @@ def judge(case: Case, names: list[str] | None = None) -> list[Outcome]:
         else:
             held = not _exceeded(truth, claim)
         kind = "held" if held else "violated"
-        outcomes.append(Outcome(case.family, claim.name, kind, f"{case}: {_told(claim.problem, claim.bound)}"))
+        outcomes.append(Outcome(case.family, claim.name, kind, f"{text}: {_told(claim.problem, claim.bound)}"))
     return outcomes
 
 

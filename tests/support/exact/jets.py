@@ -41,6 +41,14 @@ class NotPiecewiseLinear(Exception):
     """The Graph has a node that is not piecewise linear."""
 
 
+@dataclass(frozen=True, eq=False)
+class ExactLinear(Node):
+    """``matrix x + shift`` on the flattened input, of rational numbers: ``(m, n)`` and ``(m, 1)``."""
+
+    matrix: Rationals
+    shift: Rationals
+
+
 class Stored:
     """A Graph with its weights as exact numbers, read once."""
 
@@ -145,6 +153,13 @@ class Piece:
     def _(self, node: ConvTranspose, inputs: list[Rationals]) -> Rationals:
         weight, bias = self.stored.weights[self.index]
         return _shifted(spread(inputs[0], weight, node.stride, node.padding, node.dilation, node.groups), bias, axis=0)
+
+    @_node.register
+    def _(self, node: ExactLinear, inputs: list[Rationals]) -> Rationals:
+        columns = inputs[0].shape[-1]
+        y = product(node.matrix, inputs[0].reshape(-1, columns))
+        blank = zeros(len(y.ints), columns - 1)
+        return y.plus(concatenate([node.shift, blank], axis=1)).reshape(*node.shape, columns)
 
     @_node.register
     def _(self, node: Gather, inputs: list[Rationals]) -> Rationals:
