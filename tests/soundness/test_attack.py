@@ -36,9 +36,7 @@ def require_held(outcomes: Iterable[Outcome], least: int) -> Counter[str]:
     return held
 
 
-@pytest.mark.parametrize(
-    "family", [pytest.param(f, marks=[pytest.mark.xfail] if f == "normalised" else []) for f in networks.FAMILIES]
-)
+@pytest.mark.parametrize("family", networks.FAMILIES)
 def test_networks(family: str) -> None:
     seeds = range(FEW // 2 if family == "deep" else FEW)
     require_held((o for seed in seeds for o in judge(draw(family, seed))), 6 * len(seeds))
