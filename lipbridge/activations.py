@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from lipbridge import checks
 from lipbridge.errors import InvalidArgument, UnknownName
+from lipbridge.outward import SMALLEST
 from lipbridge.piecewise_linear import Hinge, Pieces, above, interval
 from lipbridge.rounding import down, root_sum_of_powers_up, up
 from lipbridge.vocabulary import NORMS, Norm
@@ -288,16 +289,20 @@ def _times(factor: float, z: Tensor) -> Tensor:
     return -z if factor == -1.0 else factor * z
 
 
-def _exact(value: float) -> bool:
-    """Whether a factor is a power of two (or zero), so that products with it are exact."""
-    return value == 0.0 or abs(math.frexp(value)[0]) == 0.5
+def _exact(a: float, b: float) -> bool:
+    """Whether the product is exact for certain: of zero, or of a power of two and without underflow."""
+    if a == 0.0 or b == 0.0:
+        return True
+    return 0.5 in (abs(math.frexp(a)[0]), abs(math.frexp(b)[0])) and abs(a * b) >= SMALLEST
 
 
 def _scaled(interval: Interval, *factors: float) -> Interval:
     low, high = interval
     for factor in factors:
-        ends = sorted((end * factor, _exact(factor) or _exact(end)) for end in (low, high))
-        low, high = (value if exact else step(value) for (value, exact), step in zip(ends, (down, up), strict=True))
+        ends = [(end * factor, _exact(end, factor)) for end in (low, high)]
+        low, high = (
+            side(value if exact else step(value) for value, exact in ends) for side, step in ((min, down), (max, up))
+        )
     return (low, high)
 
 

@@ -18,9 +18,7 @@ from torch import Tensor
 from lipbridge.capture_copies import broadcast
 from lipbridge.capture_reader import FIXED, LINE, Curve, Reader, Recipe
 from lipbridge.graph import Conv, Reshape
-
-#: More than the relative error of the few operations that a factor is computed by.
-OUTWARD = 1.0 + 2.0**-50
+from lipbridge.outward import enlarged, quotient
 
 
 def diagonal(
@@ -95,12 +93,6 @@ def _one_axis_each(constant: Tensor, shape: tuple[int, ...]) -> Tensor:
     return constant.reshape(*(1,) * (len(shape) - constant.ndim), *constant.shape)
 
 
-def outward(factors: Tensor) -> Tensor:
-    """Factors enlarged by more than their own error, away from zero; zero stays."""
-    larger = factors * OUTWARD
-    return torch.where(factors == 0, factors, torch.nextafter(larger, larger.sign() * torch.inf))
-
-
 def reciprocal(reader: Reader, divisors: Tensor) -> Tensor:
     """``1 / divisors``, rounded away from zero where it is not exact.
 
@@ -112,9 +104,7 @@ def reciprocal(reader: Reader, divisors: Tensor) -> Tensor:
         return 1.0 / divisors
     if bool((divisors == 0).any()):
         raise reader.unsupported("It divides by zero.")
-    found = 1.0 / divisors
-    exact = (torch.frexp(divisors).mantissa.abs() == 0.5) & torch.isfinite(found)
-    return torch.where(exact, found, outward(found))
+    return quotient(torch.ones_like(divisors), divisors)
 
 
 def share(count: int) -> float:
@@ -125,7 +115,7 @@ def share(count: int) -> float:
 
 
 def scale_of_statistics(variance: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
-    """gamma / sqrt(variance + epsilon) in float64, rounded away from zero."""
+    """gamma / sqrt(variance + epsilon) in float64, rounded away from zero; zero only where gamma is."""
     deviation = (variance.detach().to(torch.float64) + epsilon).sqrt()
     gamma = torch.ones_like(deviation) if weight is None else weight.detach().to(torch.float64)
-    return outward(gamma / deviation)
+    return enlarged(gamma / deviation, gamma == 0)

@@ -18,7 +18,7 @@ from torch import Tensor
 from lipbridge import capture_moments as moments
 from lipbridge.activations import SCALAR_FUNCTIONS, Component, Term, recognise
 from lipbridge.capture_copies import broadcast
-from lipbridge.capture_diagonal import diagonal, outward, reciprocal
+from lipbridge.capture_diagonal import diagonal, reciprocal
 from lipbridge.capture_reader import (
     FIXED,
     HANDLERS,
@@ -35,6 +35,7 @@ from lipbridge.capture_reader import (
     one_number,
 )
 from lipbridge.graph import Add, Elementwise
+from lipbridge.outward import quotient
 
 #: Slopes below would lose bits, or vanish.
 _SMALLEST = 2.0**-900
@@ -218,7 +219,7 @@ def _div(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
         return _map(reader, x, lambda c: _scaled(c, 1.0 / divisor))
     # The quotient is rounded away from zero: the Graph's layer is never the smaller one. Where several terms are
     # added that would not follow, so it is then a node of its own.
-    factor = float(outward(torch.tensor(1.0 / divisor, dtype=torch.float64)))
+    factor = float(quotient(torch.ones((), dtype=torch.float64), torch.tensor(divisor, dtype=torch.float64)))
     curve = reader.curve(x)
     if any(len(component) != 1 or component[0].offset != 0.0 for component in curve.components):
         curve = reader.line(curve)

@@ -34,6 +34,7 @@ from lipbridge.graph import Conv, Dense, Elementwise, Gather, Graph, GroupSort, 
 from lipbridge.layer_constants import Block, geometry, on_inputs, propagate
 from lipbridge.norms.convolution import Convolution, conv_dual
 from lipbridge.norms.estimate import dual_matrix
+from lipbridge.outward import product
 from lipbridge.rigor import times_power_of_two
 from lipbridge.rounding import UNIT, mul_up
 
@@ -250,9 +251,7 @@ def proved_product(chain: ChannelChain, factors: Sequence[Tensor], layers: Seque
         before = factors[index - 1].reciprocal()[layer.reads] if index else None
         after = factors[index][layer.writes] if index < len(chain.joints) else layer.scale
         if layer.scale is not None and index < len(chain.joints):
-            # Rounded away from zero, also where it underflows: a larger diagonal map is a larger norm.
-            scale = layer.scale.cpu()
-            after = torch.nextafter(factors[index][layer.writes] * scale, scale.sign() * math.inf)
+            after = product(factors[index][layer.writes], layer.scale.cpu())  # a larger diagonal map is a larger norm
         bound = mul_up(bound, Block(layer.node, before, after, 0).norm_up(layer.shape, 2, 2))
         if index < len(chain.joints):  # a factor times its rounded reciprocal is one but for a rounding
             bound = mul_up(bound, chain.joints[index].constant, 1.0 + 2.0 * UNIT)
