@@ -21,9 +21,10 @@ from lipbridge.errors import InvalidArgument, NumericalFailure
 from lipbridge.graph import Dense, Graph
 from lipbridge.layer_constants import output_constants
 from lipbridge.linalg import vector_norm
+from lipbridge.outward import scaled_up
 from lipbridge.rounding import UNIT, gamma
 from lipbridge.search.domain import device_of
-from lipbridge.search.running_error import FLOOR, Enclosure, enclose
+from lipbridge.search.running_error import Enclosure, enclose
 from lipbridge.vocabulary import Norm, as_norm, dual
 
 #: Points are taken together up to so many numbers in the widest layer; more take memory and no less time.
@@ -134,16 +135,23 @@ def difference_norms_up(W: Tensor, hidden: dict[Norm, float]) -> Tensor:
     """
     n = W.shape[1]
     slack = 1.0 + 8.0 * gamma(n + 16)
+    # Sizes and constants go in as mantissas and exponents: no product of two numbers underflows or overflows by itself.
+    parts: list[tuple[Norm, tuple[float, int]]] = [(r, math.frexp(constant)) for r, constant in hidden.items()]
     rows: list[Tensor] = []
     for row in W:
-        # Halved, so that the difference of two large rows stays finite. Each entry carries one rounding.
-        difference = 0.5 * row - 0.5 * W
+        # Each entry carries one rounding. Only a difference that overflows is halved, which takes nothing from it.
+        difference = row - W
+        large = torch.isinf(difference).any(dim=1)
+        difference = torch.where(large[:, None], 0.5 * row - 0.5 * W, difference)
         scale = difference.abs().amax(dim=1)
         unit = difference / torch.where(scale > 0, scale, 1.0)[:, None]
-        products = [vector_norm(unit, dual(r), dim=1) * slack * constant for r, constant in hidden.items()]
-        smallest = torch.stack(products).amin(dim=0)
-        differs = (row != W).any(dim=1).to(W.dtype)  # halving may underflow
-        rows.append(smallest * scale * (2.0 * slack) + FLOOR * differs)
+        mantissa, exponent = torch.frexp(scale)
+        exponent = exponent.to(torch.int64) + large
+        products = [
+            scaled_up(vector_norm(unit, dual(r), dim=1) * mantissa * (part * slack), exponent + power)
+            for r, (part, power) in parts
+        ]
+        rows.append(torch.stack(products).amin(dim=0))
     return torch.stack(rows)
 
 

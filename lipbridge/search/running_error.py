@@ -8,6 +8,7 @@ The error terms are sums of non-negative numbers, computed in float64 and enlarg
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
@@ -34,7 +35,7 @@ from lipbridge.graph import (
     Reshape,
     Softmax,
 )
-from lipbridge.rounding import gamma
+from lipbridge.rounding import TINY, gamma
 from lipbridge.search.accuracy import ACCURACY, ULPS, Accuracy
 
 #: More than the error of one underflowing operation, also where a device flushes subnormal numbers to zero.
@@ -202,7 +203,7 @@ def _dense_error(W: Tensor, b: Tensor | None, x: Enclosure) -> Tensor:
     """Error of fl(W x + b): |W| e + gamma_(n+1) (|W| |x| + |b|)."""
     n = W.shape[1]
     rounding = gamma(n + 2)
-    error = (x.error + rounding * x.value.abs()) @ W.abs().T
+    error = (x.error + rounding * x.value.abs() + TINY) @ W.abs().T  # that product may underflow, and W be large
     if b is not None:
         error = error + rounding * b.abs()
     return error * (1.0 + 4.0 * gamma(n + 16)) + (n + 2) * FLOOR
@@ -213,7 +214,7 @@ def _conv_error(node: Conv, b: Tensor | None, x: Enclosure) -> Tensor:
     n = node.weight[0].numel()
     rounding = gamma(n + 2)
     shift = None if b is None else rounding * b.abs()
-    error = convolve(node, x.error + rounding * x.value.abs(), node.weight.abs(), shift)
+    error = convolve(node, x.error + rounding * x.value.abs() + TINY, node.weight.abs(), shift)
     return error * (1.0 + 4.0 * gamma(n + 16)) + (n + 2) * FLOOR
 
 
@@ -222,7 +223,7 @@ def _transposed_error(node: ConvTranspose, b: Tensor | None, x: Enclosure) -> Te
     n = node.weight[:, 0].numel() // node.groups
     rounding = gamma(n + 2)
     shift = None if b is None else rounding * b.abs()
-    error = convolve_transposed(node, x.error + rounding * x.value.abs(), node.weight.abs(), shift)
+    error = convolve_transposed(node, x.error + rounding * x.value.abs() + TINY, node.weight.abs(), shift)
     return error * (1.0 + 4.0 * gamma(n + 16)) + (n + 2) * FLOOR
 
 
@@ -261,7 +262,7 @@ def _divided(a: Enclosure, b: Enclosure, floor: float) -> Enclosure:
     """``a / b`` for b that is nowhere below ``floor`` > 0: |a/b - a'/b'| <= (|a - a'| + |a/b| |b - b'|) / b'."""
     value = a.value / b.value
     least = ((b.value - b.error) * (1.0 - ULPS)).clamp_min(floor)
-    error = (a.error + value.abs() * b.error) / least
+    error = (a.error + value.abs() * b.error + TINY) / least
     return Enclosure(value, (error + ULPS * value.abs()) * (1.0 + ULPS) + FLOOR)
 
 
@@ -297,11 +298,13 @@ def _term_error(node: Node, term: Term, z: Tensor, value: Tensor) -> Tensor:
     inner = term.scale * z + term.offset
     outer = abs(term.coefficient)
     row = accuracy(node, term)
-    own = outer * row.value_error(inner, value if outer == 0.0 else value / outer, term.parameters)
+    own = row.value_error(inner, value if outer == 0.0 else value / outer, term.parameters)
     if term.scale not in (1.0, -1.0) or term.offset != 0.0:  # the argument was rounded
         low, high = SCALAR_FUNCTIONS[term.function].slopes(term.parameters)
         steepest = max(abs(low), abs(high))
-        own = own + outer * steepest * ULPS * ((term.scale * z).abs() + abs(term.offset))
+        own = own + steepest * (ULPS * ((term.scale * z).abs() + abs(term.offset)) + 4.0 * TINY)
+    # What underflows before it is multiplied by the coefficient; behind that the floor of the node is enough.
+    own = outer * (own + 8.0 * TINY)
     return own if outer in (0.0, 1.0) else own + ULPS * value.abs()
 
 
@@ -476,11 +479,19 @@ def _(node: Elementwise, inputs: list[Tangent]) -> Tangent:
         errors.append((d.abs() + e) * t.error + e * t.value.abs() + ULPS * products[-1].abs())
         # A linear piece of slope zero stops whatever comes through it (a sum of terms may only round to zero).
         stops = g.homogeneous and len(component) == 1
-        live.append(x.live * (d != 0).to(x.live.dtype) if stops else x.live)
+        live.append(x.live * _moves(component[0], z.value, d) if stops else x.live)
     alive = joined(node, live)
     error = joined(node, errors) * (1.0 + ULPS) + FLOOR
     enclosure = Enclosure(joined(node, products) * alive, error * alive)
     return Tangent(enclosed(node, [z]), enclosure, alive, sound)
+
+
+def _moves(term: Term, z: Tensor, derivative: Tensor) -> Tensor:
+    """1.0 where the slope is not zero, also if it underflows to zero with its factors."""
+    factors = (term.coefficient, term.scale)
+    if 0.0 not in factors and math.prod(factors) not in (1.0, -1.0):
+        derivative = Term(term.function, 1.0, 1.0, 0.0, term.parameters).derivative(term.scale * z + term.offset, 0.0)
+    return (derivative != 0).to(z.dtype)
 
 
 def _side_is_certain(activation: Activation, z: Enclosure) -> Tensor:
@@ -499,18 +510,19 @@ def _side_is_certain(activation: Activation, z: Enclosure) -> Tensor:
 
 def _slope_error(node: Node, component: Component, z: Enclosure) -> Tensor:
     """Error of a component's derivative, away from kinks: curvature times the error of z, and its evaluation."""
-    curvature, size = 0.0, 0.0
+    curvature, size, steepest = 0.0, 0.0, 0.0
     for term in component:
         factor = abs(term.coefficient * term.scale)
         curvature += factor * abs(term.scale) * accuracy(node, term).curvature(term.parameters)
         low, high = SCALAR_FUNCTIONS[term.function].slopes(term.parameters)
         size += factor * max(abs(low), abs(high))
+        steepest += max(abs(low), abs(high))
     exact = curvature == 0.0 and len(component) == 1 and abs(component[0].coefficient * component[0].scale) == 1.0
     if exact and component[0].function in ("identity", "relu", "abs"):
         return torch.zeros_like(z.value)
     # The argument of a smooth function is rounded too, by at most a few ulp of itself.
     argument = z.value.abs() + max(abs(term.offset) for term in component)
-    rounding = ULPS * (len(component) + 1) * size
+    rounding = ULPS * (len(component) + 1) * size + 8.0 * TINY * (1.0 + steepest)
     return curvature * (z.error + ULPS * argument) * (1.0 + ULPS) + rounding
 
 
