@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from lipbridge.errors import NumericalFailure
 from lipbridge.vocabulary import Norm, exponent
 
 _linalg = cast(Any, torch.linalg)
@@ -29,8 +30,15 @@ def cholesky(matrix: Tensor) -> Tensor | None:
 
 
 def eigenvalues(matrix: Tensor) -> Tensor:
-    """Eigenvalues of a symmetric matrix, ascending."""
-    return cast(Tensor, _linalg.eigvalsh(matrix))
+    """Eigenvalues of a symmetric matrix, ascending.
+
+    Raises:
+        NumericalFailure: if they are not found, which NaN and infinity make them.
+    """
+    try:
+        return cast(Tensor, _linalg.eigvalsh(matrix))
+    except _linalg.LinAlgError:
+        raise NumericalFailure("Eigenvalues were not found: numbers overflowed, or weights hold NaN.") from None
 
 
 def eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from lipbridge.activations import SCALAR_FUNCTIONS, Activation, Term, activation, derive
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
 from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node, Reshape, block_axis, with_axes, without_dead_nodes
-from lipbridge.rounding import UNIT
+from lipbridge.rounding import TINY, UNIT
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +218,7 @@ class _Rounded:
     @property
     def relative(self) -> float:
         worst = float(self.error.max()) if self.error.numel() else 0.0
-        return worst / max(worst, float(self.value.abs().max())) if worst else 0.0
+        return max(worst / max(worst, float(self.value.abs().max())), TINY) if worst else 0.0
 
 
 def _plus(a: _Rounded, b: _Rounded) -> _Rounded:

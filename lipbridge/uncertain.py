@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from lipbridge.errors import NumericalFailure
+from lipbridge.outward import SMALLEST
 from lipbridge.rounding import TINY, UNIT
 
 #: More than the rounding of a sum of non-negative terms that bounds an error, for sums of up to 2^30 terms.
 COVER = 1.0 + 2.0**-20
-#: Below this a product of two numbers may have lost bits to underflow.
-SMALLEST = 2.0**-1021
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +43,7 @@ class Uncertain:
     def relative(self) -> float:
         """The largest error over the largest entry; zero if all are exact."""
         worst = 0.0 if self.error is None or not self.error.numel() else float(self.error.max())
-        return worst / max(worst, float(self.value.abs().max())) if worst else 0.0
+        return max(worst / max(worst, float(self.value.abs().max())), TINY) if worst else 0.0
 
     def matrix(self) -> Uncertain:
         """The same as a full matrix."""

@@ -97,6 +97,9 @@ def closed_form_bound(network: Graph | LipSDP) -> Bound:
     """The proved bound of :func:`closed_form_multipliers`."""
     start = time.perf_counter()
     system = network if isinstance(network, LipSDP) else lipsdp_of(network)
-    value, proved = prove(system, system.vectors(closed_form_multipliers(system)))
+    multipliers = closed_form_multipliers(system)
+    if not all(bool(torch.isfinite(T).all()) for T in multipliers.values()):
+        raise NumericalFailure("The LipSDP multipliers are beyond float64; rescale the network.")
+    value, proved = prove(system, system.vectors(multipliers))
     bound = Bound(value, Side.UPPER, True, "2", "LipSDP, closed form", multipliers=system.multipliers(proved))
     return replace(bound, seconds=time.perf_counter() - start)

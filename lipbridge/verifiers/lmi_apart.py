@@ -22,7 +22,8 @@ from torch import Tensor
 
 from lipbridge.activations import SCALAR_FUNCTIONS, Activation, Component, Term
 from lipbridge.linalg import eigenvalues, vector_norm
-from lipbridge.rounding import UNIT
+from lipbridge.outward import SMALLEST, product
+from lipbridge.rounding import TINY, UNIT
 from lipbridge.slopes import LOCAL, Slopes, component_slopes, function_slopes
 from lipbridge.verifiers.lmi_increments import NARROW, Increments, increments_of
 
@@ -31,7 +32,7 @@ GRID = 2.0**26
 #: Factors that are multiples of this are coarse: products with the grid, and their sums, are exact.
 COARSE = 2.0**20
 #: With coefficients below this, products could underflow: such activations keep their global rule.
-SMALLEST = 2.0**-400
+LEAST_FACTOR = 2.0**-400
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +108,7 @@ def unit_rule(activation: Activation, lower: Tensor, upper: Tensor, *, joint: bo
         return None
     rows = _rows(activation, lower, upper)
     numbers = [abs(value) for row in (rows.lines, *rows.shares) for value in row if value]
-    if min(numbers, default=1) < SMALLEST or rows.everywhere(activation):
+    if min(numbers, default=1) < LEAST_FACTOR or rows.everywhere(activation):
         return None
     return _assembled(rows)
 
@@ -210,16 +211,26 @@ def _assembled(rows: _Rows) -> UnitRule:
         )
         # One addend is known to a few ulp of itself; several are exact if all are on a grid, or else uncertain.
         error = torch.where((count <= 1) | plain, 0.0, 4.0 * (A + 2) * UNIT * magnitude)
+        error = error + _underflow(shares, [c for c, _ in around])
         own: list[Tensor] = []
         for s, (_, r) in zip(shares, around, strict=True):
-            spread = abs(s) * r
+            spread = product(torch.full_like(r, abs(s)), r)
             narrow = spread <= NARROW * total.abs()  # hardly curved: a line with an uncertain slope
             error = torch.where(narrow & (spread > 0), error + spread * (1.0 + 8.0 * UNIT), error)
-            own.append(torch.where(narrow, 0.0, s * r))
+            own.append(torch.where(narrow, 0.0, product(torch.full_like(r, s), r)))
         lines.append(total)
         unknown.append(error * (1.0 + 8.0 * UNIT))
         curved.append(own)
     return _blocks(lines, curved, unknown)
+
+
+def _underflow(shares: Sequence[float], centres: Sequence[Tensor]) -> Tensor | float:
+    """What the products of shares and centres lose to underflow; zero where none can."""
+    lost: Tensor | float = 0.0
+    for s, c in zip(shares, centres, strict=True):
+        small = (c != 0) & ((s * c).abs() < SMALLEST) if abs(s) not in (0.0, 1.0) else torch.zeros_like(c)
+        lost = lost + small.to(c.dtype) * TINY
+    return lost
 
 
 def _floats(values: Sequence[Fraction]) -> list[float]:
