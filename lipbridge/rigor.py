@@ -128,7 +128,7 @@ def gram_up(rows: Tensor) -> tuple[Tensor, float]:
     G = torch.zeros(n, n, dtype=torch.float64)
     for start in range(0, inner, CHUNK):
         block = rows[:, start : start + CHUNK]
-        G.addmm_(block, block.T)
+        G += block @ block.T  # not addmm: that may add each product to what earlier blocks left, one by one
     G = torch.tril(G) + torch.tril(G, -1).T
     k = min(inner, CHUNK) + (inner + CHUNK - 1) // CHUNK
     magnitude = magnitude_norm_up(rows)
