@@ -7,6 +7,7 @@ eigenvalues and wrong Cholesky factors may cost accuracy, never the bound.
 from __future__ import annotations
 
 import math
+import random
 from fractions import Fraction
 
 import numpy as np
@@ -178,6 +179,54 @@ def test_no_library_is_trusted() -> None:
         value, _ = rigor_gram._cholesky_up(G, known - 5e-7)
         assert least_is(complex_as_real((G[0][0], G[1][0])), -value, -1)
         value, _ = rigor_gram.largest_eigenvalue_of_batch_up(G, 0.0)
+        assert least_is(complex_as_real((G[0][0], G[1][0])), -value, -1)
+
+
+@pytest.mark.usefixtures("wrong_library")
+def test_eigenvalues_between_subnormal_numbers() -> None:
+    """A shift just above the eigenvalue, in units of 2^-1074: the proved floor is below, and has to be rounded down."""
+    drawn, tried = random.Random(0), 0
+    while tried < 5:
+        a, b, c = (drawn.randint(2**16, 2**17) for _ in range(3))
+        A = torch.tensor([[a, b], [b, c]], dtype=torch.float64)
+        low = float(torch.linalg.eigvalsh(A)[0])
+        shift = math.ceil(low)
+        if 1e-3 < shift - low < 0.05:
+            tried += 1
+            subnormal = A * 2.0**-1074
+            floor = eigenvalue_down(subnormal, shift * 2.0**-1074)
+            assert floor is not None
+            assert least_is(subnormal, floor)
+
+
+def test_a_gram_matrix_off_by_all_that_it_says(monkeypatch, wrong_library) -> None:
+    """The factor is of a matrix 1e-6 larger, and the product's error hides it from the residual."""
+    exact_gram, exact_pair = rigor.gram_up, rigor_gram.gram_pair
+    size = 1e-6 / 4  # of a factor that is divided by two
+
+    def gram_off(rows: Tensor) -> tuple[Tensor, float]:
+        G, error = exact_gram(rows)
+        return G - size * torch.eye(len(G), dtype=torch.float64), error + size * 1.001
+
+    def pair_off(B: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        (re, im), error = exact_pair(B)
+        return (re - 1e-6 * torch.eye(re.shape[-1], dtype=torch.float64), im), error + 1.001e-6
+
+    for seed in range(6):
+        A = symmetric(seed, 3)
+        A = A / A.abs().max() * 0.75
+        low = float(torch.linalg.eigvalsh(A)[0])
+        with monkeypatch.context() as patch:
+            patch.setattr(rigor, "gram_up", gram_off)
+            floor = eigenvalue_down(A, low + 5e-7)
+        assert floor is not None
+        assert least_is(A, floor)
+        B = tuple(drawn(seed + k, 1, 3, 3, signs=True) for k in (0, 7))
+        G, _ = exact_pair(B)
+        known = float(torch.linalg.eigvalsh(torch.complex(*G))[0, -1])
+        with monkeypatch.context() as patch:
+            patch.setattr(rigor_gram, "gram_pair", pair_off)
+            value, _ = rigor_gram._cholesky_up(G, known - 5e-7)
         assert least_is(complex_as_real((G[0][0], G[1][0])), -value, -1)
 
 
