@@ -52,7 +52,7 @@ def test_kernels(family: str) -> None:
     require_held((o for seed in range(8 * FEW) for o in judge_kernel(draw_kernel(family, seed))), 46 * FEW)
 
 
-@pytest.mark.parametrize("family", ["dense", "leaky slopes", "extreme", "branches"])
+@pytest.mark.parametrize("family", ["dense", "tight", "leaky slopes", "extreme", "branches"])
 def test_certified_points(family: str) -> None:
     require_held((o for seed in range(FEW) for o in judge_points(classifier(draw(family, seed)))), 2 * FEW)
 

@@ -72,15 +72,15 @@ def _without_matrices(wanted: bool) -> Iterator[None]:
 
 
 def draw_kernel(family: str, seed: int) -> Kernel:
-    """A kernel of a family: any geometry of one or two axes, every padding mode, taps that share inputs."""
+    """A kernel of a family: any geometry of one to three axes, every padding mode, taps that share inputs."""
     drawn = random.Random(f"kernel {family} {seed}")
     weights = Weights(f"kernel {family} {seed}", EXTREME if "extreme" in family else TAME)
     if "matrices" in family:
         return Kernel(family, seed, weights.weight(drawn.randint(1, 9), drawn.randint(1, 9)), None)
-    axes = drawn.choice((1, 1, 2))
+    axes = drawn.choice((1, 1, 1, 2, 2, 3))
     groups, columns, rows = drawn.choice((1, 1, 2)), drawn.randint(1, 2), drawn.randint(1, 3)
     mode = drawn.choice(MODES)
-    space = tuple(drawn.randint(1, 7 if axes == 1 else 4) for _ in range(axes))
+    space = tuple(drawn.randint(1, (7, 4, 3)[axes - 1]) for _ in range(axes))
     stride, dilation = (tuple(drawn.choice((1, 1, 2, 3)) for _ in space) for _ in range(2))
     kernel, padding = [], []
     for n, d in zip(space, dilation, strict=True):
