@@ -208,15 +208,25 @@ TURNS = {
 }
 
 
+def exact_slope(name: str, parameters: tuple[float, ...], t: mpmath.mpf) -> mpmath.mpf:
+    """The derivative in many digits, at a place that is no kink."""
+    h = mpmath.mpf(10) ** -30
+    return (SMOOTH[name](t + h, *parameters) - SMOOTH[name](t - h, *parameters)) / (2 * h)
+
+
+def turn(name: str, parameters: tuple[float, ...], near: float) -> mpmath.mpf:
+    """Where the slope is extreme, by golden sections around a place near it."""
+    low, high = mpmath.mpf(near) - 0.2, mpmath.mpf(near) + 0.2
+    sign = 1 if near > 0 else -1
+    for _ in range(120):
+        a, b = high - (high - low) / mpmath.phi, low + (high - low) / mpmath.phi
+        rises = sign * exact_slope(name, parameters, a) < sign * exact_slope(name, parameters, b)
+        low, high = (a, high) if rises else (low, b)
+    return (low + high) / 2
+
+
 def extreme_slopes(name: str, parameters: tuple[float, ...]) -> tuple[mpmath.mpf, mpmath.mpf]:
     """The least and the largest slope in many digits: beside kinks, far away, and where the slope turns."""
-
-    def function(t: mpmath.mpf) -> mpmath.mpf:
-        return SMOOTH[name](t, *parameters)
-
-    def slope(t: mpmath.mpf) -> mpmath.mpf:
-        h = mpmath.mpf(10) ** -30
-        return (function(t + h) - function(t - h)) / (2 * h)
 
     places = [
         *(k + side * mpmath.mpf(10) ** -25 for k in (-3, 0, 3) for side in (-1, 1)),
@@ -224,14 +234,8 @@ def extreme_slopes(name: str, parameters: tuple[float, ...]) -> tuple[mpmath.mpf
         mpmath.mpf(10**9),
     ]
     places += [mpmath.pi / 2, -mpmath.pi / 2, mpmath.pi, mpmath.pi / 4, -mpmath.pi / 4]
-    for near in TURNS.get(name, ()):
-        low, high = mpmath.mpf(near) - 0.2, mpmath.mpf(near) + 0.2
-        sign = 1 if near > 0 else -1
-        for _ in range(120):  # golden sections
-            a, b = high - (high - low) / mpmath.phi, low + (high - low) / mpmath.phi
-            low, high = (a, high) if sign * slope(a) < sign * slope(b) else (low, b)
-        places.append((low + high) / 2)
-    found = [slope(t) for t in places]
+    places += [turn(name, parameters, near) for near in TURNS.get(name, ())]
+    found = [exact_slope(name, parameters, t) for t in places]
     return min(found), max(found)
 
 

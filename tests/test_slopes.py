@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 
+import mpmath
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipbridge.activations import SCALAR_FUNCTIONS, Term, activation, activation_names, derive
-from lipbridge.slopes import LOCAL, component_bend, component_range, component_slopes
+from lipbridge.slopes import LOCAL, component_bend, component_range, component_slopes, outward
+from tests.test_activations import SCALARS, TURNS, exact_slope, turn
+from tests.test_search import SMOOTH
 
 PARAMETERS = {
     "leaky_relu": (0.01, -2.0, 1.5),
@@ -124,3 +127,109 @@ def test_far_sines_have_their_global_slopes_and_meta_tensors_work():
         row = activation(name)
         ends = torch.empty(3, 4, dtype=torch.float64, device="meta")
         assert component_slopes(row.components[0], row.slopes[0], ends, ends)[0].shape == (3, 4)
+
+
+# --- the rows by themselves, in many digits ---------------------------------------------------------------------------
+
+
+def one(value: float) -> torch.Tensor:
+    return torch.tensor([value], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("name", "parameters"), SCALARS, ids=str)
+def test_a_row_holds_the_derivative_at_the_ends_and_beside_kinks(name, parameters):
+    """On intervals of no length, of any, and on those that end on a kink, which counts with both sides."""
+    row = LOCAL[name]
+    points = [-3.0, -1.7, -0.3, 0.0, 1e-7, 0.9, 2.2, 3.0, 7.5, 60.0, -60.0]
+    pairs = [(t, t) for t in points] + [(-3.0, 0.0), (0.0, 3.0), (-3.0, 3.0), (3.0, 4.0), (-5.0, -3.0), (-1.0, 2.0)]
+    with mpmath.workdps(80):
+        beside = mpmath.mpf(10) ** -25
+        for low, high in pairs:
+            a, b = (float(end) for end in row.slopes(one(low), one(high), parameters))
+            bend = float(row.bend(one(low), one(high), parameters))
+            inside = [low + (mpmath.mpf(high) - low) * j / 16 for j in range(17)] if low < high else [mpmath.mpf(low)]
+            slopes = []
+            for t in inside:
+                at = [t - beside, t + beside] if low == high else [max(t, low + beside), min(t, high - beside)]
+                if t in (-3, 0, 3):  # both sides of what may be a kink
+                    at = [t - beside, t + beside]
+                slopes += [exact_slope(name, parameters, place) for place in at]
+            reference = mpmath.mpf(10) ** -20  # what differences leave out
+            assert a - reference <= min(slopes)
+            assert b + reference >= max(slopes)
+            if low < high and bend:
+                values = [SMOOTH[name](t, *parameters) for t in inside]
+                for left, middle, right in zip(values, values[1:], values[2:], strict=False):
+                    assert bend * (left + right - 2 * middle) >= -(mpmath.mpf(10) ** -60)
+            least, most = row.range(parameters)
+            tail = 3e-9 if name == "softplus" else 0.0
+            for t in inside:
+                assert least - tail <= SMOOTH[name](t, *parameters) <= most + tail
+
+
+@pytest.mark.parametrize(("name", "parameters"), [case for case in SCALARS if case[0] in TURNS], ids=str)
+def test_intervals_around_a_turn_hold_it_to_the_last_digit(name, parameters):
+    low, high = SCALAR_FUNCTIONS[name].slopes(parameters)
+    with mpmath.workdps(80):
+        for near in TURNS[name]:
+            place = turn(name, parameters, near)
+            exact = exact_slope(name, parameters, place)
+            for width in (1e-2, 1e-5, 1e-9, 1e-14):
+                for ends in ((-width, width), (0.0, width), (-width, 0.0)):
+                    lower, upper = (
+                        math.nextafter(float(place + end), math.copysign(9.0, end or w))
+                        for end, w in zip(ends, (-1, 1), strict=True)
+                    )
+                    a, b = (float(end) for end in LOCAL[name].slopes(one(lower), one(upper), parameters))
+                    assert low <= a <= exact + 1e-20
+                    assert exact - 1e-20 <= b <= high
+        # the values' range, at the lowest point
+        at = mpmath.findroot(
+            lambda t: exact_slope(name, parameters, t), {"silu": -1.28, "mish": -1.19}.get(name, -0.75)
+        )
+        assert LOCAL[name].range(parameters)[0] <= SMOOTH[name](at, *parameters)
+
+
+@pytest.mark.parametrize(("name", "parameters"), SCALARS, ids=str)
+def test_intervals_with_one_end_hold_the_slopes_of_all_beyond(name, parameters):
+    with mpmath.workdps(80):
+        for end, side in ((-2.0, -1), (1.0, 1), (3.5, -1), (-3.5, 1)):
+            ends = (one(-math.inf), one(end)) if side < 0 else (one(end), one(math.inf))
+            a, b = (float(slope) for slope in LOCAL[name].slopes(*ends, parameters))
+            for far in (0.01, 0.7, 1.5, 2.1, 3.2, 6.0, 40.0):
+                exact = exact_slope(name, parameters, mpmath.mpf(end) + side * mpmath.mpf(far))
+                assert a - mpmath.mpf(10) ** -20 <= exact <= b + mpmath.mpf(10) ** -20
+
+
+def test_what_overflowed_tells_nothing():
+    ends = torch.tensor([math.nan, math.inf, -math.inf, 1.0], dtype=torch.float64)
+    low, high = outward(ends, ends)
+    assert low[:3].tolist() == [-math.inf] * 3
+    assert high[:3].tolist() == [math.inf] * 3
+    assert float(low[3]) < 1.0 < float(high[3])
+    zero = torch.zeros(1, dtype=torch.float64)
+    assert float(outward(zero, zero)[0]) < 0.0 < float(outward(zero, zero)[1])
+
+
+@pytest.mark.parametrize("scale", [0.3, -0.7, 1.0])
+@pytest.mark.parametrize("coefficient", [-2.0, 0.1])
+def test_narrow_intervals_of_sums_hold_the_slope_in_many_digits(scale, coefficient):
+    """Terms whose arguments are rounded, with negative factors and offsets, beside hinges."""
+    terms = (
+        Term("tanh", coefficient, scale, 0.7),
+        Term("relu", 0.3, scale, -0.1),
+        Term("sin", 0.9, 33.3, 0.1),
+        Term("gelu", coefficient, -scale, 1e3),
+    )
+    for count in (1, 2, 3, 4):
+        row = derive("sum", (terms[:count],))
+        for t in (-4.1, 0.3, 2.0, 1e3, 1430.0):
+            a, b = slopes_of(row, t, t)
+            with mpmath.workdps(80):
+                exact = mpmath.fsum(
+                    mpmath.mpf(term.coefficient)
+                    * term.scale
+                    * exact_slope(term.function, (), mpmath.mpf(term.scale) * t + term.offset)
+                    for term in row.components[0]
+                )
+                assert a <= exact <= b
