@@ -336,6 +336,7 @@ def test_only_what_is_zero_at_zero_and_bends_there_alone_is_homogeneous() -> Non
         row = derive("bent", (component,))
         assert not row.homogeneous
         assert row.sides is None
+        assert Term("relu", offset=0.5).sides() is None
     both = derive("both", ((Term("relu", 2.0, -1.0), Term("abs", 0.5), Term("identity", -3.0)),))
     assert both.sides == ((-2.0 - 0.5 - 3.0, 0.5 - 3.0),)
 

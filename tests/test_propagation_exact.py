@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipbridge import Ball, rounding, slopes
+from lipbridge import Ball, propagation, rounding, slopes
 from lipbridge.activations import Component, Term, activation, activation_names, derive
 from lipbridge.graph import (
     Add,
@@ -276,5 +276,15 @@ def test_no_exact_value_is_outside(direction: str | None) -> None:
         with arithmetic(direction):
             norms = layer_norms(graph, norm) if draw.random() < 0.5 else None
             found = reaches(graph, ball, norms, linear=draw.random() < 0.7)
+        with mpmath.workprec(BITS):
+            require_held(graph, ball, found, seed)
+
+
+def test_units_that_are_pulled_back_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(propagation, "LARGEST", 1)
+    for seed in (3, 8, 12):
+        graph = network(seed)
+        ball = Ball(torch.ones(2, *graph.input_shape, dtype=torch.float64), 0.25, 2)
+        found = reaches(graph, ball)
         with mpmath.workprec(BITS):
             require_held(graph, ball, found, seed)

@@ -97,6 +97,51 @@ def test_margin_below_rounding_certifies_nothing() -> None:
     assert certified_radii(linear(W), x, torch.tensor([0, 0])).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+@pytest.mark.parametrize("rest", [1.0, -1.0])
+def test_an_output_that_cancels_certifies_nothing_as_label_or_as_rival(
+    label: int, order: tuple[int, ...], rest: float
+) -> None:
+    """The running error is far above a few units of the outputs: exactly they are 1 (or -1) and 0.5 (or -0.5)."""
+    noisy = torch.tensor([[1e16, -1e16, rest]], dtype=torch.float64)[:, list(order)]
+    quiet = torch.tensor([[0.5 * rest, 0.0, 0.0]], dtype=torch.float64)
+    x, labels = torch.ones(1, 3, dtype=torch.float64), torch.tensor([label])
+    graph = linear(torch.cat([noisy, quiet]))
+    assert float(certified_radii(graph, x, labels)) == 0.0
+
+
+@settings(max_examples=200)
+@given(
+    seed=st.integers(0, 10**6), scale=st.sampled_from([1.0, 1e8, 1e-8]), error=st.sampled_from([0.0, 1e-17, 1e-9, 0.1])
+)
+def test_radii_of_enclosed_outputs_in_exact_arithmetic(seed: int, scale: float, error: float) -> None:
+    """Never above the least margin of outputs within their errors, divided by the constant of the pair."""
+    generator = torch.Generator().manual_seed(seed)
+    f = scale + torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    e = error * torch.rand(4, 3, generator=generator, dtype=torch.float64) * scale
+    constants = torch.rand(3, 3, generator=generator, dtype=torch.float64) + 0.1
+    labels = f.argmax(1) if seed % 4 else torch.randint(0, 3, (4,), generator=generator)
+    found = radii_of(Enclosure(f, e), labels, constants)
+    for row, errors, y, radius in zip(f.tolist(), e.tolist(), labels.tolist(), found.tolist(), strict=True):
+        margins = [
+            (Fraction(row[y]) - Fraction(row[j]) - Fraction(errors[y]) - Fraction(errors[j]))
+            / Fraction(constants[y, j].item())
+            for j in range(3)
+            if j != y
+        ]
+        least = max(Fraction(0), min(margins))
+        assert Fraction(radius) <= least
+        assert float(least) - radius <= 1e-12 * (1.0 + scale)
+
+
+def test_outputs_that_are_not_finite_have_no_radius() -> None:
+    f = torch.tensor([[1.0, 0.0], [math.inf, 0.0], [1.0, -math.inf], [1.0, 0.0]], dtype=torch.float64)
+    e = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [math.inf, 0.0]], dtype=torch.float64)
+    found = radii_of(Enclosure(f, e), torch.zeros(4, dtype=torch.long), torch.ones(2, 2, dtype=torch.float64))
+    assert found.isnan().tolist() == [False, True, True, True]
+
+
 def test_ties_and_wrong_classes_have_radius_zero() -> None:
     W = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
     x = torch.tensor([[1.0, 1.0], [0.0, 1.0], [2.0, 1.0]], dtype=torch.float64)

@@ -14,6 +14,7 @@ pytest.importorskip("onnx", reason="needs lipbridge[onnx]")
 pytest.importorskip("onnxruntime", reason="needs lipbridge[onnx]")
 
 from lipbridge.errors import UnsupportedOperation
+from lipbridge.graph import Elementwise
 from lipbridge_adapters.onnx_import import read_onnx
 
 from .onnx_files import normal, op, save
@@ -59,7 +60,7 @@ def cases() -> dict[str, Case]:
             VECTOR,
             13,
         ),
-        "transposed pads": one("ConvTranspose", IMAGE, 13, T, pads=[0, 1, 1, 2], strides=[2, 3]),
+        "transposed pads": one("ConvTranspose", IMAGE, 13, T, pads=[0, 1, 2, 0], strides=[2, 3]),
         "transposed more": one(
             "ConvTranspose", LINE, 13, turned, normal(3), output_padding=[1], strides=[2], pads=[1, 0]
         ),
@@ -78,6 +79,10 @@ def cases() -> dict[str, Case]:
         "average lower": one("AveragePool", LINE, 13, kernel_shape=[2], auto_pad="SAME_LOWER"),
         "max": one("MaxPool", IMAGE, 13, kernel_shape=[3, 2], strides=[1, 2], pads=[1, 0, 1, 1], dilations=[1, 2]),
         "max ceil": one("MaxPool", IMAGE, 13, kernel_shape=[2, 2], strides=[2, 4], ceil_mode=1),
+        "average ceil beyond": one(
+            "AveragePool", (1, 2, 5), 19, kernel_shape=[2], strides=[3], pads=[0, 1], ceil_mode=1
+        ),
+        "max ceil beyond": one("MaxPool", (1, 2, 5), 13, kernel_shape=[2], strides=[3], pads=[0, 1], ceil_mode=1),
         "max lower": one("MaxPool", LINE, 13, kernel_shape=[2], auto_pad="SAME_LOWER"),
         "max upper": one("MaxPool", LINE, 13, kernel_shape=[4], auto_pad="SAME_UPPER", strides=[2]),
         **{
@@ -145,6 +150,12 @@ CASES = cases()
 def test_operators_with_all_their_attributes(name: str, tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", *CASES[name])
     require_equal(path, read_onnx(path))
+
+
+def test_defaults_are_the_numbers_of_float32_that_runtimes_keep(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.onnx", *one("LeakyRelu", VECTOR, 13))
+    (node,) = [node for node in read_onnx(path) if isinstance(node, Elementwise)]
+    assert node.activation.components[0][0].parameters == (float(np.float32(0.01)),)
 
 
 @pytest.mark.parametrize(("auto", "widths"), [("SAME_UPPER", (1, 2)), ("SAME_LOWER", (2, 1))])

@@ -1,11 +1,13 @@
 """A Graph's values in hundreds of digits: the slow reference for enclosures of single points.
 
-Linear nodes are read as matrices (their entries are weights, so they are exact), and what orders entries by their
-ranks. Sums and products of doubles are exact at this precision unless their sizes are hundreds of digits apart.
+Linear nodes are read as matrices whose entries are weights, or sums of them that are taken exactly, and what orders
+entries by their ranks. Sums and products of doubles are exact at this precision unless their sizes are hundreds of
+digits apart.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -88,13 +90,30 @@ def _linear(node: Dense | Conv | ConvTranspose, x: Numbers, shape: tuple[int, ..
     return [mpmath.fdot(row, x) + b for row, b in zip(rows, shift, strict=True)]
 
 
-def matrix(node: Dense | Conv | ConvTranspose, shape: tuple[int, ...]) -> tuple[list[list[float]], list[float]]:
+def matrix(node: Dense | Conv | ConvTranspose, shape: tuple[int, ...]) -> tuple[list[Numbers], list[float]]:
     """Matrix and shift of a linear node on flattened inputs of ``shape``."""
     n = math.prod(shape)
     unit = torch.eye(n, dtype=torch.float64).reshape(n, *shape)
-    rows = evaluate(replace(node, bias=None), [unit]).reshape(n, -1).T.tolist()
     blank = replace(node, weight=torch.zeros_like(node.weight))
-    return rows, evaluate(blank, [torch.zeros_like(unit[:1])]).flatten().tolist()
+    shift = evaluate(blank, [torch.zeros_like(unit[:1])]).flatten().tolist()
+    parts: list[list[list[float]]] = []
+    for weight in _taps(node):
+        parts.append(evaluate(replace(node, weight=weight, bias=None), [unit]).reshape(n, -1).T.tolist())
+    if len(parts) == 1:
+        return parts[0], shift
+    return [[mpmath.fsum(entries) for entries in zip(*rows, strict=True)] for rows in zip(*parts, strict=True)], shift
+
+
+def _taps(node: Dense | Conv | ConvTranspose) -> list[Tensor]:
+    """The weight, tap by tap where padding lets several taps read one input."""
+    if not isinstance(node, Conv) or node.padding_mode == "zeros" or not any(any(pair) for pair in node.padding):
+        return [node.weight]
+    made: list[Tensor] = []
+    for place in itertools.product(*map(range, node.kernel)):
+        weight = torch.zeros_like(node.weight)
+        weight[(..., *place)] = node.weight[(..., *place)]
+        made.append(weight)
+    return made
 
 
 def _bent(node: Elementwise, x: Numbers, shape: tuple[int, ...], functions: dict[str, Callable[..., Any]]) -> Numbers:
