@@ -79,6 +79,13 @@ WRITTEN = {
     "sin, relu": Written(lambda z: torch.cat([z.sin(), 0.7 * z.relu()], -1)),
     "relu, 0.3 relu(-), t": Written(lambda z: torch.cat([z.relu(), 0.3 * (-z).relu(), 0.1 * z], -1)),
     "2 sin, 2 cos": Written(lambda z: torch.cat([2 * z.sin(), 2 * z.cos()], -1)),
+    "relu - shifted relu": Written(lambda z: z.relu() - (z + 1).relu()),
+    "mirrored leaky": Written(lambda z: nn.functional.leaky_relu(-2 * z, 0.25)),
+    "mirrored leaky, leaky": Written(
+        lambda z: torch.cat([nn.functional.leaky_relu(-2 * z, 0.25), nn.functional.leaky_relu(z, 0.25)], -1)
+    ),
+    "relu, shifted relu": Written(lambda z: torch.cat([z.relu(), 0.5 * (3 * z - 1).relu() + 0.2 * z], -1)),
+    "two elus": Written(lambda z: torch.cat([nn.functional.elu(z, 2.0), nn.functional.elu(2 * z, 0.5)], -1)),
     "tanh, sin, abs": Written(lambda z: torch.cat([z.tanh(), z.sin() + 0.1 * z, z.abs()], -1)),
 }
 

@@ -46,6 +46,11 @@ def jacobians(module, x) -> torch.Tensor:
 
 ROWS = [activation(name) for name in NAMES]
 ROWS.append(derive("sin, 0.7 relu", ((T("sin"),), (T("relu", 0.7),))))
+ROWS.append(derive("relu - shifted relu", ((T("relu"), T("relu", -1.0, 1.0, 1.0)),)))
+ROWS.append(derive("relu, shifted relu", ((T("relu"),), (T("relu", 0.5, -3.0, 1.0), T("identity", 0.2)))))
+ROWS.append(
+    derive("leaky, mirrored leaky", ((T("leaky_relu", parameters=(0.3,)),), (T("leaky_relu", 1.0, -2.0, 0.0, (0.3,)),)))
+)
 ROWS.append(derive("0.3 t + 0.1 sin, tanh", ((T("identity", 0.3), T("sin", 0.1, 3.0, 0.2)), (T("tanh"),))))
 
 
@@ -98,6 +103,35 @@ def test_fixed_units_are_lines_and_dead_ones_are_dropped() -> None:
 def test_huge_intervals_have_the_global_rule(name) -> None:
     ends = torch.full((3,), 1e6, dtype=torch.float64)
     assert unit_rule(activation(name), -ends, ends) is None
+
+
+def test_the_steepest_of_many_balls_counts_wherever_it_stands() -> None:
+    """More balls than are looked at together; small ones, whose constant is the Jacobian's norm at the centre."""
+    module = network(5, 4, ("relu",), width=7)
+    graph = graph_of(module)
+    generator = torch.Generator().manual_seed(3)
+    centers = 2.0 * torch.randn(11, *graph.input_shape, generator=generator, dtype=torch.float64)
+    norms = torch.linalg.matrix_norm(jacobians(module, centers), 2)
+    assert float(norms.max()) > 1.01 * float(norms.median())
+    for place in range(11):
+        order = torch.roll(norms.argsort(), place + 1)
+        for verifier in (CLOSED, FAST):
+            bound = verifier.bound(on(graph, centers[order], 1e-9), BUDGET)
+            assert float(norms.max()) * (1 - 1e-12) <= bound.value
+            assert bound.extra["ball"] == place
+
+
+def test_the_norm_of_a_ball_is_the_balls() -> None:
+    """One unit that is active in a corner of the cube alone, which lies outside of the round ball."""
+    module = nn.Sequential(nn.Linear(4, 1), nn.ReLU(), nn.Linear(1, 1)).double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(1.0)
+        module[0].bias.fill_(-3.9)
+    graph = graph_of(module)
+    for verifier in (CLOSED, FAST):
+        assert verifier.bound(on(graph, torch.zeros(1, 4), 1.0, 2), BUDGET).value < 1e-100
+        assert 2.0 <= verifier.bound(on(graph, torch.zeros(1, 4), 1.0, "inf"), BUDGET).value <= 2.0 + 1e-9
 
 
 # --- against what can be computed ------------------------------------------------------------------------------------
