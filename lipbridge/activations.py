@@ -57,6 +57,13 @@ def _step(z: Tensor, width: float) -> Tensor:
     return torch.sigmoid(z * (2.0 / width)) if width > 0 else (z > 0).to(z.dtype)
 
 
+def _two_slopes(z: Tensor, width: float, left: float) -> Tensor:
+    """``left`` and one, or a mixture of them; exact without a width."""
+    if width > 0:
+        return left + (1.0 - left) * _step(z, width)
+    return torch.where(z > 0, torch.ones_like(z), torch.full_like(z, left))
+
+
 def _sign(z: Tensor, width: float) -> Tensor:
     return torch.tanh(z / width) if width > 0 else torch.sign(z)
 
@@ -70,8 +77,7 @@ def _gelu_slope(z: Tensor) -> Tensor:
 
 
 def _silu_slope(z: Tensor) -> Tensor:
-    s = torch.sigmoid(z)
-    return s * (1.0 + z * (1.0 - s))
+    return torch.sigmoid(z) * (1.0 + z * torch.sigmoid(-z))  # 1 - sigmoid(z) would cancel
 
 
 def _clipped_line(z: Tensor) -> Tensor:
@@ -157,7 +163,7 @@ SCALAR_FUNCTIONS: Mapping[str, ScalarFunction] = {
     ),
     "leaky_relu": ScalarFunction(
         lambda z, p: F.leaky_relu(z, p[0]),
-        lambda z, w, p: p[0] + (1.0 - p[0]) * _step(z, w),
+        lambda z, w, p: _two_slopes(z, w, p[0]),
         lambda p: (min(p[0], 1.0), max(p[0], 1.0)),
         lambda p: (p[0], 1.0),
         ("negative_slope",),

@@ -12,7 +12,7 @@ import torch
 
 from lipbridge.activations import SCALAR_FUNCTIONS, Parameters, derive
 from lipbridge.activations import Term as T
-from lipbridge.graph import Elementwise, Graph, Input
+from lipbridge.graph import Add, Dense, Elementwise, Graph, Input
 from lipbridge.search.accuracy import ACCURACY
 from lipbridge.search.running_error import enclose, enclose_tangent
 from lipbridge.slopes import LOCAL
@@ -26,6 +26,21 @@ def gelu_tanh(cube: float) -> Real:
 
 def celu(alpha: float) -> Real:
     return lambda t: t if t > 0 else mpmath.mpf(alpha) * mpmath.expm1(t / mpmath.mpf(alpha))
+
+
+def softplus(beta: float) -> Real:
+    b = mpmath.mpf(beta)
+    return lambda t: (
+        (b * t if b * t > 10**4 else mpmath.mpf(0) if b * t < -(10**4) else mpmath.log1p(mpmath.exp(b * t))) / b
+    )
+
+
+def elu(alpha: float) -> Real:
+    return lambda t: t if t > 0 else mpmath.mpf(alpha) * mpmath.expm1(t)
+
+
+def leaky_relu(slope: float) -> Real:
+    return lambda t: t if t > 0 else mpmath.mpf(slope) * t
 
 
 #: With the brackets of all extremes of the slope, and of the curvature, where they are not at the ends.
@@ -113,6 +128,9 @@ CASES: list[tuple[str, Parameters, Real]] = [
     *(("gelu_tanh", (k,), gelu_tanh(k)) for k in (0.0401, 0.0499)),
     *(("celu", (a,), celu(a)) for a in (1.0, 0.3, 7.0, 1e-3, 1e3, 2.0**-900, 2.0**900)),
     ("hardswish", (), lambda t: t * min(max(t + 3, mpmath.mpf(0)), mpmath.mpf(6)) / 6),
+    *(("softplus", (b,), softplus(b)) for b in (1.0, 3.0, -0.7, 3e-200)),
+    *(("elu", (a,), elu(a)) for a in (0.3, -2.7)),
+    *(("leaky_relu", (a,), leaky_relu(a)) for a in (0.01, 1e7)),
 ]
 MAGNITUDES = [10.0**k for k in (-300, -200, -100, -30, -15, -8, -4, -2, -1, 0, 1, 2, 4, 8, 30, 100, 300)]
 
@@ -156,3 +174,39 @@ def test_a_rounded_argument_beside_a_kink_is_no_differentiable_point() -> None:
         row = derive("row", ((T("leaky_relu", 1.0, scale, -(scale * place), (2.0,)),),))
         assert float(row.distance_to_kink(torch.tensor([place], dtype=torch.float64))) == 0.0
     assert math.isinf(float(derive("s", ((T("mish"),),)).distance_to_kink(torch.zeros(1))))
+
+
+@pytest.mark.parametrize("name", ["sin", "softsign"])
+def test_a_slope_counts_the_rounding_of_a_large_shift(name: str) -> None:
+    """fl(s t + o) is off by u |o|, which moves the slope, however small s is."""
+    f: Real = mpmath.sin if name == "sin" else lambda t: t / (1 + abs(t))
+    scale, offset = 1.1e-6, 1e6 if name == "sin" else 3.7
+    x = torch.linspace(1e6, 9e6, 60, dtype=torch.float64)[:, None]
+    row = derive("row", ((T(name, 1.0, scale, offset),),))
+    found = enclose_tangent(Graph((Input("x", (), (1,)), Elementwise("g", (0,), (1,), row))), x, torch.ones_like(x))
+    with mpmath.workdps(60):
+        for t, value, error in zip(
+            x.flatten().tolist(), found.tangent.value.tolist(), found.tangent.error.tolist(), strict=True
+        ):
+            exact = mpmath.diff(f, mpmath.mpf(scale) * mpmath.mpf(t) + mpmath.mpf(offset)) * mpmath.mpf(scale)
+            assert abs(exact - value[0]) <= error[0]
+
+
+def test_a_slope_that_underflows_is_not_zero() -> None:
+    """1e-200 g(1e-200 z) on z = 1e200 t, times 1e200: slopes 1 and 0.5, so less t the constant is 0.5, never 1."""
+    huge = torch.full((1, 1), 1e200, dtype=torch.float64)
+    row = derive("row", ((T("leaky_relu", 1e-200, 1e-200, 0.0, (0.5,)),),))
+    graph = Graph(
+        (
+            Input("x", (), (1,)),
+            Dense("a", (0,), (1,), huge),
+            Elementwise("g", (1,), (1,), row),
+            Dense("b", (2,), (1,), huge),
+            Dense("minus", (0,), (1,), -torch.ones(1, 1, dtype=torch.float64)),
+            Add("sum", (3, 4), (1,)),
+        )
+    )
+    x = torch.tensor([[3.0], [-3.0]], dtype=torch.float64)
+    found = enclose_tangent(graph, x, torch.ones_like(x)).tangent
+    for value, error, exact in zip(found.value.tolist(), found.error.tolist(), (0.0, -0.5), strict=True):
+        assert abs(value[0] - exact) <= error[0] + 1e-9

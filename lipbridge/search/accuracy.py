@@ -14,6 +14,8 @@ from lipbridge.rounding import UNIT
 
 #: Trusted accuracy of the library's scalar functions and of the few operations around them: eight ulp.
 ULPS = 16.0 * UNIT
+#: More than what one operation loses to underflow, also where a device flushes subnormal numbers to zero.
+UNDERFLOW = 2.0**-1020
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,18 @@ def _argument(t: Tensor, _value: Tensor, _: Parameters) -> Tensor:
     return ULPS * t.abs()
 
 
+def _log_sigmoid_error(_t: Tensor, value: Tensor, _: Parameters) -> Tensor:
+    # exp(-t) may underflow.
+    return ULPS * value.abs() + UNDERFLOW
+
+
 def _softplus_error(t: Tensor, value: Tensor, p: Parameters) -> Tensor:
+    # fl(beta t) is off by u |beta t|, which moves softplus by as many times its value where beta t is negative (its
+    # derivative is below its value there), and exp is nothing beyond -1100. Elsewhere by at most u |t|, the value.
     # Beyond beta t = 20 torch returns t itself, which is log(1 + exp(-20)) / beta < 2.1e-9 / beta too low.
-    return ULPS * value.abs() + (p[0] * t > 19.0).to(t.dtype) * (2.1e-9 / abs(p[0]))
+    inner = p[0] * t
+    own = ULPS * value.abs() * (1.0 + (-inner).clamp(0.0, 1100.0))
+    return own + (UNDERFLOW + (inner > 19.0).to(t.dtype) * 2.1e-9) / abs(p[0])
 
 
 def _elu_error(t: Tensor, _value: Tensor, p: Parameters) -> Tensor:
@@ -56,12 +67,7 @@ def _elu_error(t: Tensor, _value: Tensor, p: Parameters) -> Tensor:
 
 def _celu_error(t: Tensor, _value: Tensor, p: Parameters) -> Tensor:
     # As of elu; and t / alpha may underflow, or be flushed to zero, before it is multiplied by alpha again.
-    return (t < 0).to(t.dtype) * (ULPS * abs(p[0])) + torch.minimum(t.abs(), torch.full_like(t, abs(p[0]) * 2.0**-1020))
-
-
-def _log_sigmoid_error(_t: Tensor, value: Tensor, _: Parameters) -> Tensor:
-    # exp(-t) may underflow.
-    return ULPS * value.abs() + 2.0**-1020
+    return (t < 0).to(t.dtype) * (ULPS * abs(p[0])) + torch.minimum(t.abs(), torch.full_like(t, abs(p[0]) * UNDERFLOW))
 
 
 ACCURACY: dict[str, Accuracy] = {

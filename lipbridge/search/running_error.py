@@ -302,10 +302,17 @@ def _term_error(node: Node, term: Term, z: Tensor, value: Tensor) -> Tensor:
     if term.scale not in (1.0, -1.0) or term.offset != 0.0:  # the argument was rounded
         low, high = SCALAR_FUNCTIONS[term.function].slopes(term.parameters)
         steepest = max(abs(low), abs(high))
-        own = own + steepest * (ULPS * ((term.scale * z).abs() + abs(term.offset)) + 4.0 * TINY)
+        own = own + steepest * _argument_error(term, z)
     # What underflows before it is multiplied by the coefficient; behind that the floor of the node is enough.
     own = outer * (own + 8.0 * TINY)
     return own if outer in (0.0, 1.0) else own + ULPS * value.abs()
+
+
+def _argument_error(term: Term, z: Tensor) -> Tensor | float:
+    """Error of ``scale * z + offset`` at the float64 number z itself."""
+    if term.scale in (1.0, -1.0) and term.offset == 0.0:
+        return 0.0
+    return ULPS * ((term.scale * z).abs() + abs(term.offset)) + 4.0 * TINY
 
 
 def accuracy(node: Node, term: Term) -> Accuracy:
@@ -501,29 +508,28 @@ def _side_is_certain(activation: Activation, z: Enclosure) -> Tensor:
     for term in (t for component in activation.components for t in component):
         if not SCALAR_FUNCTIONS[term.function].smooth and term.scale != 0.0:
             scaled = term.scale * z.value
-            exact = term.scale in (1.0, -1.0) and term.offset == 0.0
-            rounding = 0.0 if exact else ULPS * (scaled.abs() + abs(term.offset)) + FLOOR
-            room = 2.0 * (abs(term.scale) * z.error + rounding)
+            room = 2.0 * (abs(term.scale) * z.error + _argument_error(term, z.value))
             certain = certain & ((scaled + term.offset).abs() > room)
     return certain
 
 
 def _slope_error(node: Node, component: Component, z: Enclosure) -> Tensor:
     """Error of a component's derivative, away from kinks: curvature times the error of z, and its evaluation."""
-    curvature, size, steepest = 0.0, 0.0, 0.0
-    for term in component:
-        factor = abs(term.coefficient * term.scale)
-        curvature += factor * abs(term.scale) * accuracy(node, term).curvature(term.parameters)
-        low, high = SCALAR_FUNCTIONS[term.function].slopes(term.parameters)
-        size += factor * max(abs(low), abs(high))
-        steepest += max(abs(low), abs(high))
-    exact = curvature == 0.0 and len(component) == 1 and abs(component[0].coefficient * component[0].scale) == 1.0
-    if exact and component[0].function in ("identity", "relu", "abs"):
+    (first, *others) = component
+    plain = first.function in ("identity", "relu", "abs") and abs(first.coefficient * first.scale) == 1.0
+    if plain and abs(first.coefficient) == 1.0 and not others:
         return torch.zeros_like(z.value)
-    # The argument of a smooth function is rounded too, by at most a few ulp of itself.
-    argument = z.value.abs() + max(abs(term.offset) for term in component)
-    rounding = ULPS * (len(component) + 1) * size + 8.0 * TINY * (1.0 + steepest)
-    return curvature * (z.error + ULPS * argument) * (1.0 + ULPS) + rounding
+    size, error = 0.0, torch.zeros_like(z.value)
+    for term in component:
+        low, high = SCALAR_FUNCTIONS[term.function].slopes(term.parameters)
+        steepest = max(abs(low), abs(high))
+        factor = abs(term.coefficient * term.scale) + TINY  # it may have underflowed
+        size += factor * steepest
+        error = error + 8.0 * TINY * (1.0 + factor + steepest)
+        curvature = accuracy(node, term).curvature(term.parameters)
+        if curvature:  # the argument moves by the error of z and is rounded itself
+            error = error + factor * curvature * (abs(term.scale) * z.error + _argument_error(term, z.value))
+    return (error + ULPS * (len(component) + 1) * size) * (1.0 + ULPS)
 
 
 @enclosed_tangent.register
