@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lipbridge.errors import FileNotWritten
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON array of rows, and nothing else.")]
 
 JsonRow = Mapping[str, Any]
@@ -30,8 +32,9 @@ def note(text: str) -> None:
 def print_json(rows: Sequence[JsonRow]) -> None:
     """One JSON array; what is not a finite number is null."""
     text = json.dumps(list(rows), indent=2, allow_nan=False)
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    with _named_stdout():
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 def print_table(title: str, columns: Mapping[str, Cell], rows: Sequence[JsonRow]) -> None:
@@ -52,7 +55,20 @@ def print_table(title: str, columns: Mapping[str, Cell], rows: Sequence[JsonRow]
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for index in range(len(rows)):
         table.add_row(*(Text(values[index]) for values in shown.values()))
-    console.print(table)
+    with _named_stdout():
+        console.print(table)
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _named_stdout() -> Generator[None]:
+    """A full disk behind ``> FILE`` is told as such: the system does not say which file it was."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FileNotWritten("standard output", error) from error
 
 
 @contextlib.contextmanager

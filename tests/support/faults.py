@@ -47,7 +47,8 @@ class Disk:
             if self._fails(grows):
                 if self.mode == "kill":
                     raise Killed
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                named = [arguments[0]] if isinstance(arguments[0], str | os.PathLike) else []
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *named)
             return operation(*arguments, **options)
 
         return wrapped
