@@ -29,7 +29,8 @@ def main() -> int:
         lists = [path for path in lists if path.stem in arguments.only]
     try:
         changes = read(lists)
-    except StaleList:
+    except StaleList as error:
+        print(f"A list does not fit the tree. {error}", file=sys.stderr)
         return 2
     if arguments.change:
         changes = [change for change in changes if change.name in arguments.change]
@@ -40,13 +41,14 @@ def main() -> int:
         if not arguments.no_baseline:
             whole = runner.run(_baseline(counted), copies, 10 * arguments.limit, _quiet, apply=False)
             failed = [outcome for outcome in whole if outcome.noticed or outcome.broken]
-            for _outcome in failed:
-                pass
+            for outcome in failed:
+                print(f"Fails without any change: {' '.join(outcome.change.tests)} ({outcome.by})", file=sys.stderr)
             if failed:
                 return 2
         outcomes = runner.run(counted, copies, arguments.limit, _say)
     text, passed = report(changes, outcomes)
     text += f"\n{time.monotonic() - begun:.0f} s, {arguments.jobs} at a time.\n"
+    print(f"\n{text}", end="")
     if arguments.report:
         arguments.report.write_text(text)
     return 0 if passed else 1
@@ -87,7 +89,9 @@ def _baseline(changes: list[Change]) -> list[Change]:
 
 
 def _say(outcome: Outcome) -> None:
-    pass
+    word = "not run" if outcome.broken else "noticed" if outcome.noticed else "UNNOTICED"
+    change = outcome.change
+    print(f"{word:9} {outcome.seconds:6.1f} s  {change.file}: {change.name}  {outcome.by}", flush=True)
 
 
 def _quiet(outcome: Outcome) -> None:
