@@ -27,7 +27,7 @@ from lipbridge.propagation_rules import (
     reach,
     times,
 )
-from lipbridge.rounding import gamma
+from lipbridge.rounding import TINY, gamma
 from lipbridge.search.running_error import Enclosure, enclosed
 from lipbridge.slopes import FLOOR, WIDER, outward
 from lipbridge.vocabulary import Norm
@@ -84,7 +84,7 @@ def _(node: ConvTranspose, form: Tensor, inputs: list[Reach], lines: list[Lines]
     part = _convolved(node, form.reshape(k * m, *node.shape), shape).reshape(k, m, -1)
     size, taps, terms = x.magnitude, _terms(node), node.weight[0].numel()
     # |fl(A W) - A W| |x| <= gamma |A| (|W| |x|), and underflow.
-    reach_up = convolve_transposed(node, size.reshape(-1, *shape), node.weight.abs(), None).flatten(1)
+    reach_up = convolve_transposed(node, size.reshape(-1, *shape), node.weight.abs(), None).flatten(1) + taps * TINY
     reach_up = reach_up * (1.0 + gamma(taps + 16))
     error = gamma(terms + 2) * times(form.abs(), reach_up) + (4.0 * terms * FLOOR) * (1.0 + size.sum(1))[:, None]
     offset = nothing(form)

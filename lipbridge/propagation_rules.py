@@ -17,7 +17,7 @@ from torch import Tensor
 from lipbridge.errors import UnsupportedProblem
 from lipbridge.graph import Add, Concat, Dense, Elementwise, Node, Reshape, block_axis, evaluate
 from lipbridge.linalg import vector_norm
-from lipbridge.rounding import gamma
+from lipbridge.rounding import TINY, gamma
 from lipbridge.search.running_error import Enclosure, enclosed
 from lipbridge.slopes import FLOOR, WIDER, component_bend, component_range, component_slopes, outward
 from lipbridge.vocabulary import Norm
@@ -188,6 +188,7 @@ def _offsets(
     line = total <= FLOOR
     total = torch.where(line, 1.0, total)
     product = rise * (fall / total) * width
+    room = room + 4.0 * TINY * width.clamp(max=2.0**1023)  # what the products of slopes lose before it
     upper = (at_l * (fall / total) + at_u * (rise / total)) + product
     lower = (at_l * (rise / total) + at_u * (fall / total)) - product
     high, low = torch.maximum(at_l, at_u), torch.minimum(at_l, at_u)
@@ -292,7 +293,7 @@ def _(node: Dense, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pul
     part = (forms @ node.weight).flatten(2)
     size = x.magnitude.reshape(len(x.lower), -1, n)
     # |fl(A W) - A W| |x| <= gamma |A| (|W| |x|), and underflow.
-    reach_up = (size @ node.weight.abs().T).flatten(1)
+    reach_up = (size @ node.weight.abs().T + n * TINY).flatten(1)
     error = (
         gamma(rows + 2) * times(form.abs(), reach_up) + (4.0 * rows * FLOOR) * (1.0 + size.flatten(1).sum(1))[:, None]
     )

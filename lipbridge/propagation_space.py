@@ -32,7 +32,7 @@ from lipbridge.propagation_rules import (
     reach,
     times,
 )
-from lipbridge.rounding import gamma
+from lipbridge.rounding import TINY, gamma
 from lipbridge.search.running_error import Enclosure, enclosed, in_windows, window_places
 from lipbridge.slopes import FLOOR, WIDER, outward
 from lipbridge.vocabulary import Norm
@@ -109,7 +109,8 @@ def _(node: Conv, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pull
     part = _transposed(node, form.reshape(k * m, *node.shape), shape).reshape(k, m, -1)
     size, taps, terms = x.magnitude, node.weight[0].numel(), _terms(node)
     # |fl(A W) - A W| |x| <= gamma |A| (|W| |x|), and underflow.
-    reach_up = convolve(node, size.reshape(-1, *shape), node.weight.abs(), None).flatten(1) * (1.0 + gamma(taps + 16))
+    reach_up = convolve(node, size.reshape(-1, *shape), node.weight.abs(), None).flatten(1) + taps * TINY
+    reach_up = reach_up * (1.0 + gamma(taps + 16))
     error = gamma(terms + 2) * times(form.abs(), reach_up) + (4.0 * terms * FLOOR) * (1.0 + size.sum(1))[:, None]
     offset = nothing(form)
     if node.bias is not None:

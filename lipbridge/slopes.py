@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lipbridge.activations import GELU_CUBE, SCALAR_FUNCTIONS, Component, Interval, Parameters, Term
 from lipbridge.piecewise_linear import Pieces, above, below
-from lipbridge.rounding import up
+from lipbridge.rounding import TINY, up
 
 Slopes = tuple[Tensor, Tensor]
 
@@ -305,8 +305,10 @@ def component_range(component: Component) -> Interval:
         if term.coefficient:
             ends = [term.coefficient * end for end in local(term.function).range(term.parameters)]
             least, most = min(ends), max(ends)
+            tiny = 0.0 if abs(term.coefficient) == 1.0 else TINY
             slack = [
-                1e-14 * (abs(x) + abs(y)) if math.isfinite(x + y) else 0.0 for x, y in ((low, least), (high, most))
+                1e-14 * (abs(x) + abs(y)) + tiny if math.isfinite(x + y) else 0.0
+                for x, y in ((low, least), (high, most))
             ]
             low, high = low + least - slack[0], high + most + slack[1]
     return low, high

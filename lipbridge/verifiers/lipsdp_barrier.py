@@ -236,7 +236,7 @@ class Derivatives:
                 weights += [] if term.state is None else [-T.sum(0)]
                 weights += [T[c] for c in term.group[: term.variables]]
             D = (rows.T * torch.cat(weights)) @ rows + d[0] * (inputs @ inputs.T)
-            least = min(least, float(eigenvalues(D)[0]))
+            least = min(least, float(eigenvalues(D)[0])) if D.numel() else least  # an activation may be constant
         return -1.0 / least if least < 0.0 else math.inf
 
 

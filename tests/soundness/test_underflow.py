@@ -313,3 +313,12 @@ def test_a_part_of_a_chain_is_never_exact_by_a_quotient_that_underflows() -> Non
     proved = bound("eclipse-fast", graph, 2)
     assert proved is not None
     assert Fraction(proved.value) >= constant
+
+
+@pytest.mark.parametrize("name", ["eclipse-fast", "lipsdp-fast"])
+def test_an_activation_times_zero_is_constant(name: str) -> None:
+    flat = derive("flat", ((Term("relu", 0.0),),))
+    one = torch.ones(1, 1, dtype=torch.float64)
+    nodes: list[Node] = [Input("x", (), (1,)), Dense("first", (0,), (1,), one), Elementwise("flat", (1,), (1,), flat)]
+    nodes += [Dense("second", (2,), (1,), one), Elementwise("act", (3,), (1,), activation("relu"))]
+    assert bound(name, Graph((*nodes, Dense("last", (4,), (1,), one))), 2) is not None
