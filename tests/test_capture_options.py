@@ -69,6 +69,7 @@ LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Sequential(padded(0, 2, value=1.5), nn.Conv1d(2, 2, 3)), (2, 4)),
     (nn.Sequential(padded(1, 2, 0, 1, value=-0.3), nn.MaxPool2d(2)), (2, 4, 4)),
     (nn.Sequential(padded(0, 1), nn.MaxPool1d(2)), (2, 5)),
+    (nn.Sequential(padded(1, 1), nn.MaxPool1d(3)), (2, 5)),
     (nn.Sequential(padded(1, 1, value=-math.inf), nn.MaxPool1d(3)), (2, 5)),
     (nn.Sequential(padded(1, 1, 0, 0, value=-math.inf), nn.MaxPool2d((1, 2), stride=2)), (2, 4, 5)),
     (Of(lambda x: F.pad(x, (1, 2), value=-0.3)), (2, 4)),
@@ -181,6 +182,7 @@ def test_averages_are_never_below_those_of_real_numbers(n: int) -> None:
         assert Fraction(share) * count >= 1
     for module, shape in (
         (nn.AdaptiveAvgPool1d(n - 1), (1, n)),
+        (nn.AdaptiveAvgPool1d(2), (1, 5)),
         (nn.Upsample(size=2 * n + 1, mode="linear"), (1, n)),
         (nn.Upsample(size=n + 2, mode="linear", align_corners=True), (1, n)),
     ):
