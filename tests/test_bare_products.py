@@ -148,6 +148,7 @@ ALLOWED = {
     "search/running_error.py:_least_deviation": "the root of an epsilon above zero, at least 2^-537",
     "search/running_error.py:_moves": "asks only whether the slope of the function itself is zero",
     "search/running_error.py:_normalized": "the variance's error is at least FLOOR, and the deviation at least 2^-537",
+    "search/running_error.py:_side_is_certain": "_argument_error is added, which holds what underflows",
     "search/running_error.py:window_places": "whole numbers",
     "slopes.py:component_bend": "signs alone",
     "uncertain.py:_product_up": "_underflow is added",
