@@ -142,6 +142,11 @@ def ended(pid: int, after: float | None = None) -> int:
         time.sleep(0.0005)
 
 
+def workers(temporary: Path) -> bytes:
+    """The processes of verifiers whose files are in this folder."""
+    return subprocess.run(["pgrep", "-f", f"worker {temporary}"], capture_output=True, check=False).stdout
+
+
 @contextlib.contextmanager
 def small_disk(kibibytes: int) -> Generator[Path | None]:
     """A file system of this size, or None where this process may not mount one."""
@@ -234,9 +239,10 @@ class Bench:
             require(re.search(r"/(run|report|lipbridge-)\S*", log) is not None, "unnamed", log[-500:])
         room()
         if operation == "compare":
-            time.sleep(0.2)
-            left = subprocess.run(["pgrep", "-f", f"worker {folder.parent}"], capture_output=True, check=False).stdout
-            require(not left, "lost", f"processes are left: {left!r}")
+            deadline = time.monotonic() + 120.0  # one that still imports hears of it afterwards
+            while left := workers(folder.parent):
+                require(time.monotonic() < deadline, "lost", f"processes are left: {left!r}")
+                time.sleep(0.1)
             with contextlib.suppress(ImportError):  # what the next command does first
                 importlib.import_module("lipbridge.temporary").sweep(parent=folder.parent)
             names = sorted(
@@ -269,11 +275,11 @@ class Bench:
             self.judge(folder, operation, full, code, lambda: None)
             shutil.rmtree(folder.parent)
             return "cut short" if code else "finished"
-        size = sum(file.stat().st_size for file in (self.root / "new").iterdir()) // 1024
-        with small_disk(4 * size + 2000) as disk:
+        sizes = [file.stat().st_size for file in (self.root / "new").iterdir()]
+        with small_disk(sum(sizes) // 256 + 2000) as disk:
             if disk is None or number % 2:
                 folder = self.folder(f"full-{number}", operation)
-                limit = self.draw.randrange(30_000 if operation != "compare" else 200_000)
+                limit = self.draw.randrange(max(sizes) if operation != "compare" else 200_000)
                 code = ended(self.start(folder, operation, limit))
                 self.judge(folder, operation, full, code, lambda: None)
                 shutil.rmtree(folder.parent)
@@ -281,7 +287,7 @@ class Bench:
                 folder = self.folder("", operation, disk)
                 ballast = disk / ".ballast"
                 free = shutil.disk_usage(disk).free
-                spare = self.draw.randrange(0, 120_000 if operation != "compare" else 600_000, 4096)
+                spare = self.draw.randrange(0, 2 * sum(sizes) if operation != "compare" else 600_000, 4096)
                 ballast.write_bytes(b"x" * max(0, free - spare))
                 code = ended(self.start(folder, operation))
                 self.judge(folder, operation, full, code, ballast.unlink)
