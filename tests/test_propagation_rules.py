@@ -100,7 +100,7 @@ def dual_norm(row: list[Any], norm: Norm) -> Any:
 
 @every_arithmetic
 def test_linear_layers_on_boxes_and_on_balls(direction: str | None, worst: str | None) -> None:
-    for seed, known in itertools.product(range(14), ("box", "distance")):
+    for seed, known in itertools.product(range(10), ("box", "distance")):
         make, node = linear_node(seed)
         shape, norm = make.nodes[0].shape, make.random.choice(NORMS)
         x = make.box(shape, norm, known=known)
@@ -238,7 +238,7 @@ def forms(make: Boxes, node: Node) -> Tensor:
 
 @every_arithmetic
 def test_forms_of_linear_layers_are_pulled_back(direction: str | None, worst: str | None) -> None:
-    for seed in range(100, 116):
+    for seed in range(100, 112):
         make, node = linear_node(seed)
         shape = make.nodes[0].shape
         x, form = make.box(shape, 2), forms(make, node)
@@ -259,7 +259,7 @@ def test_forms_of_linear_layers_are_pulled_back(direction: str | None, worst: st
 
 @every_arithmetic
 def test_forms_of_nonlinear_layers_are_pulled_back(direction: str | None, worst: str | None) -> None:
-    for seed in range(200, 220):
+    for seed in range(200, 214):
         make, node = nonlinear_node(seed)
         shape = make.nodes[0].shape
         x, form = make.box(shape, 2), forms(make, node)
