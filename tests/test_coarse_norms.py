@@ -103,6 +103,11 @@ def test_products_that_underflow_in_a_gram_matrix() -> None:
     G, error = gram_up(rows)
     assert not G.any()
     assert not matrix_exceeds(gram(rows), error, 2, 2)
+    B = (rows[None], torch.zeros_like(rows)[None])
+    (re, _), errors = rigor_gram.gram_pair(B)
+    assert not re.any()
+    assert not matrix_exceeds(gram(rows), float(errors[0]), 2, 2)
+    assert Fraction(float(rigor_gram.squared_norm_up(B)[0])) >= sum(Fraction(v) ** 2 for v in rows.flatten().tolist())
 
 
 @arithmetics
@@ -272,6 +277,7 @@ GEOMETRIES = [
     (Convolution((12, 2), padding=((1, 0),), padding_mode="circular"), (1, 12, 2)),
     (Convolution((1, 4), padding=((6, 6),)), (1, 1, 13)),
     (Convolution((1, 2, 2), padding=((1, 1), (1, 0)), padding_mode="circular"), (2, 1, 3, 2)),
+    (Convolution((1, 5), (2,), ((2, 0),), padding_mode="replicate"), (1, 1, 3)),  # the shortest column adds no taps
     (Convolution((2, 4, 3), (2, 1), ((1, 0), (0, 1)), groups=2), (2, 1, 2, 2)),
 ]
 
