@@ -42,8 +42,9 @@ def join_stacked_rows(graph: Graph) -> Graph:
             if joint is not None:
                 nodes[source] = half = _first_half(layer)
                 nodes[index] = replace(node, activation=joint, axis=0 if len(node.shape) > 1 else -1)
-                if _identity(half) and nodes[half.inputs[0]].shape == half.shape:
-                    nodes[index] = replace(nodes[index], inputs=half.inputs)
+                shifted = _on_shifted(joint, half) if nodes[half.inputs[0]].shape == half.shape else None
+                if shifted is not None:
+                    nodes[index] = replace(nodes[index], inputs=half.inputs, activation=shifted)
     for index in range(len(nodes)):
         _mixed(nodes, index)
     for index in range(len(nodes)):
@@ -90,7 +91,13 @@ def _joint(layer: Dense | Conv, act: Activation) -> Activation | None:
     bias, half = _bias(layer), m // 2
     W, V, b, c = layer.weight[:half], layer.weight[half:], bias[:half], bias[half:]
     if act.name == "relu":
-        return activation("crelu") if torch.equal(V, -W) and torch.equal(c, -b) else None
+        if torch.equal(V, -W) and torch.equal(c, -b):
+            return activation("crelu")
+        for sign in (1.0, -1.0):
+            shift = _shift(sign * b, c) if torch.equal(V, sign * W) else None
+            if shift is not None:
+                return recognise(((Term("relu"),), (Term("relu", 1.0, sign, shift),)))
+        return None
     shift = _shift(b, c) if torch.equal(V, W) else None
     return None if shift is None else recognise(((Term("sin"),), (Term("sin", offset=shift),)))
 
@@ -115,13 +122,23 @@ def _first_half(layer: Dense | Conv) -> Dense | Conv:
     return replace(layer, shape=(m, *layer.shape[1:]), weight=layer.weight[:m], bias=bias)
 
 
-def _identity(layer: Dense | Conv) -> bool:
-    W = _mixer(layer)
-    return W is not None and torch.equal(W, torch.eye(len(W), dtype=W.dtype))
+def _on_shifted(act: Activation, layer: Dense | Conv) -> Activation | None:
+    """The activation of ``t + o`` if that is all that the layer does, with one o for all rows and nothing rounded."""
+    W, bias = _mixer(layer, biased=True), _bias(layer)
+    if W is None or not torch.equal(W, torch.eye(len(W), dtype=W.dtype)) or not bool((bias == bias[0]).all()):
+        return None
+    shift = float(bias[0])
+    components: list[Component] = []
+    for component in act.components:
+        exact = [Fraction(term.scale) * Fraction(shift) + Fraction(term.offset) for term in component]
+        if any(Fraction(float(offset)) != offset for offset in exact):
+            return None
+        components.append(tuple(replace(t, offset=float(o)) for t, o in zip(component, exact, strict=True)))
+    return act if shift == 0.0 else recognise(tuple(components))
 
 
-def _mixer(layer: Node) -> Tensor | None:
-    """The matrix of a layer without bias that works on channels alone, each place by itself."""
+def _mixer(layer: Node, *, biased: bool = False) -> Tensor | None:
+    """The matrix of a layer (without bias, unless ``biased``) that works on channels alone, each place by itself."""
     if isinstance(layer, Dense) and len(layer.shape) == 1:
         W = layer.weight
     elif isinstance(layer, Conv) and layer.groups == 1 and math.prod(layer.kernel) == 1:
@@ -130,17 +147,30 @@ def _mixer(layer: Node) -> Tensor | None:
         W = layer.weight.flatten(1)
     else:
         return None
-    return None if layer.bias is not None and bool(layer.bias.any()) else W
+    return None if not biased and layer.bias is not None and bool(layer.bias.any()) else W
 
 
 # --- what comes after it ---------------------------------------------------------------------------------------------
 
 
 def _pair(nodes: list[Node], index: int) -> Elementwise | None:
-    """The node, if it is a CReLU whose blocks are halves of its first axis."""
+    """The node, if it is (relu(t + o), relu(+-t + o')), such as a CReLU, whose blocks are halves of its first axis."""
     node = nodes[index]
-    fits = isinstance(node, Elementwise) and node.activation.name == "crelu" and block_axis(node) == 0
-    return node if isinstance(node, Elementwise) and fits else None
+    if not isinstance(node, Elementwise) or node.activation.width != 2 or block_axis(node) != 0:
+        return None
+    terms = [component[0] for component in node.activation.components if len(component) == 1]
+    plain = all((term.function, term.coefficient, abs(term.scale)) == ("relu", 1.0, 1.0) for term in terms)
+    return node if plain and len(terms) == 2 and terms[0].scale == 1.0 else None
+
+
+def _combined(pair: Elementwise, first: float, second: float, constant: float = 0.0) -> Component:
+    """``first`` times the first function of a pair, ``second`` times the other, and a constant."""
+    (one,), (other,) = pair.activation.components
+    if pair.activation.name == "crelu" and constant == 0.0:
+        return _component(first, -second)
+    terms = [replace(one, coefficient=first), replace(other, coefficient=second)]
+    found = [term for term in terms if term.coefficient != 0.0]
+    return tuple(found if constant == 0.0 else [*found, Term("identity", 1.0, 0.0, constant)])
 
 
 def _component(right: float, left: float) -> Component:
@@ -156,20 +186,25 @@ def _component(right: float, left: float) -> Component:
 
 
 def _mixed(nodes: list[Node], index: int) -> None:
-    """A layer that mixes the two blocks of a CReLU entry by entry, as one activation on what the CReLU reads."""
+    """A layer that mixes the two blocks of a pair entry by entry, as one activation on what the pair reads."""
     node = nodes[index]
     pair = _pair(nodes, node.inputs[0]) if node.inputs else None
-    W = None if pair is None else _mixer(node)
-    if pair is None or W is None:
+    W = None if pair is None else _mixer(node, biased=True)
+    if pair is None or W is None or not isinstance(node, Dense | Conv):
         return
     n = W.shape[1] // 2
     if len(W) % n:
         return
-    F = W[::n, ::n]
+    F, shifts = W[::n, ::n], _bias(node)
     if not bool(F.any(1).all()) or not torch.equal(W, torch.kron(F, torch.eye(n, dtype=W.dtype))):
         return
-    rows = [(float(F[k, 0]), -float(F[k, 1])) for k in range(len(F))]
-    act = recognise(tuple(_component(right, left) for right, left in rows))
+    if not torch.equal(shifts, shifts[::n].repeat_interleave(n)):
+        return
+    plain = bool(((F[:, 0] == 0.0) | (F[:, 0] == 1.0)).all() | (F.abs() == F.abs().max()).all())
+    if n == 1 and not plain:
+        return  # any layer on a single unit would do
+    rows = [(float(F[k, 0]), float(F[k, 1]), float(shifts[k * n])) for k in range(len(F))]
+    act = recognise(tuple(_combined(pair, *row) for row in rows))
     axis = -1 if len(rows) == 1 or len(node.shape) == 1 else 0
     nodes[index] = Elementwise(node.name, pair.inputs, node.shape, act, axis)
 
@@ -188,9 +223,9 @@ def _repeated(nodes: list[Node], readers: list[int], index: int) -> None:
         return
     V, U = node.weight.chunk(2, dim=1)
     ratio = _ratio(V, U)
-    if ratio is None:
+    if ratio is None or (ratio == -1.0 and pair.activation.name == "crelu"):  # which would be no activation
         return
-    act = recognise((_component(1.0, -ratio),))
+    act = recognise((_combined(pair, 1.0, ratio),))
     nodes[place] = replace(pair, shape=(pair.shape[0] // 2, *pair.shape[1:]), activation=act, axis=-1)
     if flattened:
         nodes[node.inputs[0]] = replace(between, shape=(between.shape[0] // 2,))
@@ -198,14 +233,14 @@ def _repeated(nodes: list[Node], readers: list[int], index: int) -> None:
 
 
 def _ratio(V: Tensor, U: Tensor) -> float | None:
-    """The number of float32 with U = c V exactly, if there is one other than -1, which would be no activation."""
+    """The number of float32 with U = c V exactly, if there is one."""
     if torch.equal(V, U):
         return 1.0
     largest = int(V.abs().argmax())
     top = float(V.flatten()[largest])
     ratio = float(np.float32(float(U.flatten()[largest]) / top)) if top else 0.0
     # Products of numbers of float32 are exact in float64.
-    short = bool((V.to(torch.float32) == V).all()) and math.isfinite(ratio) and ratio != -1.0
+    short = bool((V.to(torch.float32) == V).all()) and math.isfinite(ratio)
     return ratio if short and torch.equal(U, ratio * V) else None
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lipbridge
-from lipbridge.activations import activation, activation_names
+from lipbridge.activations import activation, activation_module, activation_names
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph import (
     Add,
@@ -203,6 +205,46 @@ def test_the_relu_dialect_of_dense_networks(name: str, tmp_path: Path) -> None:
     if name == "identity_abs":
         assert report.rounding == 0.0
         assert export_onnx(graph, tmp_path / "n.onnx", merge=True).rounding > 0.0
+
+
+#: Activations with parameters, or with kinks beside zero, and those of the registry as they are.
+WITH_PARAMETERS: dict[str, Callable[[], nn.Module]] = {
+    "relu6": nn.ReLU6,
+    "hardtanh": lambda: nn.Hardtanh(-1.0, 2.0),
+    "hardtanh, narrow": lambda: nn.Hardtanh(-0.5, 0.25),
+    "softshrink": lambda: nn.Softshrink(0.5),
+    "leaky, power of two": lambda: nn.LeakyReLU(0.25),
+    "leaky, steep": lambda: nn.LeakyReLU(-2.5),
+    "softplus, 1/5 is no float32": lambda: nn.Softplus(5.0),
+    "softplus, flat": lambda: nn.Softplus(0.25),
+    "elu": lambda: nn.ELU(2.0),
+    "celu": lambda: nn.CELU(0.5),
+    **{name: partial(activation_module, name) for name in activation_names()},
+}
+
+
+@pytest.mark.parametrize("dialect", ["native", "relu"])
+@pytest.mark.parametrize("name", WITH_PARAMETERS)
+def test_the_bound_of_what_was_written(name: str, dialect: str, tmp_path: Path) -> None:
+    """To the last bit where nothing was rounded, and next to it where float32 rounded a constant."""
+    for width in (1, 4):
+        act = WITH_PARAMETERS[name]()
+        torch.manual_seed(width)
+        outputs = act(torch.zeros(1, width)).shape[1]
+        graph = lipbridge.capture(nn.Sequential(nn.Linear(3, width), act, nn.Linear(outputs, 2)), (3,))
+        bent = [t for n in graph if isinstance(n, Elementwise) for part in n.activation.components for t in part]
+        if dialect == "relu" and any(term.hinge is None for term in bent):
+            with pytest.raises(UnsupportedOperation, match="not piecewise linear"):
+                export_onnx(graph, tmp_path / "m.onnx", dialect, check=False)
+            continue
+        report = export_onnx(graph, tmp_path / "m.onnx", dialect, check=False)
+        found = bounds(read_onnx(report.path))
+        if report.rounding == 0.0:
+            assert found == bounds(graph)
+        else:
+            assert found == pytest.approx(bounds(graph), rel=8 * report.rounding, abs=0.0)
+            rounded = {*ROUNDED_BY_FLOAT32, "gelu", "leaky_relu", "softplus, 1/5 is no float32"}
+            assert name in rounded
 
 
 def test_a_residual_network_in_relu_form(tmp_path: Path) -> None:
