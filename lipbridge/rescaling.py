@@ -18,18 +18,21 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from lipbridge import checks
 from lipbridge.bounds import Bound, trivial_bound
-from lipbridge.capture import capture
+from lipbridge.capture import capture, read_module
+from lipbridge.capture_export import one_line, unwrapped
+from lipbridge.capture_program import Reading
 from lipbridge.channels import LARGEST_FACTOR, ChannelChain, Layer, best_factors, channel_chain, ones
 from lipbridge.errors import NumericalFailure, UnsupportedOperation, UnsupportedProblem
 from lipbridge.graph import Conv, Dense, Elementwise, Graph, Input, Node, evaluate
 from lipbridge.layer_constants import on_inputs
+from lipbridge.same_function import same_function
+from lipbridge.scalable_weights import ScalableWeight, scalable_weight
 from lipbridge.verifiers.lipsdp_fast import predicted_seconds, solve
 from lipbridge.verifiers.lmi_increments import Increments
 from lipbridge.verifiers.lmi_system import LipSDP, lipsdp_of
@@ -39,7 +42,6 @@ from lipbridge.vocabulary import Norm, as_norm
 GAP, SECONDS = 1e-4, 120.0
 #: Newton's method is not begun if it is predicted to take longer.
 NEWTON_SECONDS = 10.0
-_SCALED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +65,17 @@ def rescale(
     """Rescale the units of a network so that its trivial bound is the least possible, and its function the same.
 
     Units of positively homogeneous activations (relu, leaky_relu, abs, crelu, identity_abs, ...) are scaled, of a
-    convolution its channels; layers around other activations are left alone. Weights are computed in float64 and
-    rounded to the parameter's dtype, so the function is the same up to that rounding; with ``exact`` all factors are
-    powers of two, and it is the same exactly (but for weights that underflow), for a bound that is a little larger.
+    convolution its channels; layers around other activations are left alone. So are weights that are not the parameter
+    of one layer used once, or given by a parametrisation whose ``right_inverse`` takes others. Afterwards the two
+    modules are compared at random points, and a difference beyond rounding is a refusal.
+
+    Weights are computed in float64 and rounded to the parameter's dtype, so the function is the same up to that
+    rounding; with ``exact`` all factors are powers of two, and it is the same exactly (but for weights that underflow),
+    for a bound that is a little larger.
 
     Args:
-        module: a chain of ``nn.Linear`` and ``nn.Conv`` layers, activations, pooling and flattening. It is not changed.
+        module: a chain of ``nn.Linear`` and ``nn.Conv`` layers, activations, pooling and flattening. Only a copy is
+            written, so it stays as it is, whatever happens.
         norm: 1, 2 or "inf".
         exact: powers of two only.
         input_shape: as for :func:`lipbridge.capture`.
@@ -77,7 +84,8 @@ def rescale(
         A copy of the same type and dtype, and the proved trivial bounds before and after.
 
     Raises:
-        UnsupportedOperation: for a network that is no such chain, or that uses a layer twice.
+        UnsupportedOperation: for a network that is no such chain, that has no weight which may be scaled, that cannot
+            be copied, or that would become another function.
         NumericalFailure: if weights hold NaN or infinity.
 
     Source: ours; the l_2 optimum is LipSDP's for slopes in [-1, 1]. Laws: ``after.value <= before.value``; the outputs
@@ -85,8 +93,9 @@ def rescale(
     """
     p = as_norm(norm)
     checks.flag(exact, "exact")
-    copied = copy.deepcopy(module)
-    graph, chain, modules = _read(copied, input_shape)
+    copied = _copy_of(module)
+    reading, chain, weights = _read(copied, input_shape)
+    graph = copy.deepcopy(reading.graph)  # of a float64 module it reads the memory that is written below
     before = trivial_bound(graph, p)
     start = time.perf_counter()
     factors = _squares(chain) if p == 2 else _sums(chain, p)
@@ -94,76 +103,79 @@ def rescale(
         factors = [torch.exp2(d.log2().round()) for d in factors]
     if not all(bool((d > 0).all() and torch.isfinite(d).all()) for d in factors):
         raise NumericalFailure("The factors of the rescaling are beyond float64.")
-    _apply(chain, modules, factors)
+    _apply(chain, weights, factors)
     try:
         scaled = capture(copied, input_shape)
         after = trivial_bound(scaled, p)
-        _require_same(graph, scaled, module)
+        _require_same((module, copied), (graph, scaled))
     except NumericalFailure:  # a weight overflowed its dtype
         after = before
     if not after.value < before.value:
-        copied, after = copy.deepcopy(module), before
+        copied, after = _copy_of(module), before
+        _require_same((module, copied), (graph, graph))
     after = replace(after, seconds=time.perf_counter() - start, method="trivial bound, rescaled")
     return RescaleResult(copied, before, after)
 
 
-def _require_same(graph: Graph, scaled: Graph, module: nn.Module) -> None:
-    """Compare the two at random points of several scales, as capture compares a Graph with its module.
+def _copy_of(module: nn.Module) -> nn.Module:
+    """A copy that shares no memory with the module, which therefore stays as it is, whatever happens.
 
     Raises:
-        UnsupportedOperation: if they differ by more than rounding the weights to the module's dtype explains.
+        UnsupportedOperation: if there is no such copy.
     """
-    generator = torch.Generator().manual_seed(20261125)
-    scales = torch.tensor([1.0, 1e-3, 1e3, 30.0, 0.03], dtype=torch.float64)
-    unit = torch.randn(5, *graph.input_shape, generator=generator, dtype=torch.float64)
-    x = (unit * scales.reshape(-1, *(1,) * len(graph.input_shape))).to(graph.device)
-    unit_roundoff = max(torch.finfo(t.dtype).eps for t in module.parameters() if t.is_floating_point())
-    values = [value.abs().flatten(1).amax(1) for g in (graph, scaled) for value in g.values(x)]
-    room = 64.0 * len(graph.nodes) * unit_roundoff * torch.stack(values).amax(0)
-    # Scaled by powers of two inside, a network may have large values on the way; its outputs count too.
-    gap = (graph(x) - scaled(x)).flatten(1).abs().amax(1)
-    if not bool((gap <= room).all()):
+    kind = type(module).__name__
+    try:
+        copied = copy.deepcopy(module)
+    except Exception as error:
+        hint = f"The module cannot be copied: {one_line(error)}. Attributes that are computed tensors cannot."
+        raise UnsupportedOperation(kind, "rescaling", hint) from error
+    ours, theirs = ({t.data_ptr() for t in (*m.parameters(), *m.buffers()) if t.numel()} for m in (module, copied))
+    if ours & theirs:
+        raise UnsupportedOperation(kind, "rescaling", "A copy of the module shares tensors with the module.")
+    return copied
+
+
+def _require_same(modules: tuple[nn.Module, nn.Module], graphs: tuple[Graph, Graph]) -> None:
+    """Raise :class:`UnsupportedOperation` if the two differ by more than rounding explains."""
+    if not same_function(modules, graphs):
         reason = (
             "A scaled weight or bias is used in more than one way, or computed on the way, so the network would become "
             "another function."
         )
-        raise UnsupportedOperation(type(module).__name__, "rescaling", reason)
+        raise UnsupportedOperation(type(modules[0]).__name__, "rescaling", reason)
 
 
 def require_rescalable(module: nn.Module, input_shape: Sequence[int] | None = None) -> None:
     """Raise :class:`UnsupportedOperation` if :func:`rescale` could not take the module."""
-    _read(module, input_shape)
+    _read(_copy_of(module), input_shape)
 
 
-def _read(module: nn.Module, input_shape: Sequence[int] | None) -> tuple[Graph, ChannelChain, list[nn.Module | None]]:
-    """The Graph, its chain, and the modules behind the layers; joints that cannot be scaled are not free."""
-    graph = capture(module, input_shape)
+def _read(
+    module: nn.Module, input_shape: Sequence[int] | None
+) -> tuple[Reading, ChannelChain, list[ScalableWeight | None]]:
+    """What was read, its chain, and the weights of its layers; joints that cannot be scaled are not free."""
+    reading = read_module(module, input_shape)
     try:
-        chain = channel_chain(graph, _is_pooling)
+        chain = channel_chain(reading.graph, _is_pooling)
     except UnsupportedProblem as error:
         raise UnsupportedOperation("network", "rescaling", f"It takes a chain of layers. {error}") from error
-    modules = [_module_of(module, layer.node) for layer in chain.layers]
-    tensors = [
-        tensor.data_ptr() for owner in modules if owner is not None for tensor in owner.parameters(recurse=False)
-    ]
-    if len(set(tensors)) < len(tensors):
-        name = chain.layers[0].node.name
-        raise UnsupportedOperation(name, "rescaling", "A layer that is used twice cannot be rescaled.")
+    found = [scalable_weight(unwrapped(module), reading, layer.node) for layer in chain.layers]
+    weights = [None if isinstance(weight, str) else weight for weight in found]
     joints = tuple(
         # BatchNorm behind a layer adds a shift that would have to be scaled as well.
         replace(
             joint,
             free=all(g.homogeneous for g in joint.activations)
-            and None not in modules[i : i + 2]
+            and None not in weights[i : i + 2]
             and chain.layers[i].scale is None,
         )
         for i, joint in enumerate(chain.joints)
     )
-    if joints and not any(joint.free for joint in joints) and None in modules:
-        name = chain.layers[modules.index(None)].node.name
-        reason = "Only the weights of nn.Linear and nn.Conv layers can be rescaled."
-        raise UnsupportedOperation(name, "rescaling", reason)
-    return graph, replace(chain, joints=joints), modules
+    if joints and not any(joint.free for joint in joints):
+        for layer, weight in zip(chain.layers, found, strict=True):
+            if isinstance(weight, str):
+                raise UnsupportedOperation(layer.node.name, "rescaling", weight)
+    return reading, replace(chain, joints=joints), weights
 
 
 def _is_pooling(node: Node) -> bool:
@@ -175,14 +187,6 @@ def _is_pooling(node: Node) -> bool:
         and node.weight.shape[:2] == (node.groups, 1)
         and bool((node.weight == node.weight[:1]).all())
     )
-
-
-def _module_of(module: nn.Module, layer: Dense | Conv) -> nn.Module | None:
-    """The layer's module if its weight can be scaled."""
-    path, _, parameter = (layer.parameter or "").rpartition(".")
-    owner = module.get_submodule(path) if parameter == "weight" else None
-    turned = isinstance(layer, Dense) and layer.transposed
-    return owner if isinstance(owner, _SCALED) and not turned else None
 
 
 def _squares(chain: ChannelChain) -> list[Tensor]:
@@ -314,20 +318,18 @@ def _positive(values: Tensor) -> Tensor:
     return (values / _geometric_mean(alive)).clamp(1.0 / LARGEST_FACTOR, LARGEST_FACTOR)
 
 
-def _apply(chain: ChannelChain, modules: Sequence[nn.Module | None], factors: Sequence[Tensor]) -> None:
+def _apply(chain: ChannelChain, weights: Sequence[ScalableWeight | None], factors: Sequence[Tensor]) -> None:
     """Rows and bias times a layer's factors, columns divided by those of the layer before; rounded once."""
-    with torch.no_grad():
-        for index, (layer, owner) in enumerate(zip(chain.layers, modules, strict=True)):
-            if owner is None:
-                continue
-            weight = cast(Tensor, owner.weight)
-            W = weight.detach().to(device="cpu", dtype=torch.float64)
-            if index:
-                W = W / on_inputs(layer.node, factors[index - 1][layer.reads])
-            if index < len(factors):
-                d = factors[index][layer.writes]
-                W = W * d.reshape(-1, *[1] * (W.ndim - 1))
-                if any(name == "bias" for name, _ in owner.named_parameters(recurse=False)):
-                    bias = cast(Tensor, owner.bias)
-                    bias.copy_(bias.detach().to(device="cpu", dtype=torch.float64) * d)
-            weight.copy_(W)
+    for index, (layer, own) in enumerate(zip(chain.layers, weights, strict=True)):
+        behind = index < len(factors) and chain.joints[index].free
+        ahead = index > 0 and chain.joints[index - 1].free
+        if own is None or not (behind or ahead):
+            continue
+        W, bias = own.weight, own.bias
+        if ahead:
+            W = W / on_inputs(layer.node, factors[index - 1][layer.reads])
+        if behind:
+            d = factors[index][layer.writes]
+            W = W * d.reshape(-1, *[1] * (W.ndim - 1))
+            bias = None if bias is None else bias * d
+        own.write(W, bias if behind else None)

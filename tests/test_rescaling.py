@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lipbridge
+from lipbridge import rescaling
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
 from lipbridge.verifiers import Budget, get_verifier
 from tests.families import FLAVOURS, network
+from tests.support.rescaled_modules import KINDS, Case, cases, change_of
 
 torch.set_num_threads(1)
 HOMOGENEOUS = ("relu", "abs", "crelu", "identity_abs", "identity_abs_l2", "leaky_relu")
@@ -126,31 +129,118 @@ def test_errors():
         lipbridge.rescale(broken)
 
 
-class _OtherBias(nn.Module):
-    """A layer's weight with a bias that is not the layer's."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last, self.bias = nn.Linear(4, 8), nn.Linear(8, 3), nn.Parameter(torch.randn(8))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(torch.relu(nn.functional.linear(x, self.first.weight, self.bias)))
+# --- the same function, or a refusal ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "bias"])
-def test_what_would_become_another_function_is_refused(kind: str) -> None:
-    torch.manual_seed(0)
-    modules = {
-        "weight_norm": nn.Sequential(
-            nn.Linear(4, 8), nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))
-        ),
-        "spectral_norm": nn.Sequential(
-            nn.utils.parametrizations.spectral_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 3)
-        ),
-        "bias": _OtherBias(),
-    }
-    module, x = modules[kind].eval(), torch.randn(64, 4)
-    before = module(x)
+CASES = list(cases())
+#: A dense case of each kind, at places in turn, in the ordinary suite; the others are slow.
+QUICK = [CASES[(i % 3) * len(KINDS) + i] for i in range(0, len(KINDS), 2)]
+
+
+def outcome(case: Case, norm, exact: bool) -> str:
+    """What rescale makes of a case, which must be the same function and leave the module as it was."""
+    module = case.module()
+    stored = [(t, t.detach().clone()) for t in (*module.parameters(), *module.buffers())]
+    try:
+        found = lipbridge.rescale(module, norm, exact=exact, input_shape=case.input_shape)
+    except UnsupportedOperation:
+        return "refused"
+    finally:
+        assert all(torch.equal(tensor, copy) for tensor, copy in stored)
+    assert change_of(module, found.module, case.input_shape) < (1e-11 if case.double else 2e-4), case
+    return "rescaled" if found.after.value < found.before.value else "left"
+
+
+def tally(chosen: list[Case]) -> Counter[str]:
+    return Counter(outcome(case, (2, 1, "inf")[case.seed % 3], case.seed % 4 == 3) for case in chosen)
+
+
+def test_modules_of_every_other_kind_stay_the_same_function_or_are_refused() -> None:
+    found = tally(QUICK)
+    assert found["rescaled"] >= 5
+    assert found["refused"] >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(6))
+def test_two_hundred_modules_stay_the_same_function_or_are_refused(part: int) -> None:
+    assert len(CASES) > 200
+    chosen = CASES[part::6]
+    assert tally(chosen)["rescaled"] > len(chosen) / 4
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "halved", "spectral_norm", "twice", "another bias"])
+@pytest.mark.parametrize("double", [True, False])
+def test_only_weights_of_one_use_are_scaled(kind: str, double: bool) -> None:
+    """A parametrisation is scaled through its right_inverse; what nothing can be said of is left alone."""
+    case = Case(kind, 0, False, double, "relu", 3)
+    module = case.module()
+    found = lipbridge.rescale(module)
+    assert found.after.value < found.before.value
+    assert change_of(module, found.module, (4,)) < (1e-11 if double else 2e-4)
+    layers = list(getattr(found.module, "layers", found.module))
+    before = list(getattr(module, "layers", module))
+    scaled = [not torch.equal(a.weight, b.weight) for a, b in zip(before, layers, strict=True) if hasattr(a, "weight")]
+    assert scaled[0] is (kind in ("weight_norm", "halved", "twice"))
+    if kind == "twice":
+        assert scaled == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_the_comparison_notices_a_layer_that_was_scaled_alone(double: bool, monkeypatch) -> None:
+    """Also where the Graph that it compares with reads the module's own memory, as in float64."""
+    module = Case("plain", 0, False, double, "relu", 5).module()
+    apply = rescaling._apply
+
+    def forgetful(chain, weights, factors):
+        apply(chain, [*weights[:-1], None], [*factors[:-1], 2.0 * factors[-1]])
+
+    monkeypatch.setattr(rescaling, "_apply", forgetful)
     with pytest.raises(UnsupportedOperation, match="another function"):
-        lipbridge.rescale(module, input_shape=(4,))
-    assert torch.equal(module(x), before)
+        lipbridge.rescale(module)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("kind", ["plain", "weight_norm"])
+def test_an_interruption_leaves_the_module_bit_for_bit(error, kind, monkeypatch) -> None:
+    module = Case(kind, 1, False, True, "relu", 5).module()
+    stored = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    write = rescaling.ScalableWeight.write
+    written: list[int] = []
+
+    def broken(self, weight, bias):
+        if written:
+            raise error
+        written.append(1)
+        write(self, weight, bias)
+
+    monkeypatch.setattr(rescaling.ScalableWeight, "write", broken)
+    with pytest.raises(error):
+        lipbridge.rescale(module)
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in module.state_dict().items())
+
+
+class _Alone(nn.Linear):
+    """Copies share its parameters."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def test_what_cannot_be_copied_is_refused_in_words() -> None:
+    with pytest.raises(UnsupportedOperation, match="shares tensors"):
+        lipbridge.rescale(nn.Sequential(_Alone(3, 4), nn.ReLU(), nn.Linear(4, 2)))
+    with pytest.raises(UnsupportedOperation, match="cannot be copied"):
+        lipbridge.rescale(Case("pruned", 0, False, True, "relu", 0).module())
+
+
+def test_why_no_weight_may_be_scaled_is_told() -> None:
+    linear, last = nn.Linear(3, 4), nn.Linear(4, 2)
+    spectral = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4)), nn.ReLU(), last).eval()
+    with pytest.raises(UnsupportedOperation, match="right_inverse"):
+        lipbridge.rescale(spectral)
+    other = Case("another bias", 0, False, True, "relu", 0).module()
+    other.layers = nn.ModuleList([linear, nn.ReLU(), last])
+    other.extra = nn.Parameter(torch.randn(4))
+    with pytest.raises(UnsupportedOperation, match="bias"):
+        lipbridge.rescale(other)
