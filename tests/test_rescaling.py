@@ -133,8 +133,8 @@ def test_errors():
 
 
 CASES = list(cases())
-#: A dense case of each kind, at places in turn, in the ordinary suite; the others are slow.
-QUICK = [CASES[(i % 3) * len(KINDS) + i] for i in range(0, len(KINDS), 2)]
+#: Dense cases of every fourth kind, at places in turn, in the ordinary suite; the others are slow.
+QUICK = [CASES[(i % 3) * len(KINDS) + i] for i in range(0, len(KINDS), 4)]
 
 
 def outcome(case: Case, norm, exact: bool) -> str:
@@ -155,10 +155,10 @@ def tally(chosen: list[Case]) -> Counter[str]:
     return Counter(outcome(case, (2, 1, "inf")[case.seed % 3], case.seed % 4 == 3) for case in chosen)
 
 
-def test_modules_of_every_other_kind_stay_the_same_function_or_are_refused() -> None:
+def test_modules_of_some_kinds_stay_the_same_function_or_are_refused() -> None:
     found = tally(QUICK)
-    assert found["rescaled"] >= 5
-    assert found["refused"] >= 2
+    assert found["rescaled"] >= 3
+    assert found["refused"] >= 1
 
 
 @pytest.mark.slow
