@@ -235,6 +235,13 @@ def test_a_gram_matrix_off_by_all_that_it_says(monkeypatch, wrong_library) -> No
         assert least_is(complex_as_real((G[0][0], G[1][0])), -value, -1)
 
 
+def test_a_square_off_by_all_that_it_says() -> None:
+    """(H / 8)^2 is 4 I, computed as zero with an error of 4: the eigenvalues of H are 16."""
+    zero = torch.zeros(1, 2, 2, dtype=torch.float64)
+    error, scale = (torch.tensor([value], dtype=torch.float64) for value in (4.0, 8.0))
+    assert float(rigor_gram.bounds_of_iterates((zero, zero), [error], [scale])) >= 16.0
+
+
 @arithmetics
 def test_the_steps_of_gram_iteration(arithmetic) -> None:
     for seed in range(6):
