@@ -199,11 +199,16 @@ def _(node: Add, inputs: list[Enclosure]) -> Enclosure:
     return Enclosure(value, _add_error([x.value for x in inputs], [x.error for x in inputs]))
 
 
+def _before(W: Tensor) -> Tensor:
+    """What products of the unit roundoff and inputs lose to underflow before they are multiplied by W."""
+    return TINY * W.abs().sum()
+
+
 def _dense_error(W: Tensor, b: Tensor | None, x: Enclosure) -> Tensor:
     """Error of fl(W x + b): |W| e + gamma_(n+1) (|W| |x| + |b|)."""
     n = W.shape[1]
     rounding = gamma(n + 2)
-    error = (x.error + rounding * x.value.abs() + TINY) @ W.abs().T  # that product may underflow, and W be large
+    error = (x.error + rounding * x.value.abs()) @ W.abs().T + _before(W)
     if b is not None:
         error = error + rounding * b.abs()
     return error * (1.0 + 4.0 * gamma(n + 16)) + (n + 2) * FLOOR
@@ -214,7 +219,8 @@ def _conv_error(node: Conv, b: Tensor | None, x: Enclosure) -> Tensor:
     n = node.weight[0].numel()
     rounding = gamma(n + 2)
     shift = None if b is None else rounding * b.abs()
-    error = convolve(node, x.error + rounding * x.value.abs() + TINY, node.weight.abs(), shift)
+    error = convolve(node, x.error + rounding * x.value.abs(), node.weight.abs(), shift)
+    error = error + _before(node.weight)
     return error * (1.0 + 4.0 * gamma(n + 16)) + (n + 2) * FLOOR
 
 
@@ -223,7 +229,8 @@ def _transposed_error(node: ConvTranspose, b: Tensor | None, x: Enclosure) -> Te
     n = node.weight[:, 0].numel() // node.groups
     rounding = gamma(n + 2)
     shift = None if b is None else rounding * b.abs()
-    error = convolve_transposed(node, x.error + rounding * x.value.abs() + TINY, node.weight.abs(), shift)
+    error = convolve_transposed(node, x.error + rounding * x.value.abs(), node.weight.abs(), shift)
+    error = error + _before(node.weight)
     return error * (1.0 + 4.0 * gamma(n + 16)) + (n + 2) * FLOOR
 
 
