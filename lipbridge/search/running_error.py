@@ -310,9 +310,11 @@ def _term_error(node: Node, term: Term, z: Tensor, value: Tensor) -> Tensor:
         low, high = SCALAR_FUNCTIONS[term.function].slopes(term.parameters)
         steepest = max(abs(low), abs(high))
         own = own + steepest * _argument_error(term, z)
-    # What underflows before it is multiplied by the coefficient; behind that the floor of the node is enough.
+    if outer in (0.0, 1.0):  # the floor of the node is enough
+        return outer * own
+    # What underflows before it is multiplied by the coefficient.
     own = outer * (own + 8.0 * TINY)
-    return own if outer in (0.0, 1.0) else own + ULPS * value.abs()
+    return own + ULPS * value.abs()
 
 
 def _argument_error(term: Term, z: Tensor) -> Tensor | float:
