@@ -93,7 +93,7 @@ def rescale(
     """
     p = as_norm(norm)
     checks.flag(exact, "exact")
-    copied = _copy_of(module)
+    copied = _copy_of(checks.instance(module, nn.Module, "module", "be a torch.nn.Module"))
     reading, chain, weights = _read(copied, input_shape)
     graph = copy.deepcopy(reading.graph)  # of a float64 module it reads the memory that is written below
     before = trivial_bound(graph, p)

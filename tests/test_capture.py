@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
+from fractions import Fraction
 
 import pytest
 import torch
@@ -56,8 +57,8 @@ def test_every_activation_module_is_recognised(name: str, bias: bool) -> None:
         (lambda z: torch.cat((torch.relu(z), nn.functional.relu(z.neg())), dim=1), "crelu", 2),
         (lambda z: torch.cat([torch.sin(z), torch.cos(z)], -1), "sincos", 2),
         (lambda z: torch.cat([z, z.abs()], -1), "identity_abs", 2),
-        (lambda z: torch.cat([z, z.abs()], -1) / math.sqrt(2), "identity_abs_l2", 2),
-        (lambda z: torch.cat([z / 2**0.5, (z / 2**0.5).abs()], -1), "identity_abs_l2", 2),
+        (lambda z: torch.cat([z, z.abs()], -1) * 0.7071067811865475, "identity_abs_l2", 2),
+        (lambda z: torch.cat([z * 0.7071067811865475, (z * 0.7071067811865475).abs()], -1), "identity_abs_l2", 2),
         (lambda z: torch.cat([(z + z.sin() ** 2) / 2, (z - z.sin().square()) / 2], -1), "sin2_pair", 2),
         (
             lambda z: torch.cat([0.5 * (z + torch.sin(z) * torch.sin(z)), 0.5 * z - z.sin().pow(2) * 0.5], -1),
@@ -81,6 +82,14 @@ def test_functions_written_by_hand(function, name: str, factor: int) -> None:
     found = activations(graph)
     if name != "t":  # cancels to 0 t exactly or is spelt as such: only the values matter
         assert found == [name]
+
+
+def test_a_division_by_no_power_of_two_is_rounded_away_from_zero() -> None:
+    """1 / sqrt(2) as float64 has it is another number than the registry's, and its function another by an ulp."""
+    graph = check(Function(lambda z: torch.cat([z, z.abs()], -1) / math.sqrt(2), 2), (4,))
+    (row,) = [node.activation for node in graph if isinstance(node, Elementwise)]
+    exact = Fraction(1) / Fraction(math.sqrt(2))
+    assert 2 * exact**2 <= Fraction(row.lipschitz[2]) ** 2 <= (1 + Fraction(1, 2**49)) ** 2
 
 
 def test_joint_facts_of_hand_written_curves_are_used() -> None:

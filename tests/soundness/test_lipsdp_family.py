@@ -111,7 +111,7 @@ arguments = (
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(*arguments)
 def test_no_proved_bound_is_below_a_witness(module, radius, norm, seed) -> None:
     study(module, radius, norm, seed)

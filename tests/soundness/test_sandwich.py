@@ -59,7 +59,7 @@ def difference_quotient(module: nn.Module, p, q, scale: float) -> float:
     return float(quotient[torch.isfinite(quotient)].detach().max()) * (1 - QUOTIENT)
 
 
-@settings(max_examples=250)
+@settings(max_examples=25)
 @given(families, st.sampled_from(CHEAP_PAIRS))
 def test_witness_is_below_the_trivial_bound(module: nn.Sequential, pair) -> None:
     graph = lipbridge.capture(module)
@@ -73,7 +73,7 @@ def test_witness_is_below_the_trivial_bound(module: nn.Sequential, pair) -> None
         assert difference_quotient(module, *pair, scale) <= upper.value
 
 
-@settings(max_examples=200)
+@settings(max_examples=50)
 @given(families, st.integers(0, 10**9), st.sampled_from([1e-3, 1.0, 1e3]))
 def test_witness_is_below_lipsdp_from_any_multipliers(module: nn.Sequential, seed: int, scale: float) -> None:
     graph = lipbridge.capture(module)
@@ -91,14 +91,14 @@ def test_witness_is_below_lipsdp_from_any_multipliers(module: nn.Sequential, see
     assert found.value <= proved.value
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(families)
 def test_lipsdp_is_never_above_the_trivial_bound(module: nn.Sequential) -> None:
     graph = lipbridge.capture(module)
     assert closed_form_bound(graph).value <= trivial_bound(graph).value * (1 + 1e-7)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.integers(0, 10**9), st.integers(1, 5), st.sampled_from(NORMS))
 def test_nonnegative_relu_networks_are_known_exactly(seed: int, depth: int, norm) -> None:
     """Nonnegative weights, ReLU, no bias: the constant is ||W_L ... W_1||_p, and the sandwich closes around it."""
@@ -117,7 +117,7 @@ def test_nonnegative_relu_networks_are_known_exactly(seed: int, depth: int, norm
         assert compared(J, closed_form_bound(graph).value, 2, 2) <= 0
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.integers(0, 10**9), st.sampled_from(NORMS))
 def test_linear_networks_are_known_exactly(seed: int, norm) -> None:
     module = network(seed, 1, ("relu",))
@@ -130,7 +130,7 @@ def test_linear_networks_are_known_exactly(seed: int, norm) -> None:
     assert compared(exact(module[0].weight), found, norm, norm) >= 0
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.integers(0, 10**9), st.sampled_from(["abs", "crelu", "sincos", "identity_abs_l2"]))
 def test_one_isometric_layer_with_orthonormal_rows_is_tight(seed: int, name: str) -> None:
     """theory.md, consequence 3: f = V g(c Q x), Q with orthonormal rows: the trivial bound is the constant."""
@@ -180,7 +180,7 @@ tame = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(tame, st.sampled_from(NORMS), st.randoms(use_true_random=False))
 def test_permuting_neurons_changes_nothing(module: nn.Sequential, norm, random) -> None:
     first, second = linears(module)[:2]
@@ -202,7 +202,7 @@ def test_permuting_neurons_changes_nothing(module: nn.Sequential, norm, random) 
     assert bounds_of(twin, norm) == pytest.approx(bounds_of(module, norm), rel=1e-6)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(tame, st.integers(0, 10**9))
 def test_orthogonal_changes_of_input_and_output_change_nothing(module: nn.Sequential, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -218,7 +218,7 @@ def test_orthogonal_changes_of_input_and_output_change_nothing(module: nn.Sequen
     assert bounds_of(changed(module, turn), 2) == pytest.approx(bounds_of(module, 2), rel=1e-6)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(tame, st.sampled_from(NORMS), st.integers(-40, 40))
 def test_scaling_the_output_scales_the_bound(module: nn.Sequential, norm, power: int) -> None:
     twin = changed(module, lambda twin: linears(twin)[-1].weight.mul_(2.0**power))
@@ -226,7 +226,7 @@ def test_scaling_the_output_scales_the_bound(module: nn.Sequential, norm, power:
     assert bounds_of(twin, norm) == pytest.approx(expected, rel=1e-6)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(tame, st.sampled_from(NORMS), st.floats(-50, 50, allow_nan=False))
 def test_biases_do_not_move_global_bounds(module: nn.Sequential, norm, shift: float) -> None:
     twin = changed(module, lambda twin: [layer.bias.add_(shift) for layer in linears(twin)])
