@@ -111,10 +111,15 @@ def _points(module: nn.Module, shape: tuple[int, ...], program: Program, graph: 
     work = _work(graph)
     count = program.batch if program.fixed else next(points for most, points in _POINTS if work <= most)
     like = example_of(module, shape, 1)
+    return random_points(shape, count).to(like.dtype).to(like.device)
+
+
+def random_points(shape: tuple[int, ...], count: int) -> Tensor:
+    """``(count, *shape)`` float64: the same normal points in every run, of the scales in turn."""
     generator = torch.Generator().manual_seed(20261125)
     unit = torch.randn(count, *shape, generator=generator, dtype=torch.float64)
     scales = torch.tensor([SCALES[i % len(SCALES)] for i in range(count)], dtype=torch.float64)
-    return (unit * scales.reshape(-1, *(1,) * len(shape))).to(like.dtype).to(like.device)
+    return unit * scales.reshape(-1, *(1,) * len(shape))
 
 
 def run(program: Program, reader: ProgramReader, x: Tensor, *, double: bool, each: Any = None) -> Tensor:
@@ -183,7 +188,7 @@ def _compare_graph(reading: Reading, x: Tensor, values: list[Tensor], expected: 
         return
     if found.shape == expected.shape and understood(reading.graph) is None:
         # The running error of both, unless it says nothing any more.
-        size = _by_row(expected)
+        size = by_row(expected)
         error = torch.minimum(8.0 * enclose(reading.graph, x).error, 1e-4 * _like(size, expected))
         if bool(((found - expected).abs() <= error).all()):
             return
@@ -198,11 +203,12 @@ def _agree(found: Tensor, expected: Tensor, room: Tensor) -> bool:
     finite = torch.isfinite(expected).flatten(1).all(1) if expected.ndim > 1 else torch.isfinite(expected)
     if not bool(finite.any()):
         return False
-    difference = _by_row(found[finite] - expected[finite])
+    difference = by_row(found[finite] - expected[finite])
     return bool((difference <= room[finite]).all())
 
 
-def _by_row(y: Tensor) -> Tensor:
+def by_row(y: Tensor) -> Tensor:
+    """The largest magnitude in each row of a batch; zero of rows without entries."""
     return y.abs().reshape(len(y), -1).amax(1) if y.numel() else torch.zeros(len(y), dtype=y.dtype, device=y.device)
 
 
@@ -211,7 +217,7 @@ def _like(rows: Tensor, y: Tensor) -> Tensor:
 
 
 def _largest(values: list[Tensor]) -> Tensor:
-    return torch.stack([_by_row(value) for value in values]).amax(0)
+    return torch.stack([by_row(value) for value in values]).amax(0)
 
 
 def _first_difference(reading: Reading, x: Tensor) -> tuple[str, str]:
@@ -280,11 +286,11 @@ def _compare_module(
         found = first if first is not None and words == _TOGETHER else _outputs(module, x[rows], words)
         right = expected[rows]
         _require_shape(module, found, tuple(right.shape), words)
-        quick = _UNITS * unit * _by_row(right) + torch.finfo(x.dtype).tiny
+        quick = _UNITS * unit * by_row(right) + torch.finfo(x.dtype).tiny
         finite = (torch.isfinite(found) & torch.isfinite(right)).reshape(len(found), -1).all(1)
         if not bool(finite.any()):
             continue  # it overflows in its own dtype
-        gap = _by_row(torch.where(_like(finite, found), found.to(torch.float64) - right, 0.0))
+        gap = by_row(torch.where(_like(finite, found), found.to(torch.float64) - right, 0.0))
         if bool((gap <= quick).all()):
             continue
         if room is None:
@@ -304,10 +310,10 @@ def _rounding_of_module(reading: Reading, x: Tensor, expected: Tensor, unit: flo
     room = _CAP * unit * _largest(reading.graph.values(exact))
     if understood(reading.graph) is None:
         # Errors are of first order in the unit roundoff, so float64's, scaled, are those of the dtype.
-        running = _by_row(enclose(reading.graph, exact).error) * (8.0 * unit / 2.0**-53)
+        running = by_row(enclose(reading.graph, exact).error) * (8.0 * unit / 2.0**-53)
         room = torch.minimum(room, running)
     own = run(reading.program, reading.reader, x, double=False).to(torch.float64)
-    return torch.maximum(room, _MEASURED * _by_row(torch.nan_to_num(own - expected, nan=torch.inf)))
+    return torch.maximum(room, _MEASURED * by_row(torch.nan_to_num(own - expected, nan=torch.inf)))
 
 
 def _unit(program: Program, dtype: torch.dtype) -> float:
@@ -340,4 +346,4 @@ def _other(module: nn.Module, hint: str) -> UnsupportedOperation:
     return UnsupportedOperation(type(module).__name__, "forward", hint)
 
 
-__all__ = ["BATCH", "check_reading", "run"]
+__all__ = ["BATCH", "by_row", "check_reading", "random_points", "run"]

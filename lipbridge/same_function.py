@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lipbridge.capture_check import SCALES
+from lipbridge.capture_check import by_row, random_points
 from lipbridge.capture_export import silenced, unwrapped
 from lipbridge.graph import Graph
 from lipbridge.module_state import as_it_was
@@ -33,7 +33,7 @@ def same_function(modules: Sequence[nn.Module], graphs: Sequence[Graph]) -> bool
     """
     (module, other), (graph, another) = modules, graphs
     example = next((t for t in module.parameters() if t.is_floating_point()), torch.zeros((), dtype=torch.float64))
-    x = _inputs(graph.input_shape).to(dtype=example.dtype, device=example.device)
+    x = random_points(graph.input_shape, _POINTS).to(dtype=example.dtype, device=example.device)
     exact = x.to(dtype=torch.float64, device=graph.device)
     values = graph.values(exact)
     expected, found = values[-1], another(exact)
@@ -42,22 +42,15 @@ def same_function(modules: Sequence[nn.Module], graphs: Sequence[Graph]) -> bool
     if not ours.shape == theirs.shape == expected.shape == found.shape:
         return False
     unit = max(torch.finfo(t.dtype).eps for t in (x, *module.parameters()) if t.is_floating_point()) / 2.0
-    largest = torch.stack([_by_row(value) for value in values]).amax(0)
+    largest = torch.stack([by_row(value) for value in values]).amax(0)
     room = _LARGEST * unit * largest
     shown = torch.nan_to_num(ours.to(expected) - expected, nan=0.0, posinf=0.0, neginf=0.0)
-    room = torch.maximum(room, _MEASURED * _by_row(shown))
+    room = torch.maximum(room, _MEASURED * by_row(shown))
     if understood(graph) is None:
-        running = _by_row(enclose(graph, exact).error) * (_RUNNING * unit / 2.0**-53)
+        running = by_row(enclose(graph, exact).error) * (_RUNNING * unit / 2.0**-53)
         room = running if unit <= 2.0**-53 else torch.minimum(room, running)
     room = room + torch.finfo(x.dtype).tiny
     return _agree(expected, found, room) and _agree(ours.to(expected), theirs.to(expected), 2.0 * room)
-
-
-def _inputs(shape: tuple[int, ...]) -> Tensor:
-    generator = torch.Generator().manual_seed(20261125)
-    scales = torch.tensor([SCALES[i % len(SCALES)] for i in range(_POINTS)], dtype=torch.float64)
-    unit = torch.randn(_POINTS, *shape, generator=generator, dtype=torch.float64)
-    return unit * scales.reshape(-1, *(1,) * len(shape))
 
 
 def _outputs(module: nn.Module, x: Tensor) -> Tensor:
@@ -71,11 +64,7 @@ def _agree(a: Tensor, b: Tensor, room: Tensor) -> bool:
     finite = torch.isfinite(a).reshape(len(a), -1).all(1)
     if not bool(torch.equal(finite, torch.isfinite(b).reshape(len(b), -1).all(1))):
         return False
-    return bool((_by_row(a[finite] - b[finite]) <= room[finite]).all())
-
-
-def _by_row(y: Tensor) -> Tensor:
-    return y.abs().reshape(len(y), -1).amax(1) if y.numel() else y.new_zeros(len(y))
+    return bool((by_row(a[finite] - b[finite]) <= room[finite]).all())
 
 
 __all__ = ["same_function"]
