@@ -23,8 +23,9 @@ from torch.nn import functional as F
 
 from lipbridge import checks
 from lipbridge.errors import InvalidArgument, UnknownName
+from lipbridge.factors import Factor
 from lipbridge.outward import SMALLEST
-from lipbridge.piecewise_linear import Hinge, Pieces, above, interval
+from lipbridge.piecewise_linear import Hinge, Pieces, above, below, interval
 from lipbridge.rounding import down, root_sum_of_powers_up, up
 from lipbridge.vocabulary import NORMS, Norm
 
@@ -305,11 +306,19 @@ def _exact(a: float, b: float) -> bool:
 def _scaled(interval: Interval, *factors: float) -> Interval:
     low, high = interval
     for factor in factors:
+        if isinstance(factor, Factor):  # in fractions, and rounded outward once
+            low, high = _around(*(end * factor if end else 0.0 for end in (low, high)))
+            continue
         ends = [(end * factor, _exact(end, factor)) for end in (low, high)]
         low, high = (
             side(value if exact else step(value) for value, exact in ends) for side, step in ((min, down), (max, up))
         )
     return (low, high)
+
+
+def _around(*ends: float) -> Interval:
+    low, high = sorted(ends)
+    return (low if math.isinf(low) else below(Fraction(low)), high if math.isinf(high) else above(Fraction(high)))
 
 
 def _sum_intervals(intervals: list[Interval]) -> Interval:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from lipbridge.capture_contractions import product, summed
-from lipbridge.capture_diagonal import share
+from lipbridge.capture_diagonal import shares
 from lipbridge.capture_reader import Arguments, Curve, Reader, handles
 from lipbridge.capture_shapes import axis_of, seen_as
+from lipbridge.computed import computed, tracking
+from lipbridge.uncertain import known as nearest
 
 _LETTERS = "bcdefghijklmnopqrstuvwxyz"
 
@@ -64,7 +66,7 @@ def _diff(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
 
 @handles("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d")
 def _upsample(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    """Along one axis after the other; the shares are those of real numbers, rounded up."""
+    """Along one axis after the other; the shares are those of real numbers, with their errors."""
     value = reader.curve(a["input"] if "input" in a else a["self"])
     size = reader.shape_of(value)
     rank = len(shape) - 1
@@ -78,7 +80,7 @@ def _upsample(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
 
 
 def interpolation(n: int, m: int, align_corners: bool, factor: float | None) -> Tensor:
-    """The matrix ``(m, n)`` of linear interpolation from n to m positions, each share rounded up to a double.
+    """The matrix ``(m, n)`` of linear interpolation from n to m positions, with the error of its shares.
 
     ``factor`` is the scale that was asked for, where it is not m / n. Law: row i has the shares of the two positions
     around ``(i + 1/2) / factor - 1/2``, or ``i (n - 1) / (m - 1)`` with ``align_corners``, kept within the ends.
@@ -91,19 +93,14 @@ def interpolation(n: int, m: int, align_corners: bool, factor: float | None) -> 
 
 
 def shares_around(at: Fraction, n: int) -> Tensor:
-    """The shares ``(n,)`` of n positions in a value read at a place between two of them, each rounded up."""
-    row, at = torch.zeros(n, dtype=torch.float64), max(at, Fraction(0))
+    """The shares ``(n,)`` of n positions in a value read at a place between two of them, with their error."""
+    row, error, at = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64), max(at, Fraction(0))
     first = min(math.floor(at), n - 1)
     weight = min(at - first, Fraction(1)) if first < n - 1 else Fraction(0)
-    row[first] += _up(1 - weight)
+    row[first], error[first] = nearest(1 - weight)
     if weight:
-        row[first + 1] += _up(weight)
-    return row
-
-
-def _up(number: Fraction) -> float:
-    value = float(number)
-    return value if Fraction(value) >= number else math.nextafter(value, math.inf)
+        row[first + 1], error[first + 1] = nearest(weight)
+    return computed(row, error)
 
 
 # --- windows of any lengths ------------------------------------------------------------------------------------------
@@ -115,11 +112,12 @@ def windows(n: int, m: int) -> list[tuple[int, int]]:
 
 
 def averages(n: int, m: int) -> Tensor:
-    """The matrix ``(m, n)`` of averages over the windows of adaptive pooling, with shares rounded up."""
-    rows = torch.zeros(m, n, dtype=torch.float64)
+    """The matrix ``(m, n)`` of averages over the windows of adaptive pooling, with the error of its shares."""
+    counts, rows = torch.zeros(m, 1, dtype=torch.int64), torch.zeros(m, n, dtype=torch.float64)
     for i, (start, end) in enumerate(windows(n, m)):
-        rows[i, start:end] = share(end - start)
-    return rows
+        counts[i], rows[i, start:end] = end - start, 1.0
+    with tracking():
+        return rows * shares(counts)
 
 
 __all__ = ["along", "averages", "interpolation", "shares_around", "windows"]

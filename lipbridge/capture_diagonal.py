@@ -1,15 +1,15 @@
 """Capture of maps that scale and shift each coordinate or channel by a constant of its own: a diagonal ``Conv``.
 
 A factor that is not a stored number but computed from stored ones (a quotient, gamma / sqrt(variance + epsilon) of a
-normalisation layer, 1 / 9 of an average) is rounded *away from zero*, by a few units in the last place. The layer of
-the module is then the Graph's layer times factors of at most one, entry by entry, so the trivial bound that is proved
-for the Graph holds for the module's own real-number function too.
+normalisation layer, 1 / 9 of an average) is rounded *away from zero*, by more than the error that its computation may
+have made, and the node says by how much (see :mod:`lipbridge.computed`). The layer of the module is then the Graph's
+layer times factors of at most one, entry by entry, so its norm is no larger; where layers are added up, or values
+enclosed, the error counts.
 """
 
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lipbridge.capture_copies import broadcast
 from lipbridge.capture_reader import FIXED, LINE, Curve, Reader, Recipe
+from lipbridge.computed import tracking
 from lipbridge.graph import Conv, Reshape
-from lipbridge.outward import enlarged, quotient
 
 
 def diagonal(
@@ -94,7 +94,7 @@ def _one_axis_each(constant: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def reciprocal(reader: Reader, divisors: Tensor) -> Tensor:
-    """``1 / divisors``, rounded away from zero where it is not exact.
+    """``1 / divisors``, with its error where it is not exact.
 
     Raises:
         UnsupportedOperation: if a divisor is zero.
@@ -104,18 +104,18 @@ def reciprocal(reader: Reader, divisors: Tensor) -> Tensor:
         return 1.0 / divisors
     if bool((divisors == 0).any()):
         raise reader.unsupported("It divides by zero.")
-    return quotient(torch.ones_like(divisors), divisors)
+    with tracking():
+        return 1.0 / divisors
 
 
-def share(count: int) -> float:
-    """``1 / count``, rounded away from zero."""
-    value = 1.0 / count
-    away = math.copysign(math.inf, value)
-    return value if abs(Fraction(value)) >= abs(Fraction(1, count)) else math.nextafter(value, away)
+def shares(counts: Tensor) -> Tensor:
+    """``1 / counts`` in float64, with its error where it is not exact."""
+    with tracking():
+        return 1.0 / counts.to(torch.float64)
 
 
 def scale_of_statistics(variance: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
-    """gamma / sqrt(variance + epsilon) in float64, rounded away from zero; zero only where gamma is."""
-    deviation = (variance.detach().to(torch.float64) + epsilon).sqrt()
-    gamma = torch.ones_like(deviation) if weight is None else weight.detach().to(torch.float64)
-    return enlarged(gamma / deviation, gamma == 0)
+    """gamma / sqrt(variance + epsilon) in float64, with its error where it is not exact."""
+    with tracking():
+        deviation = (variance.detach().to(torch.float64) + epsilon).sqrt()
+        return (torch.ones_like(deviation) if weight is None else weight.detach().to(torch.float64)) / deviation

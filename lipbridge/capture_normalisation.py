@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lipbridge.capture_diagonal import diagonal, scale_of_statistics
 from lipbridge.capture_reader import FIXED, Arguments, Curve, Reader, handles
+from lipbridge.computed import tracking
 from lipbridge.graph import Normalize
 
 #: The `parameter` of the scale of a normalisation layer: computed from statistics, it counts with the layer before it.
@@ -35,9 +36,10 @@ def _affine(
 ) -> Curve:
     mean, variance, weight, bias, epsilon = statistics
     scale = scale_of_statistics(variance, weight, epsilon)
-    shift = -mean.detach().double() * scale
-    if bias is not None:
-        shift = shift + bias.detach().double()
+    with tracking():
+        shift = -mean.detach().double() * scale
+        if bias is not None:
+            shift = shift + bias.detach().double()
     ones = (1,) * (len(shape) - 1)
 
     def scale_of(variance: Tensor, weight: Tensor | None = None) -> Tensor:

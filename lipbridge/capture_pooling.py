@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipbridge.capture_axes import along, averages, windows
 from lipbridge.capture_copies import copied
-from lipbridge.capture_diagonal import diagonal, share
+from lipbridge.capture_diagonal import diagonal, shares
 from lipbridge.capture_layers import Padded, each
 from lipbridge.capture_moments import mean_of
 from lipbridge.capture_reader import FIXED, Arguments, Curve, Handler, Reader, handles
@@ -76,8 +76,8 @@ def _average(
     axes = zip(shape[1:], space, kernel, stride, before, strict=True)
     padding = tuple((b, max(0, (m - 1) * s + k - n - b)) for m, n, k, s, b in axes)
     uniform = bool((counts == counts.flatten()[0]).all())
-    factor = share(int(counts.flatten()[0])) if uniform else 1.0
-    weight = torch.full((channels, 1, *kernel), factor, dtype=torch.float64, device=reader.device)
+    factor = shares(counts.flatten()[:1]) if uniform else torch.ones(1, dtype=torch.float64)
+    weight = factor.to(reader.device).expand(channels * math.prod(kernel)).reshape(channels, 1, *kernel)
     source = reader.materialise(value)
     node = Conv(
         reader.layer, (source,), shape, weight, None, stride, padding, (1,) * len(kernel), channels, parameter=FIXED
@@ -85,10 +85,7 @@ def _average(
     made = reader.append(node)
     if uniform:
         return made
-    shares = torch.tensor([share(int(c)) for c in counts.flatten()], dtype=torch.float64, device=reader.device).reshape(
-        counts.shape
-    )
-    return diagonal(reader, made, shares[None], None, shape, FIXED)
+    return diagonal(reader, made, shares(counts).to(reader.device)[None], None, shape, FIXED)
 
 
 @handles("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d")

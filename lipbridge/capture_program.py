@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from lipbridge.capture_export import BATCH, BatchSize, Program, layer_name, one_line, operation_name
 from lipbridge.capture_reader import HANDLERS, LINE, NEVER, Curve, Deferred, Reader, Recipe, Unusable
 from lipbridge.capture_refused import PRODUCT
+from lipbridge.computed import known, tracking
 from lipbridge.errors import LipbridgeError, UnsupportedOperation
 from lipbridge.graph import Graph, Reshape, alive_nodes, without_dead_nodes
 
@@ -69,7 +70,7 @@ class Repeated:
         """
         one, three = self.one, self.three
         fits = one.ndim == three.ndim and three.shape[:1] == (3,) and one.shape[:1] == (1,)
-        if not fits or not (one.is_meta or torch.equal(one.expand_as(three), three)):
+        if not fits or not (one.is_meta or torch.equal(known(one).expand_as(three), known(three))):
             raise reader.unsupported("It depends on the size of the batch.")
         return one
 
@@ -221,8 +222,11 @@ class ProgramReader(Reader):
         return pytree.tree_map(leaf, value)
 
     def _evaluate(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        """A constant in float64, e.g. a parametrised weight; a cast rounds as in the module."""
-        with torch.no_grad():
+        """A constant in float64, e.g. a parametrised weight, with its error; a cast rounds as in the module.
+
+        Where an operation's rounding is not known, as a singular vector's, the numbers that float64 gives are meant.
+        """
+        with tracking(lenient=True):
             value = cast(Any, node.target)(*args, **kwargs)
         value = list(cast(Iterable[Any], value)) if isinstance(value, list | tuple) else value
         if any(isinstance(v, Tensor) and v.is_complex() for v in pytree.tree_leaves(value)):

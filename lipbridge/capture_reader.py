@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lipbridge.activations import INVERSE_SQRT2, Activation, Component, Term, recognise
+from lipbridge.computed import Computed, outward
 from lipbridge.errors import UnsupportedOperation
-from lipbridge.graph import Elementwise, Graph, Input, Node, Reshape
+from lipbridge.factors import number
+from lipbridge.graph import Conv, ConvTranspose, Dense, Elementwise, Graph, Input, Node, Reshape
 
 
 @dataclass(frozen=True)
@@ -138,10 +141,32 @@ class Reader:
         """A line on a new node, whose weight follows ``recipe`` where it may change."""
         if 0 in node.shape:
             raise self.unsupported("Its values are empty: an axis has the length 0.")
-        self.nodes.append(node)
+        self.nodes.append(self.with_errors(node))
         if recipe is not None:
             self.recipes[len(self.nodes) - 1] = recipe
         return Curve(len(self.nodes) - 1, (LINE,))
+
+    def with_errors(self, node: Node) -> Node:
+        """The node with its weight's error, and its bias's, beside them; factors of a diagonal are rounded outward.
+
+        Raises:
+            UnsupportedOperation: if nothing is known of a weight.
+        """
+        if not isinstance(node, Dense | Conv | ConvTranspose):
+            return node
+        weight, bias = node.weight, node.bias
+        if isinstance(weight, Computed):
+            # Averages, too: where no entry is negative, larger entries have a larger norm.
+            away = (isinstance(node, Conv) and node.diagonal) or bool((weight.value >= 0).all())
+            away = away and bool((weight.error <= _NEAR * weight.value.abs()).all())
+            kept, error = outward(weight) if away else (weight.value, weight.error)
+            node = replace(node, weight=kept, error=error, outward=away)
+        if isinstance(bias, Computed):
+            node = replace(node, bias=bias.value, bias_error=bias.error)
+        errors = [error for error in (node.error, node.bias_error) if error is not None]
+        if not all(bool(torch.isfinite(error).all()) for error in errors):
+            raise self.unsupported("Its weight is computed, and rounding may have taken all its digits; store it.")
+        return node
 
     def materialise(self, value: Any) -> int:
         """The index of the node that holds ``value``; a curve that bends becomes an ``Elementwise``."""
@@ -185,8 +210,12 @@ class Reader:
         return [Curve(node, (LINE,)) if (node := self.materialised.get(c, -1)) in sources else c for c in curves]
 
 
-#: 1 / sqrt(2) as a quotient is captured: rounded away from zero.
-_ROOT_HALF_UP = math.nextafter(INVERSE_SQRT2 * (1.0 + 2.0**-50), math.inf)
+#: 1 / sqrt(2) as a quotient is captured: one over the double next to sqrt(2).
+_ROOT_HALF_UP = number(1 / Fraction(math.sqrt(2.0)))
+
+
+#: Weights with larger relative errors stay as they are computed.
+_NEAR = 2.0**-40
 
 
 def _with_axes(node: Node) -> Node:

@@ -1,7 +1,8 @@
 """Capture of scalar operations: sums, factors and functions of the registry, collected on a curve.
 
-Factors are collected as long as their products and sums are exact in float64. Where one would be rounded, what was
-collected so far becomes a node and a new curve begins on it: the Graph stays the module's real-number function.
+Factors are fractions (:mod:`lipbridge.factors`), so products and sums of them are exact. Where one would leave the
+range of float64, or grow very long, what was collected so far becomes a node and a new curve begins on it: the Graph
+stays the module's real-number function.
 """
 
 from __future__ import annotations
@@ -34,37 +35,41 @@ from lipbridge.capture_reader import (
     itself,
     one_number,
 )
+from lipbridge.computed import Computed, tracking
+from lipbridge.factors import Factor, number
 from lipbridge.graph import Add, Elementwise
-from lipbridge.outward import quotient
 
-#: Slopes below would lose bits, or vanish.
-_SMALLEST = 2.0**-900
+#: Slopes below would lose bits, or vanish, and those above overflow.
+_SMALLEST, _LARGEST = 2.0**-900, 2.0**900
+#: Denominators and numerators of more bits are not carried on.
+_LONGEST = 4096
 
 
 class _Inexact(Exception):
-    """A product or sum of factors that float64 would round."""
+    """A product or sum of factors that leaves the range of float64, or takes too many digits."""
 
 
-def _product(a: float, b: float) -> float:
-    value = a * b
+def _number(exact: Fraction) -> float:
+    """The factor as a float that is exact, or stands for the exact fraction."""
+    value = number(exact) if abs(exact) < Fraction(_LARGEST) else math.inf
+    if not isinstance(value, Factor) and math.isfinite(value):
+        return value
     if (
-        a not in (0.0, 1.0, -1.0)
-        and b not in (0.0, 1.0, -1.0)
-        and not _equals(value, lambda: Fraction(a) * Fraction(b))
+        not _SMALLEST < abs(value) < _LARGEST
+        or max(exact.numerator.bit_length(), exact.denominator.bit_length()) > _LONGEST
     ):
         raise _Inexact
     return value
 
 
+def _product(a: float, b: float) -> float:
+    if a in (0.0, 1.0, -1.0) or b in (0.0, 1.0, -1.0):
+        return a * b
+    return _number(Fraction(a) * Fraction(b))
+
+
 def _add_exactly(a: float, b: float) -> float:
-    value = a + b
-    if a != 0.0 and b != 0.0 and not _equals(value, lambda: Fraction(a) + Fraction(b)):
-        raise _Inexact
-    return value
-
-
-def _equals(value: float, exact: Callable[[], Fraction]) -> bool:
-    return math.isfinite(value) and Fraction(value) == exact()
+    return a + b if a == 0.0 or b == 0.0 else _number(Fraction(a) + Fraction(b))
 
 
 def _scaled(component: Component, factor: float) -> Component:
@@ -121,6 +126,8 @@ def _map(reader: Reader, value: Any, change: Callable[[Component], Component]) -
 
 
 def _constant(reader: Reader, value: Any) -> float:
+    if isinstance(value, Computed):
+        raise reader.unsupported("The number is computed and known up to rounding alone; store it.")
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.detach().double().cpu().item()
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -132,16 +139,19 @@ def _constant(reader: Reader, value: Any) -> float:
 
 def _live_line(reader: Reader, value: Any, factor: Tensor | None, shift: Tensor | None) -> Curve:
     """``factor * value + shift`` for scalars of which one may change: a node of its own, computed anew with them."""
-    source = reader.materialise(value)
-    shape = reader.nodes[source].shape
     if (factor if factor is not None else torch.zeros(())).is_meta or (shift is not None and shift.is_meta):
         scale, offset = 1.0, 0.0  # on the meta device there is no number to read
     else:
         scale = 1.0 if factor is None else _constant(reader, factor)
         offset = 0.0 if shift is None else _constant(reader, shift)
+    return _live_node(reader, value, scale, offset, None if factor is None else reader.recipe(one_number, factor))
+
+
+def _live_node(reader: Reader, value: Any, scale: float, offset: float, recipe: Recipe | None) -> Curve:
+    source = reader.materialise(value)
     activation = recognise(((Term("identity", 1.0, scale, offset),),))
-    node = Elementwise(reader.layer or activation.name, (source,), shape, activation)
-    return reader.append(node, None if factor is None else reader.recipe(one_number, factor))
+    node = Elementwise(reader.layer or activation.name, (source,), reader.nodes[source].shape, activation)
+    return reader.append(node, recipe)
 
 
 def _scalar(reader: Reader, value: Any) -> bool:
@@ -168,13 +178,21 @@ def _mul(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
             return _square(reader, {"self": x}, shape)
         raise reader.unsupported("A product of two functions of the input has no Lipschitz constant.")
     curve, other = (x, y) if isinstance(x, Curve) else (y, x)
-    if isinstance(other, Tensor) and other.numel() > 1:
+    if _vector(other):
+        other = cast(Tensor, other)
+        if other.numel() == 1:
+            _same_shape(reader, curve, shape)
         return diagonal(reader, curve, other, None, shape, reader.factor_origin(other), _own(reader, other))
     _same_shape(reader, curve, shape)
     if _scalar(reader, other):
         return _live_line(reader, curve, cast(Tensor, other), None)
     factor = _constant(reader, other)
     return _map(reader, curve, lambda c: _scaled(c, factor))
+
+
+def _vector(constant: Any) -> bool:
+    """Whether a constant is several numbers, or one that is only known up to an error: a diagonal layer of its own."""
+    return isinstance(constant, Tensor) and (constant.numel() > 1 or isinstance(constant, Computed))
 
 
 def _own(reader: Reader, constant: Tensor) -> Recipe | None:
@@ -198,32 +216,30 @@ def _div(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
         return moments.root(reader, other, -1.0)
     if not isinstance(x, Curve | Deferred) or isinstance(other, Curve | Deferred):
         return _quotient(reader, x, other, shape)
-    if isinstance(other, Tensor) and other.numel() > 1:
+    if _vector(other):
+        other = cast(Tensor, other)
+        if other.numel() == 1:
+            _same_shape(reader, x, shape)
         recipe = reader.recipe(inverse, other)
         parameter = FIXED if recipe is None else None
         return diagonal(reader, x, reciprocal(reader, other), None, shape, parameter, recipe)
     _same_shape(reader, x, shape)
     if _scalar(reader, other):
-        source = reader.line(x)
-        divisor = reciprocal(reader, other)
-        made = _live_line(reader, source, divisor, None)
-        recipe = reader.recipe(_one_inverse, other)
-        assert recipe is not None
-        reader.recipes[made.source] = recipe
-        return made
-    divisor = _constant(reader, other)
-    if divisor == 0.0:
+        recipe = reader.recipe(_one_inverse, cast(Tensor, other))
+        return _live_node(reader, x, 1.0 if cast(Tensor, other).is_meta else _inverse(reader, other), 0.0, recipe)
+    factor = _inverse(reader, other)
+    return _map(reader, x, lambda c: _scaled(c, factor))
+
+
+def _inverse(reader: Reader, divisor: Any) -> float:
+    """One over a number, exactly."""
+    number = _constant(reader, divisor)
+    if number == 0.0:
         raise reader.unsupported("It divides by zero.")
-    mantissa, _ = math.frexp(divisor)
-    if abs(mantissa) == 0.5 and math.isfinite(1.0 / divisor):
-        return _map(reader, x, lambda c: _scaled(c, 1.0 / divisor))
-    # The quotient is rounded away from zero: the Graph's layer is never the smaller one. Where several terms are
-    # added that would not follow, so it is then a node of its own.
-    factor = float(quotient(torch.ones((), dtype=torch.float64), torch.tensor(divisor, dtype=torch.float64)))
-    curve = reader.curve(x)
-    if any(len(component) != 1 or component[0].offset != 0.0 for component in curve.components):
-        curve = reader.line(curve)
-    return _map(reader, curve, lambda c: _scaled(c, factor))
+    try:
+        return _number(1 / Fraction(number))
+    except _Inexact:
+        raise reader.unsupported("The number that it divides by has no reciprocal in floating point.") from None
 
 
 def _one_inverse(tensor: Tensor) -> Tensor:
@@ -270,12 +286,20 @@ def _add(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
     scale = 1.0 if isinstance(x, Curve) else sign
     curve = curve if scale == 1.0 else _map(reader, curve, lambda c: _scaled(c, sign))
     factor = sign if isinstance(x, Curve) else 1.0
-    if isinstance(constant, Tensor) and constant.numel() > 1:
-        return diagonal(reader, curve, None, constant.detach().double() * factor, shape)
+    if _vector(constant):
+        with tracking():
+            shifts = cast(Tensor, constant).detach().double() * factor
+        if shifts.numel() == 1:
+            _same_shape(reader, curve, shape)
+        return diagonal(reader, curve, None, shifts, shape)
     _same_shape(reader, curve, shape)
     if _scalar(reader, constant):
-        return _live_line(reader, curve, None, cast(Tensor, constant).detach().double() * factor)
-    shift = _constant(reader, constant) * factor
+        with tracking():
+            moved = cast(Tensor, constant).detach().double() * factor
+        if isinstance(moved, Computed):
+            return diagonal(reader, curve, None, moved, shape)
+        return _live_line(reader, curve, None, moved)
+    shift = _product(_constant(reader, constant), factor)
     return _map(reader, curve, lambda c: (*c, Term("identity", 1.0, 0.0, shift)))
 
 
@@ -355,9 +379,10 @@ def _where(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
             raise reader.unsupported("It jumps where the comparison changes.")
         # In z, the source: above the kink (below it, for a negative factor) the first line, else the second.
         right, left = lines if line.scale > 0 else lines[::-1]
-        level, place = float(values[0]), float(kink)
-        if Fraction(level) != values[0] or Fraction(place) != kink:
-            raise reader.unsupported("The place where its branches meet is no float64 number.")
+        try:
+            level, place = _number(values[0]), _number(kink)
+        except _Inexact:
+            raise reader.unsupported("The place where its branches meet is no float64 number.") from None
         terms = (
             Term("identity", 1.0, 0.0, level),
             Term("relu", right.scale, 1.0, -place),

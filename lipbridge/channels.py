@@ -30,7 +30,19 @@ from torch import Tensor
 
 from lipbridge.activations import Activation
 from lipbridge.errors import UnsupportedProblem
-from lipbridge.graph import Conv, Dense, Elementwise, Gather, Graph, GroupSort, MaxPool, Node, Reshape, block_axis
+from lipbridge.graph import (
+    Conv,
+    Dense,
+    Elementwise,
+    Gather,
+    Graph,
+    GroupSort,
+    MaxPool,
+    Node,
+    Reshape,
+    block_axis,
+    require_exact,
+)
 from lipbridge.layer_constants import Block, geometry, on_inputs, propagate
 from lipbridge.norms.convolution import Convolution, conv_dual
 from lipbridge.norms.estimate import dual_matrix
@@ -118,6 +130,7 @@ def channel_chain(graph: Graph, through: Through = lambda node: False) -> Channe
     Raises:
         UnsupportedProblem: naming the first node that does not fit.
     """
+    require_exact(graph.nodes)
     reader = _Reader(graph)
     for index, node in enumerate(graph.nodes[1:], start=1):
         if node.inputs != (index - 1,):

@@ -7,7 +7,7 @@ are about.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -108,7 +108,7 @@ class Graph:
         """The graph of ``matrix @ f`` for a vector-valued f, with the product rounded if merged into a last Dense."""
         last = self.nodes[-1]
         matrix = matrix.to(torch.float64)
-        if isinstance(last, Dense):
+        if isinstance(last, Dense) and not rounded(last):
             bias = None if last.bias is None else matrix @ last.bias
             merged = Dense(last.name, last.inputs, (matrix.shape[0],), matrix @ last.weight, bias)
             return replace(self, nodes=(*self.nodes[:-1], merged))
@@ -144,9 +144,28 @@ def _moved(node: Node, device: torch.device | str) -> Node:
     if isinstance(node, Gather):
         return replace(node, index=node.index.to(device))
     if isinstance(node, Dense | Conv | ConvTranspose):
-        bias = None if node.bias is None else node.bias.to(device)
-        return replace(node, weight=node.weight.to(device), bias=bias)
+        bias, *errors = (None if t is None else t.to(device) for t in (node.bias, node.error, node.bias_error))
+        return replace(node, weight=node.weight.to(device), bias=bias, error=errors[0], bias_error=errors[1])
     return node
+
+
+def rounded(node: Node) -> bool:
+    """Whether a node's weight or bias is only known up to an error."""
+    return isinstance(node, Dense | Conv | ConvTranspose) and not (node.error is None and node.bias_error is None)
+
+
+def require_exact(nodes: Iterable[Node], *, outward: bool = True) -> None:
+    """That all weights are exact, or with ``outward`` that the network's own have no larger norm.
+
+    Raises:
+        UnsupportedProblem: naming the first layer that has others.
+    """
+    for node in nodes:
+        if isinstance(node, Dense | Conv | ConvTranspose) and node.error is not None and not (outward and node.outward):
+            raise UnsupportedProblem(
+                f"The weight of layer `{node.name}` is computed from stored numbers and known up to rounding alone, "
+                "which this method does not count: ask for the trivial bound, or store the weight itself."
+            )
 
 
 # --- chains ----------------------------------------------------------------------------------------------------------
@@ -194,7 +213,17 @@ def as_chain(graph: Graph, *, rounded: bool = False) -> Chain:
         activations = [node for node in graph if isinstance(node, Elementwise)]
         layers = tuple(node for node in graph if isinstance(node, Dense))
         sources = tuple(node.inputs[0] for node in activations)
-        return Chain(layers, tuple(node.activation for node in activations), sources, (None,) * len(layers))
+        uncertain = next((layer for layer in layers if layer.error is not None or layer.bias_error is not None), None)
+        if uncertain is None:
+            return Chain(layers, tuple(node.activation for node in activations), sources, (None,) * len(layers))
+        if not rounded:
+            raise UnsupportedProblem(
+                f"The weight of layer `{uncertain.name}` is computed from stored numbers, and rounded in that, so a "
+                "bound of what is held would not be proved for the network."
+            )
+        plain = tuple(replace(layer, bias=None, error=None, bias_error=None) for layer in layers)
+        found = tuple(node.activation for node in activations)
+        return Chain(plain, found, sources, tuple(layer.error for layer in layers))
     for node in (graph.nodes[index] for index in alive_nodes(graph)):
         if isinstance(node, _BRANCHING):
             raise UnsupportedProblem(_out_of_place(node))
@@ -295,6 +324,8 @@ __all__ = [
     "block_axis",
     "evaluate",
     "push",
+    "require_exact",
+    "rounded",
     "stored",
     "with_axes",
     "without_dead_nodes",

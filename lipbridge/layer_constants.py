@@ -122,7 +122,7 @@ def _constants(graph: Graph, index: int, roots: list[int], found: Mapping[int, C
 def _two_slopes(graph: Graph, index: int) -> tuple[int, float] | None:
     """What (relu t, relu -t) before the node reads, and the steepest slope, if the node joins the two one by one."""
     node = graph.nodes[index]
-    if not isinstance(node, Dense | Conv):
+    if not isinstance(node, Dense | Conv) or not (node.error is None or node.outward):
         return None
     before = graph.nodes[node.inputs[0]]
     if not isinstance(before, Elementwise) or before.activation.sides != ((0.0, 1.0), (-1.0, 0.0)):
@@ -165,7 +165,7 @@ def propagate(node: Node, inputs: list[Constants], shapes: list[tuple[int, ...]]
 @propagate.register
 def _(node: Dense, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
     # On further axes the same matrix acts on each row: for p <= q the norm of its copies is its own.
-    return _through(inputs[0], lambda p, q: proved_operator_norm(node.weight, p, q))
+    return _through(inputs[0], lambda p, q: dense_norm_up(node, p, q))
 
 
 @propagate.register
@@ -332,11 +332,24 @@ def _joined(values: list[float], norm: Norm) -> float:
 # --- norms of layers with diagonal maps around them ------------------------------------------------------------------
 
 
+def dense_norm_up(node: Dense, p: Norm, q: Norm) -> float:
+    """The proved norm of a dense layer, without its bias."""
+    return _with_error(node, proved_operator_norm(node.weight, p, q), lambda error: proved_operator_norm(error, p, q))
+
+
 def conv_norm_up(node: Conv, shape: tuple[int, ...], p: Norm, q: Norm) -> float:
     """The proved norm of a convolution on inputs of ``shape``, without its bias."""
     if node.diagonal:
-        return float(node.weight.abs().max())  # from l_p to l_q with p <= q
-    return proved_conv_norm(node.weight, geometry(node, shape), p, q)
+        return _with_error(node, float(node.weight.abs().max()), lambda error: float(error.max()))  # for p <= q
+    exact = geometry(node, shape)
+    return _with_error(
+        node, proved_conv_norm(node.weight, exact, p, q), lambda error: proved_conv_norm(error, exact, p, q)
+    )
+
+
+def _with_error(node: Dense | Conv | ConvTranspose, norm: float, norm_of: Callable[[Tensor], float]) -> float:
+    """A norm of the weights that are held as one of all that are within their errors."""
+    return norm if node.error is None or node.outward else add_up(norm, norm_of(node.error))
 
 
 def geometry(node: Conv, shape: tuple[int, ...]) -> Convolution:
@@ -350,7 +363,13 @@ def transposed_norm_up(node: ConvTranspose, shape: tuple[int, ...], p: Norm, q: 
     The norm of an adjoint from l_p to l_q is that of the operator between the dual spaces, from l_q' to l_p'.
     """
     exact = adjoint_geometry(node, shape)
-    return 0.0 if exact is None else proved_conv_norm(node.weight, exact, dual(q), dual(p))
+    if exact is None:
+        return 0.0
+    return _with_error(
+        node,
+        proved_conv_norm(node.weight, exact, dual(q), dual(p)),
+        lambda error: proved_conv_norm(error, exact, dual(q), dual(p)),
+    )
 
 
 def adjoint_geometry(node: ConvTranspose, shape: tuple[int, ...]) -> Convolution | None:
@@ -376,29 +395,39 @@ class Block:
 
     def norm_up(self, shape: tuple[int, ...], p: Norm, q: Norm) -> float:
         """The proved norm of the product."""
-        weight = self.core.weight
+        weight, error = self.core.weight, None if self.core.outward else self.core.error
         if self.before is not None:
             weight = weight * on_inputs(self.core, self.before)
+            error = _product_up(error, on_inputs(self.core, self.before))
         if self.after is not None:
             weight = weight * on_outputs(self.core, self.after)
+            error = _product_up(error, on_outputs(self.core, self.after))
         if not bool(torch.isfinite(weight).all()):
             factors = [float(t.abs().max()) for t in (self.before, self.after) if t is not None]
-            return mul_up(*factors, self._norm(self.core.weight, shape, p, q))
+            return mul_up(*factors, self._norm(self.core.weight, self.core.error, shape, p, q))
         # Each entry is off by at most 3 UNIT of itself, or by TINY if it underflowed: in the first product, before
         # the second made it larger.
         grown = 1.0 if self.after is None else max(1.0, float(self.after.abs().max()))
-        size = _magnitude(lambda a, b: self._norm(weight, shape, a, b), p, q)
+        size = _magnitude(lambda a, b: self._norm(weight, None, shape, a, b), p, q)
         lost = mul_up(
             float(weight.numel()), float(math.prod(shape)), float(math.prod(self.core.shape)), 4.0, TINY, grown
         )
-        return add_up(self._norm(weight, shape, p, q), mul_up(4.0 * UNIT, size), lost)
+        return add_up(self._norm(weight, error, shape, p, q), mul_up(4.0 * UNIT, size), lost)
 
-    def _norm(self, weight: Tensor, shape: tuple[int, ...], p: Norm, q: Norm) -> float:
+    def _norm(self, weight: Tensor, error: Tensor | None, shape: tuple[int, ...], p: Norm, q: Norm) -> float:
         if isinstance(self.core, Dense):
-            return proved_operator_norm(weight, p, q)
+            return dense_norm_up(replace(self.core, weight=weight, error=error), p, q)
         if isinstance(self.core, ConvTranspose):
-            return transposed_norm_up(replace(self.core, weight=weight), shape, p, q)
-        return conv_norm_up(replace(self.core, weight=weight), shape, p, q)
+            return transposed_norm_up(replace(self.core, weight=weight, error=error), shape, p, q)
+        return conv_norm_up(replace(self.core, weight=weight, error=error), shape, p, q)
+
+
+def _product_up(error: Tensor | None, scale: Tensor) -> Tensor | None:
+    """Errors times the sizes of factors, rounded up; zero stays."""
+    if error is None:
+        return None
+    product = error * scale.abs()
+    return torch.where((error == 0) | (scale == 0), 0.0, product * (1.0 + 4.0 * UNIT) + TINY)
 
 
 def on_inputs(layer: Dense | Conv | ConvTranspose, scale: Tensor) -> Tensor:
@@ -435,6 +464,8 @@ def _block(graph: Graph, index: int) -> Block | None:
     node = graph.nodes[index]
     before = after = None
     if isinstance(node, Conv) and node.diagonal:
+        if not (node.error is None or node.outward):
+            return None
         after = node.weight.flatten()
         node = graph.nodes[node.inputs[0]]
     if not isinstance(node, Dense | Conv | ConvTranspose) or (isinstance(node, Conv) and node.diagonal):
@@ -443,7 +474,7 @@ def _block(graph: Graph, index: int) -> Block | None:
         return None
     source = node.inputs[0]
     first = graph.nodes[source]
-    if isinstance(first, Conv) and first.diagonal:
+    if isinstance(first, Conv) and first.diagonal and (first.error is None or first.outward):
         before, source = first.weight.flatten(), first.inputs[0]
     return None if before is None and after is None else Block(node, before, after, source)
 
@@ -503,12 +534,13 @@ def _merged(
 
 @dataclass(frozen=True, eq=False)
 class _Kernel:
-    """A kernel in the geometry of ``core``, each entry off by at most ``units`` UNIT of ``magnitude``'s."""
+    """A kernel in the geometry of ``core``; entries are off by ``units`` UNIT of ``magnitude``'s and ``error``."""
 
     core: Conv
     weight: Tensor
     magnitude: Tensor
     units: int
+    error: Tensor | None
 
 
 def _branch(graph: Graph, index: int, root: int) -> Conv | int | None:
@@ -523,7 +555,23 @@ def _branch(graph: Graph, index: int, root: int) -> Conv | int | None:
     inner = graph.nodes[node.inputs[0]]
     if not (node.diagonal and isinstance(inner, Conv) and not inner.diagonal and inner.inputs == (root,)):
         return None
-    return replace(inner, weight=inner.weight * node.weight.reshape(-1, *[1] * (inner.weight.ndim - 1)))
+    scale, lost = (
+        None if t is None else t.reshape(-1, *[1] * (inner.weight.ndim - 1)) for t in (node.weight, node.error)
+    )
+    assert scale is not None
+    parts = [_product_up(inner.error, scale)]
+    if lost is not None:
+        parts += [_product_up(inner.weight.abs(), lost), _product_up(inner.error, lost)]
+    return replace(inner, weight=inner.weight * scale, error=_sum_up(parts), outward=False)
+
+
+def _sum_up(errors: Iterable[Tensor | None]) -> Tensor | None:
+    """The sum of errors, rounded up; None if there is none."""
+    total: Tensor | None = None
+    for error in errors:
+        if error is not None:
+            total = error if total is None else (total + error) * (1.0 + 4.0 * UNIT)
+    return total
 
 
 def _summed_kernels(branches: Iterable[Conv | int | None], shape: tuple[int, ...]) -> _Kernel | None:
@@ -543,9 +591,11 @@ def _summed_kernels(branches: Iterable[Conv | int | None], shape: tuple[int, ...
     weight, magnitude = torch.zeros_like(core.weight), torch.zeros_like(core.weight)
     for conv in convs:
         weight, magnitude = weight + conv.weight, magnitude + conv.weight.abs()
-    scales = [torch.ones(shape[0], dtype=weight.dtype, device=weight.device) for b in found if isinstance(b, int)]
-    scales += [conv.weight.flatten() for conv in diagonals]
-    for scale in scales:
+    error = _sum_up(conv.error for conv in convs)
+    one = torch.ones(shape[0], dtype=weight.dtype, device=weight.device)
+    scales: list[tuple[Tensor, Tensor | None]] = [(one, None) for b in found if isinstance(b, int)]
+    scales += [(conv.weight.flatten(), conv.error) for conv in diagonals]
+    for scale, lost in scales:
         taps = _own_tap(core, shape)
         if taps is None:
             return None
@@ -553,9 +603,13 @@ def _summed_kernels(branches: Iterable[Conv | int | None], shape: tuple[int, ...
         place = (out, out % weight.shape[1], *taps)
         weight[place] += scale
         magnitude[place] += scale.abs()
+        if lost is not None:
+            own = torch.zeros_like(weight)
+            own[place] = lost.flatten()
+            error = _sum_up((error, own))
     if not bool(torch.isfinite(magnitude).all()):
         return None
-    return _Kernel(core, weight, magnitude, 2 * len(found) + 2)  # sums, and the scaling of a branch
+    return _Kernel(core, weight, magnitude, 2 * len(found) + 2, error)  # sums, and the scaling of a branch
 
 
 def _own_tap(core: Conv, shape: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -573,7 +627,8 @@ def _own_tap(core: Conv, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 def _sum_norm_up(kernel: _Kernel, exact: Convolution, p: Norm, q: Norm) -> float:
     rounding = _magnitude(lambda a, b: proved_conv_norm(kernel.magnitude, exact, a, b), p, q)
     lost = mul_up(float(kernel.weight.numel()), float(math.prod(exact.input_shape)), 8.0, TINY)
-    return add_up(proved_conv_norm(kernel.weight, exact, p, q), mul_up(kernel.units + 1.0, UNIT, rounding), lost)
+    own = 0.0 if kernel.error is None else proved_conv_norm(kernel.error, exact, p, q)
+    return add_up(proved_conv_norm(kernel.weight, exact, p, q), mul_up(kernel.units + 1.0, UNIT, rounding), lost, own)
 
 
 def _jacobian(graph: Graph, last: Node, root: int) -> tuple[Tensor, Tensor]:
@@ -602,7 +657,7 @@ def _jacobian(graph: Graph, last: Node, root: int) -> tuple[Tensor, Tensor]:
 def _homogeneous(node: Node) -> Node:
     """A linear node without what it adds."""
     if isinstance(node, Dense | Conv | ConvTranspose):
-        return replace(node, bias=None)
+        return replace(node, bias=None, bias_error=None)
     if isinstance(node, Elementwise):
         lines = tuple(tuple(replace(t, offset=0.0) for t in c) for c in node.activation.components)
         return replace(node, activation=derive("linear", lines))
@@ -644,6 +699,7 @@ __all__ = [
     "Constants",
     "adjoint_geometry",
     "conv_norm_up",
+    "dense_norm_up",
     "geometry",
     "most_copies",
     "most_windows",

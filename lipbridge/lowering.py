@@ -20,7 +20,19 @@ from torch import Tensor
 
 from lipbridge.activations import SCALAR_FUNCTIONS, Activation, Term, activation, derive
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
-from lipbridge.graph import Conv, Dense, Elementwise, Graph, Node, Reshape, block_axis, with_axes, without_dead_nodes
+from lipbridge.factors import number
+from lipbridge.graph import (
+    Conv,
+    ConvTranspose,
+    Dense,
+    Elementwise,
+    Graph,
+    Node,
+    Reshape,
+    block_axis,
+    with_axes,
+    without_dead_nodes,
+)
 from lipbridge.rounding import TINY, UNIT
 
 
@@ -332,6 +344,10 @@ class _Rewriter:
         output = self.plain(values[-1])
         graph = without_dead_nodes(Graph(tuple(self.nodes), self.old.name), output)
         used = {node.name for node in graph}
+        for node in self.old.nodes:
+            if isinstance(node, Dense | Conv | ConvTranspose) and node.error is not None:
+                error = _Rounded(node.weight, node.error).relative
+                self.rounding[node.name] = max(error, self.rounding.get(node.name, 0.0))
         return Lowering(graph, {name: error for name, error in self.rounding.items() if name in used})
 
     def rewrite(self, node: Node, inputs: list[_Value]) -> _Value:
@@ -492,16 +508,15 @@ class _Rewriter:
             self.rounding[name] = max(layer.relative, self.rounding.get(name, 0.0))
         if isinstance(like, Conv):
             shape = (weight.shape[0], *like.shape[1:])
-            return self.add(
-                replace(like, name=name, inputs=(source,), shape=shape, weight=weight, bias=bias, parameter=None)
-            )
+            new = replace(like, name=name, inputs=(source,), shape=shape, weight=weight, bias=bias, parameter=None)
+            return self.add(replace(new, error=None, bias_error=None, outward=False))
         return self.add(Dense(name, (source,), (weight.shape[0],), weight, bias))
 
 
 def _line(name: str, index: int, shape: tuple[int, ...], blocks: _Blocks) -> Elementwise:
     """Affine blocks of one source as an Elementwise again."""
     pairs = [(row[0], offset) for row, offset in zip(blocks.factors, blocks.offsets, strict=True)]
-    components = tuple((Term("identity", 1.0, float(factor), float(offset)),) for factor, offset in pairs)
+    components = tuple((Term("identity", 1.0, number(factor), number(offset)),) for factor, offset in pairs)
     axis = -1 if len(shape) == 1 or len(pairs) == 1 else 0
     size = (shape[0] * len(pairs), *shape[1:])
     return Elementwise(name, (index,), size, derive("affine", components), axis)

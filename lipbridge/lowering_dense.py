@@ -188,21 +188,34 @@ class _Writer:
 
     def dense(self, like: Dense, affine: _Affine) -> int:
         bias = None if affine.bias is None else affine.bias.value
-        made = self.add(replace(like, shape=(len(affine.weight.value),), weight=affine.weight.value, bias=bias))
+        made = self.add(
+            replace(
+                like,
+                shape=(len(affine.weight.value),),
+                weight=affine.weight.value,
+                bias=bias,
+                error=None,
+                bias_error=None,
+                outward=False,
+            )
+        )
         self.affine[made] = affine
         return made
 
     def map_of(self, node: Node) -> _Affine:
         """A linear node on the flattened input: a matrix, or a diagonal where it only scales and shifts."""
         if isinstance(node, Dense) and len(node.shape) == 1:
-            return _Affine(Uncertain(node.weight), None if node.bias is None else Uncertain(node.bias))
+            return _Affine(
+                Uncertain(node.weight, node.error), None if node.bias is None else Uncertain(node.bias, node.bias_error)
+            )
         if isinstance(node, Conv) and node.diagonal:
             positions = math.prod(node.shape[1:])
-            scale, shift = (
-                None if t is None else t.flatten().repeat_interleave(positions) for t in (node.weight, node.bias)
+            scale, shift, *errors = (
+                None if t is None else t.flatten().repeat_interleave(positions)
+                for t in (node.weight, node.bias, node.error, node.bias_error)
             )
             assert scale is not None
-            return _Affine(Uncertain(scale), None if shift is None else Uncertain(shift))
+            return _Affine(Uncertain(scale, errors[0]), None if shift is None else Uncertain(shift, errors[1]))
         if isinstance(node, Elementwise):
             return self.lines(node)
         return self.matrix(node, self.shape_before(node))
@@ -256,16 +269,23 @@ class _Writer:
         core = node
         if isinstance(node, Dense | Conv | ConvTranspose):
             core = replace(node, bias=None)
+            blank = replace(node, weight=torch.zeros_like(node.weight))
             if node.bias is not None:
-                blank = replace(node, weight=torch.zeros_like(node.weight))
-                bias = evaluate(blank, [torch.zeros_like(unit[:1])]).flatten()
+                own = None if node.bias_error is None else replace(blank, bias=node.bias_error)
+                shift, lost = (None if n is None else evaluate(n, [0 * unit[:1]]).flatten() for n in (blank, own))
+                assert shift is not None
+                bias = Uncertain(shift, lost)
         weight = evaluate(core, [unit]).reshape(n, -1).T
         error = None
         if isinstance(core, Conv) and core.padding_mode != "zeros":  # copies of an input meet: their weights are added
             absolute = evaluate(replace(core, weight=core.weight.abs()), [unit]).reshape(n, -1).T
             several = evaluate(replace(core, weight=(core.weight != 0).to(torch.float64)), [unit]).reshape(n, -1).T > 1
             error = torch.where(several, gamma(math.prod(core.kernel)) * absolute, 0.0)
-        return _Affine(Uncertain(weight.contiguous(), error), None if bias is None else Uncertain(bias))
+        if isinstance(core, Dense | Conv | ConvTranspose) and core.error is not None:
+            terms = gamma(2 * math.prod(core.weight.shape))  # where copies of an input meet
+            own = evaluate(replace(core, weight=core.error), [unit]).reshape(n, -1).T * (1.0 + terms)
+            error = own if error is None else (error + own) * (1.0 + 2.0**-50)
+        return _Affine(Uncertain(weight.contiguous(), error), bias)
 
     def reordered(self, node: Elementwise, made: int, shape: tuple[int, ...], axis: int) -> int:
         """Blocks of the flattened vector are blocks along axis 0; along another axis coordinates change places."""

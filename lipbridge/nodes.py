@@ -33,12 +33,19 @@ class Dense(Node):
 
     ``parameter`` is the dotted name of the module's tensor that the weight was read from, if it is one (so that a
     training penalty finds it), and ``transposed`` says that W is that tensor's transpose.
+
+    ``error`` is of the weight's shape: how far each entry may be from the network's own, which is computed from stored
+    numbers (None if all are exact). ``outward`` says that the network's own weight, whatever it is within that, has no
+    larger norm. ``bias_error`` is the bias's.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     parameter: str | None = None
     transposed: bool = False
+    error: Tensor | None = None
+    bias_error: Tensor | None = None
+    outward: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +57,8 @@ class Conv(Node):
     vectors.
 
     ``parameter`` is the dotted name of the module's tensor that the kernel was read from; for the scale of a
-    normalisation layer in eval mode it is the layer's own name followed by ``.scale``.
+    normalisation layer in eval mode it is the layer's own name followed by ``.scale``. ``error``, ``bias_error`` and
+    ``outward`` are as for :class:`Dense`.
     """
 
     weight: Tensor
@@ -61,6 +69,9 @@ class Conv(Node):
     groups: int = 1
     padding_mode: str = "zeros"
     parameter: str | None = None
+    error: Tensor | None = None
+    bias_error: Tensor | None = None
+    outward: bool = False
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -88,7 +99,8 @@ class ConvTranspose(Node):
     on that hold the bias alone. Without its bias it is the adjoint of the convolution with the same kernel and geometry
     that maps ``shape`` to the input's shape.
 
-    ``parameter`` is the dotted name of the module's tensor that the kernel was read from.
+    ``parameter`` is the dotted name of the module's tensor that the kernel was read from. ``error``, ``bias_error`` and
+    ``outward`` are as for :class:`Dense`.
     """
 
     weight: Tensor
@@ -98,6 +110,9 @@ class ConvTranspose(Node):
     dilation: tuple[int, ...] = (1,)
     groups: int = 1
     parameter: str | None = None
+    error: Tensor | None = None
+    bias_error: Tensor | None = None
+    outward: bool = False
 
     @property
     def kernel(self) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ from lipbridge import propagation_softmax as _softmax
 from lipbridge import propagation_space as _space
 from lipbridge.bounds import Ball
 from lipbridge.errors import InvalidArgument
-from lipbridge.graph import Conv, ConvTranspose, Dense, Elementwise, Graph, Node, stored
+from lipbridge.graph import Conv, ConvTranspose, Dense, Elementwise, Graph, Node, rounded, stored
 from lipbridge.layer_constants import conv_norm_up, transposed_norm_up
 from lipbridge.propagation_adjoint import moves
 from lipbridge.propagation_rules import (
@@ -49,7 +49,7 @@ from lipbridge.propagation_rules import (
 )
 from lipbridge.rigor import proved_operator_norm
 from lipbridge.rounding import gamma
-from lipbridge.search.running_error import Enclosure
+from lipbridge.search.running_error import Enclosure, uncertainty
 from lipbridge.slopes import FLOOR, WIDER, outward
 from lipbridge.vocabulary import Norm
 
@@ -106,8 +106,25 @@ def reaches(graph: Graph, ball: Ball, norms: Mapping[Node, float] | None = None,
                 found[source] = narrowed(found[source], *pulled, context)
         if isinstance(node, Elementwise):
             lines[index] = lines_around(node, found[node.inputs[0]])
-        found.append(reach(node, [found[i] for i in node.inputs], context))
+        found.append(_widened(node, reach(node, [found[i] for i in node.inputs], context), found, context))
     return found
+
+
+def _uncertainty(node: Node, found: list[Reach]) -> Tensor | None:
+    """How far a node's values may be from those that its weights give, which are known up to an error alone."""
+    if not isinstance(node, Dense | Conv | ConvTranspose) or not rounded(node):
+        return None
+    return uncertainty(node, found[node.inputs[0]].magnitude)
+
+
+def _widened(node: Node, own: Reach, found: list[Reach], context: Context) -> Reach:
+    """What encloses a node's values for all weights within their errors."""
+    more = _uncertainty(node, found)
+    if more is None:
+        return own
+    lower, upper = outward(own.lower - more, own.upper + more)
+    distance = own.distance + 2.0 * norm_up(more.flatten(1), context.norm) * (1.0 + WIDER)
+    return Reach(lower, upper, own.center, distance * (1.0 + WIDER))
 
 
 def _device(graph: Graph, ball: Ball) -> torch.device:
@@ -169,6 +186,9 @@ def _form_ends(
         if pull.dispatch(type(node)) is pull.dispatch(Node):
             return None
         step = pull(node, form, [found[j] for j in node.inputs], lines.get(i, []))
+        own = _uncertainty(node, found)
+        if own is not None:
+            error = error + times(form.abs(), own.flatten(1)) * (1.0 + WIDER)
         offset = offset + step.offset
         error = error + step.error + WIDER * offset.abs()
         for j, part in zip(node.inputs, step.parts, strict=True):

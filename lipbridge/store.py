@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, dataclass, fields, replace
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -49,7 +50,8 @@ from lipbridge.activations import (
     recognise,
 )
 from lipbridge.bounds import Ball, Problem
-from lipbridge.errors import FileNotWritten, InvalidArgument, LipbridgeError, ModelFileError
+from lipbridge.errors import FileNotWritten, InvalidArgument, LipbridgeError, ModelFileError, NumericalFailure
+from lipbridge.factors import Factor, number
 from lipbridge.graph import (
     Add,
     Concat,
@@ -81,6 +83,8 @@ MAX_SIZE = 2**30
 MAX_LAYERS = 10_000
 MAX_DEPTH = 16
 MAX_TERMS = 1024
+#: Characters of a fraction in a term.
+MAX_DIGITS = 2600
 MAX_TEXT = 1024
 #: Seconds after which a temporary file has no writer any more.
 STALE = 3600.0
@@ -790,7 +794,25 @@ def _encode_graph(graph: Graph) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _encode_term(term: Term) -> list[Any]:
-    return [term.function, term.coefficient, term.scale, term.offset, list(term.parameters)]
+    numbers = [_encode_factor(value) for value in (term.coefficient, term.scale, term.offset)]
+    return [term.function, *numbers, list(term.parameters)]
+
+
+def _encode_factor(value: float) -> float | str:
+    """A number of a term; a fraction that is no double as text."""
+    return f"{value.exact.numerator}/{value.exact.denominator}" if isinstance(value, Factor) else float(value)
+
+
+def _decode_factor(value: Any) -> float:
+    if not isinstance(value, str):
+        return _real(value)
+    top, _, bottom = value.partition("/")
+    if not (len(value) <= MAX_DIGITS and top.removeprefix("-").isdecimal() and bottom.isdecimal() and int(bottom)):
+        raise _Fault("its header holds a term with a factor that is no fraction")
+    try:
+        return number(Fraction(int(top), int(bottom)))
+    except NumericalFailure as error:
+        raise _Fault("its header holds a factor beyond float64") from error
 
 
 def _decode_graph(body: Any, opened: _Opened, others: tuple[str, ...] = ()) -> tuple[Graph, dict[str, Tensor]]:
@@ -810,6 +832,8 @@ def _decode_graph(body: Any, opened: _Opened, others: tuple[str, ...] = ()) -> t
         nodes[index] = replace(node, **values)
         if isinstance(node, Gather):
             _check_index(values["index"], node, nodes[node.inputs[0]])
+        if any(bool((t < 0).any()) for name, t in values.items() if name.endswith("error")):
+            raise _Fault(f"the errors of its node {node.name!r} are negative")
     return Graph(tuple(nodes), _text(body["name"])), tensors
 
 
@@ -879,7 +903,8 @@ def _decode_term(value: Any) -> Term:
         raise _Fault(f"its header holds {items[0]} with {len(parameters)} parameters")
     if items[0] == "softplus":
         _positive(parameters[0])
-    return Term(items[0], _real(items[1]), _real(items[2]), _real(items[3]), parameters)
+    coefficient, scale, offset = (_decode_factor(item) for item in items[1:4])
+    return Term(items[0], coefficient, scale, offset, parameters)
 
 
 def _check_node(node: Node, index: int, before: list[Node]) -> None:
@@ -895,6 +920,10 @@ def _check_node(node: Node, index: int, before: list[Node]) -> None:
         fits = node.weight.shape == (node.shape[-1], before[node.inputs[0]].shape[-1])
         if not fits or (node.bias is not None and node.bias.shape != node.shape[-1:]):
             raise _Fault(f"the weights of its node {node.name!r} do not fit its shape")
+    if isinstance(node, Dense | Conv | ConvTranspose):
+        pairs = ((node.error, node.weight), (node.bias_error, node.bias))
+        if any(a is not None and (b is None or a.shape != b.shape) for a, b in pairs):
+            raise _Fault(f"the errors of its node {node.name!r} do not fit its weights")
     if isinstance(node, Softmax) and not 0 <= node.axis < len(node.shape):
         raise _Fault(f"its node {node.name!r} has the axis {node.axis}")
     if index == 0:

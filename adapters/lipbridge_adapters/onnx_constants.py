@@ -1,6 +1,7 @@
 """What an ONNX file computes from constants alone: shapes for reshapes, transposed or scaled weights.
 
-Every function takes float64, int64 or bool tensors and gives one. Exporters write long chains of these; a hostile file
+Every function takes float64, int64 or bool tensors and gives one; float64 ones carry the error of what was rounded
+(:mod:`lipbridge.computed`). Exporters write long chains of these; a hostile file
 writes short ones with enormous results, so every result has an agreed size before it is made.
 """
 
@@ -13,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from lipbridge.computed import tracking
 from lipbridge_adapters.onnx_file import FLOATS, Fault
 
 #: Elements of one folded result, unless its inputs have more.
@@ -35,7 +37,8 @@ def fold(kind: str, inputs: Inputs, attributes: Attributes, opset: int) -> Tenso
     if function is None:
         return None
     try:
-        return function(inputs, attributes)
+        with tracking():
+            return function(inputs, attributes)
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise Fault(f"its operator {kind} does not fit its constants ({line})") from error

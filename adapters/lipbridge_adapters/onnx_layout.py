@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipbridge.capture_diagonal import diagonal, share
+from lipbridge.capture_diagonal import diagonal, shares
 from lipbridge.capture_layers import Padded
 from lipbridge.capture_reader import LINE, Curve, Deferred, Reader
 from lipbridge.capture_shapes import Part
@@ -448,8 +448,7 @@ def _uneven_average(
         groups=channels,
         transposed=False,
     )
-    shares = torch.tensor([share(int(c)) for c in total.flatten()], dtype=torch.float64).reshape(total.shape)
-    return diagonal(reader, sums, shares[None], None, (channels, *count))
+    return diagonal(reader, sums, shares(total)[None], None, (channels, *count))
 
 
 @operator("GlobalAveragePool GlobalMaxPool")

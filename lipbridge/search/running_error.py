@@ -106,17 +106,20 @@ def enclosed(node: Node, inputs: list[Enclosure]) -> Enclosure:
 @enclosed.register
 def _(node: Dense, inputs: list[Enclosure]) -> Enclosure:
     x = inputs[0]
-    return Enclosure(evaluate(node, [x.value]), _dense_error(node.weight, node.bias, x))
+    error = _dense_error(node.weight, node.bias, x)
+    return Enclosure(evaluate(node, [x.value]), _plus(error, uncertainty(node, _size(x))))
 
 
 @enclosed.register
 def _(node: Conv, inputs: list[Enclosure]) -> Enclosure:
-    return Enclosure(evaluate(node, [inputs[0].value]), _conv_error(node, node.bias, inputs[0]))
+    error = _conv_error(node, node.bias, inputs[0])
+    return Enclosure(evaluate(node, [inputs[0].value]), _plus(error, uncertainty(node, _size(inputs[0]))))
 
 
 @enclosed.register
 def _(node: ConvTranspose, inputs: list[Enclosure]) -> Enclosure:
-    return Enclosure(evaluate(node, [inputs[0].value]), _transposed_error(node, node.bias, inputs[0]))
+    error = _transposed_error(node, node.bias, inputs[0])
+    return Enclosure(evaluate(node, [inputs[0].value]), _plus(error, uncertainty(node, _size(inputs[0]))))
 
 
 @enclosed.register
@@ -202,6 +205,33 @@ def _(node: Add, inputs: list[Enclosure]) -> Enclosure:
 def _before(W: Tensor) -> Tensor:
     """What products of the unit roundoff and inputs lose to underflow before they are multiplied by W."""
     return TINY * W.abs().sum()
+
+
+def uncertainty(node: Dense | Conv | ConvTranspose, size: Tensor, *, bias: bool = True) -> Tensor | None:
+    """How far a layer's values may be off because its weights are, for inputs of magnitude ``size``; None if exact.
+
+    ``size`` is ``(batch, *shape)``, nowhere negative. Without ``bias`` it is that of products with tangents.
+    """
+    own = node.bias_error if bias else None
+    if node.error is None and own is None:
+        return None
+    weight = torch.zeros_like(node.weight) if node.error is None else node.error
+    terms = node.weight.numel() + 2
+    found = evaluate(replace(node, weight=weight, bias=own), [size])
+    return found * (1.0 + 4.0 * gamma(terms + 16)) + terms * FLOOR
+
+
+def _may_be(node: Dense | Conv | ConvTranspose) -> Tensor:
+    """Which weights may be other than zero."""
+    return node.weight != 0 if node.error is None else (node.weight != 0) | (node.error != 0)
+
+
+def _plus(error: Tensor, more: Tensor | None) -> Tensor:
+    return error if more is None else (error + more) * (1.0 + 4.0 * ULPS)
+
+
+def _size(x: Enclosure) -> Tensor:
+    return (x.value.abs() + x.error) * (1.0 + ULPS)
 
 
 def _dense_error(W: Tensor, b: Tensor | None, x: Enclosure) -> Tensor:
@@ -347,27 +377,27 @@ def enclosed_tangent(node: Node, inputs: list[Tangent]) -> Tangent:
 @enclosed_tangent.register
 def _(node: Dense, inputs: list[Tangent]) -> Tangent:
     x = inputs[0]
-    live = (x.live @ (node.weight != 0).to(x.live.dtype).T).clamp(max=1.0)
+    live = (x.live @ _may_be(node).to(x.live.dtype).T).clamp(max=1.0)
     product = x.tangent.value @ node.weight.T
-    error = _dense_error(node.weight, None, x.tangent)
+    error = _plus(_dense_error(node.weight, None, x.tangent), uncertainty(node, _size(x.tangent), bias=False))
     return Tangent(enclosed(node, [x.primal]), Enclosure(product * live, error * live), live, x.sound)
 
 
 @enclosed_tangent.register
 def _(node: Conv, inputs: list[Tangent]) -> Tangent:
     x = inputs[0]
-    live = (convolve(node, x.live, (node.weight != 0).to(x.live.dtype), None) > 0).to(x.live.dtype)
+    live = (convolve(node, x.live, _may_be(node).to(x.live.dtype), None) > 0).to(x.live.dtype)
     product = convolve(node, x.tangent.value, node.weight, None)
-    error = _conv_error(node, None, x.tangent)
+    error = _plus(_conv_error(node, None, x.tangent), uncertainty(node, _size(x.tangent), bias=False))
     return Tangent(enclosed(node, [x.primal]), Enclosure(product * live, error * live), live, x.sound)
 
 
 @enclosed_tangent.register
 def _(node: ConvTranspose, inputs: list[Tangent]) -> Tangent:
     x = inputs[0]
-    live = (convolve_transposed(node, x.live, (node.weight != 0).to(x.live.dtype), None) > 0).to(x.live.dtype)
+    live = (convolve_transposed(node, x.live, _may_be(node).to(x.live.dtype), None) > 0).to(x.live.dtype)
     product = convolve_transposed(node, x.tangent.value, node.weight, None)
-    error = _transposed_error(node, None, x.tangent)
+    error = _plus(_transposed_error(node, None, x.tangent), uncertainty(node, _size(x.tangent), bias=False))
     return Tangent(enclosed(node, [x.primal]), Enclosure(product * live, error * live), live, x.sound)
 
 

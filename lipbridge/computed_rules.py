@@ -1,0 +1,593 @@
+"""What torch's operations on constants round: a value and a bound of its error, by the name of the operation.
+
+A sum is exact where its error, by Knuth's error-free transformation, is zero; so is a product by Dekker's. Dot products
+and sums of many terms are exact where all partial sums are multiples of one power of two below 2^53 of it. All others
+obey the bounds of :mod:`lipbridge.uncertain`. Functions of the libraries are trusted to a few units in the last place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from lipbridge.computed import Computed
+from lipbridge.errors import NumericalFailure
+from lipbridge.rounding import TINY, UNIT, gamma
+from lipbridge.uncertain import COVER, SMALLEST, Uncertain
+
+#: More than the relative error of a function of the libraries.
+_ULPS = 2.0**-50
+#: More than the rounding of the few operations that an error is computed by, where none is a long sum.
+_FEW = 1.0 + 2.0**-48
+#: Products of numbers between these have errors that are doubles themselves.
+_LEAST, _MOST = 2.0**-900, 2.0**900
+#: Reductions over more entries than this are not followed one by one.
+_LONGEST = 4096
+
+Rule = Callable[..., Any]
+
+
+def _u(x: Any) -> Uncertain:
+    """An operand with its error; whole numbers and numbers of Python are exact."""
+    if isinstance(x, Uncertain):
+        return x
+    if isinstance(x, Tensor):
+        value = x.to(torch.float64)
+        return _made(value, (value.to(x.dtype) != x).to(torch.float64) * UNIT * value.abs() * 2.0)
+    lost = abs(int(float(x)) - x) if isinstance(x, int) else 0
+    return _made(torch.tensor(float(x), dtype=torch.float64), torch.tensor(float(lost), dtype=torch.float64))
+
+
+def _made(value: Tensor, *errors: Tensor | None) -> Uncertain:
+    """The value with the sum of some errors, rounded up; an error that is NaN is infinite."""
+    total = torch.zeros_like(value)
+    for error in errors:
+        if error is not None:
+            total = total + error.to(value.device)
+    total = torch.where(total > 0, total * _FEW, total)
+    total = torch.where(torch.isnan(total) | torch.isnan(value), torch.inf, total)
+    return Uncertain(value, total if bool((total != 0).any()) else None)
+
+
+def _up(x: Tensor, y: Tensor) -> Tensor:
+    """At least the products of numbers that are not negative, but for _FEW; zero times infinity is zero."""
+    product = torch.where((x == 0) | (y == 0), 0.0, x * y)
+    return product + ((x > 0) & (y > 0) & (product < SMALLEST)).to(product.dtype) * TINY
+
+
+def _size(x: Uncertain) -> Tensor:
+    return x.value.abs() if x.error is None else x.value.abs() + x.error
+
+
+# --- sums and products -----------------------------------------------------------------------------------------------
+
+
+def add(a: Any, b: Any, alpha: Any = 1) -> Uncertain:
+    x, y = _u(a), _u(b)
+    y = y if alpha == 1 else mul(y, alpha)
+    value = x.value + y.value
+    part = value - x.value
+    lost = ((x.value - (value - part)) + (y.value - part)).abs()
+    lost = torch.where(torch.isfinite(value), lost, torch.inf)
+    return _made(value, lost, x.error, y.error)
+
+
+def sub(a: Any, b: Any, alpha: Any = 1) -> Uncertain:
+    return add(a, neg(b), alpha)
+
+
+def rsub(a: Any, b: Any, alpha: Any = 1) -> Uncertain:
+    return sub(b, a, alpha)
+
+
+def neg(a: Any) -> Uncertain:
+    return Uncertain(-_u(a).value, _u(a).error)
+
+
+def _product_error(x: Tensor, y: Tensor, value: Tensor) -> Tensor:
+    """|x y - fl(x y)|, exactly where nothing comes near the limits of float64, else a bound."""
+
+    def halves(t: Tensor) -> tuple[Tensor, Tensor]:
+        high = t * 134217729.0
+        high = high - (high - t)
+        return high, t - high
+
+    (a, b), (c, d) = halves(x), halves(y)
+    error = (b * d - (((value - a * c) - b * c) - a * d)).abs()
+    sizes = [t.abs() for t in (x, y, value)]
+    safe = torch.ones_like(value, dtype=torch.bool)
+    for size in sizes:
+        safe = safe & (size > _LEAST) & (size < _MOST)
+    error = torch.where(safe, error, UNIT * value.abs() + TINY)
+    normal = torch.isfinite(value) & (value.abs() > SMALLEST)
+    plain = (x.abs() == 1) | (y.abs() == 1) | (normal & (_power_of_two(x) | _power_of_two(y)))
+    error = torch.where((x == 0) | (y == 0) | plain, 0.0, error)
+    return torch.where(torch.isfinite(value), error, torch.inf)
+
+
+def _power_of_two(x: Tensor) -> Tensor:
+    return torch.frexp(x).mantissa.abs() == 0.5
+
+
+def mul(a: Any, b: Any) -> Uncertain:
+    x, y = _u(a), _u(b)
+    value = x.value * y.value
+    parts = [_product_error(*cast(Any, torch).broadcast_tensors(x.value, y.value, value))]
+    if y.error is not None:
+        parts.append(_up(x.value.abs(), y.error))
+    if x.error is not None:
+        parts.append(_up(x.error, _size(y)))
+    return _made(value, *parts)
+
+
+def div(a: Any, b: Any, rounding_mode: Any = None) -> Any:
+    if rounding_mode is not None:
+        return NotImplemented
+    x, y = _u(a), _u(b)
+    value = x.value / y.value
+    # The residual of a quotient that is exact is zero, and so is its error: x = value y.
+    back = value * y.value
+    lost = _product_error(*cast(Any, torch).broadcast_tensors(value, y.value, back))
+    exact = (back == x.value) & (lost == 0) & torch.isfinite(value) & ((value.abs() > SMALLEST) | (x.value == 0))
+    own = torch.where(exact, 0.0, UNIT * value.abs() + TINY)
+    parts = [torch.where(torch.isfinite(value), own, torch.inf)]
+    if x.error is not None or y.error is not None:
+        least = y.value.abs() if y.error is None else y.value.abs() - y.error
+        moved = torch.zeros_like(value)
+        if x.error is not None:
+            moved = moved + x.error
+        if y.error is not None:
+            moved = moved + _up(value.abs(), y.error)
+        by = torch.where(moved > 0, moved / (least * (1.0 - 4.0 * UNIT)) + TINY, 0.0)
+        parts.append(torch.where((least > 0) | (moved == 0), by, torch.inf))
+    return _made(value, *parts)
+
+
+def reciprocal(a: Any) -> Uncertain:
+    return div(1.0, a)
+
+
+def _quantum(x: Tensor) -> float:
+    """The largest power of two that divides all entries; infinite if there is none but zero."""
+    mantissa, exponent = torch.frexp(x[x != 0])
+    if not mantissa.numel():
+        return math.inf
+    whole = (mantissa.abs() * 2.0**53).to(torch.int64)
+    bits = torch.log2((whole & -whole).to(torch.float64)).to(torch.int64)
+    least = int((bits + exponent.to(torch.int64) - 53).min())
+    return math.ldexp(1.0, least) if least > -1000 else 0.0
+
+
+def dot(a: Any, b: Any) -> Uncertain:
+    """A product of matrices, or of stacks of them, or of a matrix and a vector."""
+    x, y = _u(a), _u(b)
+    value = x.value @ y.value
+    n = x.value.shape[-1]
+    sizes = x.value.abs() @ y.value.abs()
+    quanta = (_quantum(x.value), _quantum(y.value))
+    step = quanta[0] * quanta[1] if math.isfinite(quanta[0] + quanta[1]) else math.inf
+    if step > SMALLEST and bool((sizes * COVER < 2.0**53 * step).all()):
+        parts = [torch.zeros_like(value)]
+    else:
+        parts = [torch.where(torch.isfinite(value), gamma(n + 1) * COVER * sizes + n * 2.0 * TINY, torch.inf)]
+    if y.error is not None:
+        parts.append(x.value.abs() @ y.error * COVER + n * 2.0 * TINY)
+    if x.error is not None:
+        parts.append(x.error @ _size(y) * COVER + n * 2.0 * TINY)
+    return _made(value, *parts)
+
+
+def _addmm(c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Uncertain:
+    made = dot(a, b)
+    made = made if alpha == 1 else mul(made, alpha)
+    return add(c if beta == 1 else mul(c, beta), made)
+
+
+def _axes(x: Tensor, dim: Any) -> list[int]:
+    if dim is None or dim == []:
+        return list(range(x.ndim))
+    dims = cast(list[int], dim) if isinstance(dim, list | tuple) else [int(dim)]
+    return [axis % max(x.ndim, 1) for axis in dims]
+
+
+def total(a: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    """A sum over some axes."""
+    if dtype not in (None, torch.float64) or not isinstance(a, Uncertain):
+        return NotImplemented
+    x, axes = a.value, _axes(a.value, dim)
+    if not x.ndim:
+        return a
+    value, sizes = x.sum(axes, keepdim=keepdim), x.abs().sum(axes, keepdim=keepdim)
+    n = math.prod(x.shape[axis] for axis in axes)
+    step = _quantum(x)
+    exact = n <= 1 or (step > 0 and bool((sizes * COVER < 2.0**53 * step).all()))
+    lost = torch.zeros_like(value) if exact else gamma(n) * COVER * sizes
+    lost = torch.where(torch.isfinite(value), lost, torch.inf)
+    return _made(value, lost, None if a.error is None else a.error.sum(axes, keepdim=keepdim) * COVER)
+
+
+def mean(a: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    made = total(a, dim, keepdim, dtype=dtype)
+    if made is NotImplemented:
+        return NotImplemented
+    n = math.prod(a.value.shape[axis] for axis in _axes(a.value, dim))
+    return div(made, n) if n else NotImplemented
+
+
+def _prod(a: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    if dtype not in (None, torch.float64) or not isinstance(a, Uncertain) or dim is None:
+        return NotImplemented
+    axis = int(dim) % max(a.value.ndim, 1)
+    if not a.value.ndim or not 1 <= a.value.shape[axis] <= _LONGEST:
+        return NotImplemented
+    parts = [
+        Uncertain(value, None if a.error is None else a.error.select(axis, i))
+        for i, value in enumerate(a.value.unbind(axis))
+    ]
+    made = parts[0]
+    for part in parts[1:]:
+        made = mul(made, part)
+    if keepdim:
+        made = Uncertain(made.value.unsqueeze(axis), None if made.error is None else made.error.unsqueeze(axis))
+    return made
+
+
+# --- roots and lengths -----------------------------------------------------------------------------------------------
+
+
+def sqrt(a: Any) -> Uncertain:
+    x = _u(a)
+    value = x.value.sqrt()
+    square = value * value
+    exact = (square == x.value) & (_product_error(value, value, square) == 0)
+    parts = [torch.where(torch.isfinite(value), torch.where(exact, 0.0, UNIT * value), torch.inf)]
+    if x.error is not None:  # |sqrt a - sqrt b| <= |a - b| / sqrt a
+        moved = torch.where(value > 0, x.error / (value * (1.0 - 4.0 * UNIT)) + TINY, (x.error * COVER).sqrt() * COVER)
+        parts.append(torch.where(x.error > 0, moved, 0.0))
+    return _made(value, *parts)
+
+
+def _length(a: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    if not isinstance(a, Uncertain):
+        return NotImplemented
+    if ord in (2, 2.0):
+        made = total(mul(a, a), dim, keepdim, dtype=dtype)
+        return made if made is NotImplemented else sqrt(made)
+    if ord in (1, 1.0):
+        return total(absolute(a), dim, keepdim, dtype=dtype)
+    return _largest(absolute(a), _axes(a.value, dim), keepdim) if ord == math.inf else NotImplemented
+
+
+def _norm(a: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    return _length(a, 2 if p is None else p, dim, keepdim, dtype=dtype)
+
+
+def _variance(a: Any, dim: Any = None, unbiased: Any = True, keepdim: bool = False, *, correction: Any = None) -> Any:
+    if not isinstance(a, Uncertain):
+        return NotImplemented
+    if isinstance(unbiased, bool) and correction is None:
+        correction = 1 if unbiased else 0
+    n = math.prod(a.value.shape[axis] for axis in _axes(a.value, dim))
+    divisor = n - float(1 if correction is None else correction)
+    if divisor <= 0:
+        return NotImplemented
+    away = sub(a, mean(a, dim, True))
+    return div(total(mul(away, away), dim, keepdim), divisor)
+
+
+def _deviation(*args: Any, **kwargs: Any) -> Any:
+    found = _variance(*args, **kwargs)
+    return found if found is NotImplemented else sqrt(found)
+
+
+def _with_mean(rule: Rule) -> Rule:
+    def both(a: Any, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Any:
+        found = rule(a, dim, *args, keepdim=keepdim, **kwargs)
+        return found if found is NotImplemented else (found, mean(a, dim, keepdim))
+
+    return both
+
+
+def _weight_norm(v: Any, g: Any, dim: int = 0) -> Any:
+    rank = _u(v).value.ndim
+    length = _length(v, 2, [axis for axis in range(rank) if axis != dim % rank], True)
+    return mul(v, div(g, length)), length
+
+
+# --- entrywise -------------------------------------------------------------------------------------------------------
+
+
+def absolute(a: Any) -> Uncertain:
+    return Uncertain(_u(a).value.abs(), _u(a).error)
+
+
+def _steady(function: Callable[..., Tensor]) -> Rule:
+    """A function of exact values that moves no farther than the largest move of its arguments."""
+
+    def rule(*args: Any, **kwargs: Any) -> Any:
+        values = [a.value if isinstance(a, Uncertain) else a for a in args]
+        value = function(*values, **{k: v.value if isinstance(v, Uncertain) else v for k, v in kwargs.items()})
+        errors = [a.error for a in (*args, *kwargs.values()) if isinstance(a, Uncertain) and a.error is not None]
+        worst = torch.zeros_like(value)
+        for error in errors:
+            worst = torch.maximum(worst, error)
+        return _made(value, worst)
+
+    return rule
+
+
+def _largest(a: Any, dim: Any, keepdim: bool) -> Uncertain:
+    value = a.value.amax(dim, keepdim)
+    return _made(value, None if a.error is None else a.error.amax(dim, keepdim))
+
+
+def _amax(a: Any, dim: Any = (), keepdim: bool = False) -> Any:
+    return _largest(a, dim, keepdim) if isinstance(a, Uncertain) else NotImplemented
+
+
+def _amin(a: Any, dim: Any = (), keepdim: bool = False) -> Any:
+    return neg(_largest(neg(a), dim, keepdim)) if isinstance(a, Uncertain) else NotImplemented
+
+
+def _smooth(
+    function: Callable[[Tensor], Tensor], steepest: float, scale: Callable[[Tensor], Tensor] | None = None
+) -> Rule:
+    """A function of slopes up to ``steepest``, computed to a few units in the last place of ``scale`` (of itself)."""
+
+    def rule(a: Any) -> Uncertain:
+        x = _u(a)
+        value = function(x.value)
+        own = _ULPS * (value.abs() if scale is None else scale(x.value)) + TINY
+        own = torch.where(torch.isfinite(value), own, torch.inf)
+        return _made(value, own, None if x.error is None else steepest * x.error)
+
+    return rule
+
+
+def _exp(a: Any) -> Uncertain:
+    x = _u(a)
+    value = x.value.exp()
+    own = torch.where(x.value == 0, 0.0, _ULPS * value + TINY)
+    moved = None if x.error is None else (value + own) * torch.expm1(x.error) * (1.0 + _ULPS)
+    return _made(value, torch.where(torch.isfinite(value), own, torch.inf), moved)
+
+
+def _log(a: Any) -> Uncertain:
+    x = _u(a)
+    value = x.value.log()
+    own = torch.where(torch.isfinite(value), _ULPS * value.abs() + torch.where(x.value == 1, 0.0, TINY), torch.inf)
+    moved = None
+    if x.error is not None:
+        least = (x.value - x.error) * (1.0 - 4.0 * UNIT)
+        moved = torch.where(x.error > 0, torch.where(least > 0, x.error / least, torch.inf), 0.0)
+    return _made(value, own, moved)
+
+
+def _soft_maximum(a: Any, b: Any) -> Uncertain:
+    """log(exp x + exp y), of slopes that add up to one."""
+    x, y = _u(a), _u(b)
+    value = torch.logaddexp(x.value, y.value)
+    larger, gap = torch.maximum(x.value, y.value), (x.value - y.value).abs()
+    own = _ULPS * (larger.abs() + torch.log1p(torch.exp(-gap)) + torch.where(gap > 0, gap * torch.exp(-gap), 0.0))
+    worst = torch.zeros_like(value)
+    for error in (x.error, y.error):
+        worst = worst if error is None else torch.maximum(worst, error)
+    return _made(value, torch.where(torch.isfinite(value), own + TINY, torch.inf), worst)
+
+
+def _power(a: Any, b: Any) -> Any:
+    if isinstance(b, Uncertain) and b.error is None and b.value.numel() == 1 and b.value.ndim <= _u(a).value.ndim:
+        b = float(b.value)
+    if isinstance(b, bool) or not isinstance(b, int | float):
+        return (
+            NotImplemented if not (isinstance(b, Uncertain) and _u(a).error is None and b.error is None) else _pow(a, b)
+        )
+    exact: Mapping[float, Callable[[Any], Any]] = {
+        0.5: sqrt,
+        -0.5: lambda t: reciprocal(sqrt(t)),
+        -1.0: reciprocal,
+        1.0: _u,
+        2.0: lambda t: mul(t, t),
+        3.0: lambda t: mul(mul(t, t), t),
+        -2.0: lambda t: reciprocal(mul(t, t)),
+    }
+    if float(b) in exact:
+        return exact[float(b)](a)
+    return _pow(a, b) if _u(a).error is None else NotImplemented
+
+
+def _pow(a: Any, b: Any) -> Uncertain:
+    value = torch.pow(_u(a).value, _u(b).value)
+    return _made(value, torch.where(torch.isfinite(value), _ULPS * value.abs() + TINY, torch.inf))
+
+
+def _where(condition: Any, a: Any, b: Any) -> Any:
+    if not isinstance(condition, Tensor):
+        return NotImplemented
+    x, y = _u(a), _u(b)
+    zero = torch.zeros((), dtype=torch.float64, device=x.value.device)
+    errors = [zero if t.error is None else t.error for t in (x, y)]
+    return _made(torch.where(condition, x.value, y.value), torch.where(condition, errors[0], errors[1]))
+
+
+def _cast(a: Any, *args: Any, **kwargs: Any) -> Any:
+    """A cast to another dtype, which rounds as the module does; of what is uncertain by one unit more."""
+    dtype = kwargs.get("dtype")
+    if not isinstance(a, Uncertain) or a.error is None or dtype is None or not dtype.is_floating_point:
+        return NotImplemented
+    value = a.value.to(dtype).to(torch.float64)
+    away = 2.0 * torch.finfo(dtype).eps * (value.abs() + a.error) + 2.0 * torch.finfo(dtype).smallest_normal
+    return a if dtype == torch.float64 else _made(value, a.error, away)
+
+
+def _rsqrt(a: Any) -> Uncertain:
+    return reciprocal(sqrt(a))
+
+
+def _squared(a: Any) -> Uncertain:
+    return mul(a, a)
+
+
+def _addcmul(c: Any, a: Any, b: Any, *, value: Any = 1) -> Uncertain:
+    return add(c, mul(a, b), value)
+
+
+def _addcdiv(c: Any, a: Any, b: Any, *, value: Any = 1) -> Uncertain:
+    return add(c, div(a, b), value)
+
+
+RULES: dict[str, Rule] = {
+    "add": add,
+    "sub": sub,
+    "rsub": rsub,
+    "neg": neg,
+    "mul": mul,
+    "div": div,
+    "reciprocal": reciprocal,
+    "mm": dot,
+    "bmm": dot,
+    "mv": dot,
+    "dot": dot,
+    "matmul": dot,
+    "addmm": _addmm,
+    "addmv": _addmm,
+    "baddbmm": _addmm,
+    "sum": total,
+    "mean": mean,
+    "prod": _prod,
+    "sqrt": sqrt,
+    "rsqrt": _rsqrt,
+    "square": _squared,
+    "pow": _power,
+    "linalg_vector_norm": _length,
+    "norm": _norm,
+    "var": _variance,
+    "std": _deviation,
+    "var_mean": _with_mean(_variance),
+    "std_mean": _with_mean(_deviation),
+    "_weight_norm_interface": _weight_norm,
+    "addcmul": _addcmul,
+    "addcdiv": _addcdiv,
+    "abs": absolute,
+    "relu": _steady(torch.relu),
+    "clamp": _steady(torch.clamp),
+    "clamp_min": _steady(cast(Any, torch).clamp_min),
+    "clamp_max": _steady(cast(Any, torch).clamp_max),
+    "maximum": _steady(torch.maximum),
+    "minimum": _steady(torch.minimum),
+    "amax": _amax,
+    "amin": _amin,
+    "exp": _exp,
+    "log": _log,
+    "logaddexp": _soft_maximum,
+    "tanh": _smooth(torch.tanh, 1.0),
+    "sigmoid": _smooth(torch.sigmoid, 0.25),
+    "sin": _smooth(torch.sin, 1.0),
+    "cos": _smooth(torch.cos, 1.0),
+    "atan": _smooth(torch.atan, 1.0),
+    "erf": _smooth(torch.erf, 1.13),
+    "where": _where,
+    "_to_copy": _cast,
+}
+
+
+# --- what only moves numbers, and what only looks at them ------------------------------------------------------------
+
+
+def _as_they_are(args: Any) -> Any:
+    return args
+
+
+def _fill(args: Any) -> Any:
+    """A number that is put in is exact."""
+    return [0.0 if isinstance(each, float | int) and i == 2 else each for i, each in enumerate(args)]
+
+
+def _mask_fill(args: Any) -> Any:
+    return [*args[:2], 0.0 if isinstance(args[2], float | int) else args[2], *args[3:]]
+
+
+MOVES: Mapping[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(
+        (
+            *("view", "reshape", "_unsafe_view", "_reshape_alias", "t", "transpose", "permute", "expand", "slice"),
+            *("select", "index_select", "index", "gather", "unsqueeze", "squeeze", "alias", "detach", "clone"),
+            *("lift_fresh", "contiguous", "cat", "stack", "split", "split_with_sizes", "unbind", "chunk", "flip"),
+            *("roll", "repeat", "diagonal", "diag_embed", "diag", "tril", "triu", "narrow", "unfold", "movedim"),
+            *("as_strided", "take", "repeat_interleave", "expand_copy", "view_copy", "unsqueeze_copy", "hstack"),
+            *("broadcast_to", "tile", "flatten", "lift", "lift_fresh_copy", "select_scatter", "slice_scatter"),
+        ),
+        _as_they_are,
+    ),
+    "constant_pad_nd": _fill,
+    "masked_fill": _mask_fill,
+}
+
+
+def _compared(func: Any, args: Any, kwargs: Any) -> Any:
+    """A comparison that no error can turn round.
+
+    Raises:
+        NumericalFailure: if one could.
+    """
+    x, y = (_u(Uncertain(a.value, a.error) if isinstance(a, Computed) else a) for a in args)
+    room = torch.zeros_like(x.value - y.value)
+    for each in (x, y):
+        room = room if each.error is None else room + each.error
+    if bool(((x.value - y.value).abs() * (1.0 - 4.0 * UNIT) <= room * COVER).logical_and(room > 0).any()):
+        raise NumericalFailure("A choice between constants hangs on the rounding of one that is computed.")
+    return func(x.value, y.value) if isinstance(args[1], Tensor) else func(x.value, args[1])
+
+
+def _equal_entries(func: Any, args: Any, kwargs: Any) -> Any:
+    """Entries are equal only if both are exact."""
+    x, y = (_u(Uncertain(a.value, a.error) if isinstance(a, Computed) else a) for a in args)
+    exact = (x.value == y.value) & (_error_of(x) == 0) & (_error_of(y) == 0)
+    return exact if func._schema.name.endswith("eq") else ~exact
+
+
+def _error_of(x: Uncertain) -> Tensor:
+    return torch.zeros_like(x.value) if x.error is None else x.error
+
+
+def _same(func: Any, args: Any, kwargs: Any) -> bool:
+    x, y = args
+    if x is y:
+        return True
+    return not any(isinstance(t, Computed) and bool(t.error.any()) for t in (x, y)) and torch.equal(x, y)
+
+
+def _any(func: Any, args: Any, kwargs: Any) -> Any:
+    """Whether an entry may be other than zero."""
+    x = cast(Computed, args[0])
+    return func((x.value != 0) | (x.error != 0), *args[1:], **kwargs)
+
+
+def _on_values(func: Any, args: Any, kwargs: Any) -> Any:
+    return func(*(a.value if isinstance(a, Computed) else a for a in args), **kwargs)
+
+
+READS: Mapping[str, Callable[[Any, Sequence[Any], Mapping[str, Any]], Any]] = {
+    **dict.fromkeys(("gt", "ge", "lt", "le"), _compared),
+    **dict.fromkeys(("eq", "ne"), _equal_entries),
+    "equal": _same,
+    "any": _any,
+    **dict.fromkeys(("isnan", "isinf", "isfinite", "zeros_like", "ones_like", "full_like", "new_zeros"), _on_values),
+    **dict.fromkeys(("new_ones", "new_full", "new_empty", "empty_like", "sym_size", "is_same_size"), _on_values),
+}
+
+
+#: Operations that round nothing, or to whole numbers.
+EXACT = frozenset(
+    [
+        *("_to_copy", "floor", "ceil", "round", "trunc", "sign", "sgn", "zeros_like", "ones_like", "full_like"),
+        *("new_zeros", "new_ones", "new_full", "new_empty", "empty_like", "fill_", "zero_", "copy_", "max", "min"),
+        *("topk", "sort", "isnan", "full", "zeros", "ones", "eye", "scalar_tensor", "hardtanh"),
+    ]
+)
+
+__all__ = ["EXACT", "MOVES", "READS", "RULES"]
