@@ -14,6 +14,7 @@ from lipbridge.activations import GELU_CUBE, HARDSIGMOID, SELU, Component, Term,
 from lipbridge.capture_reader import HANDLERS, LINE, Arguments, Curve, Handler, Reader, Recipe, handles, one_number
 from lipbridge.capture_scalar import Mask, apply
 from lipbridge.capture_self_gated import extend
+from lipbridge.computed import Computed
 from lipbridge.graph import Conv, Dense, Elementwise
 
 extend()
@@ -195,6 +196,8 @@ def _prelu(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
 
 def _leaky(reader: Reader, value: Any, slope: Tensor) -> Curve:
     """A leaky ReLU; one that may change is a node of its own, with the constant max(1, |slope|)."""
+    if isinstance(slope, Computed):
+        raise reader.unsupported("Its slope is computed and known up to rounding alone; store it.")
     number = 0.25 if slope.is_meta else _number(reader, float(slope.detach().double()), "slope")
     recipe = reader.recipe(_leaky_constant, slope)
     if recipe is None:

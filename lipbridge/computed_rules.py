@@ -544,7 +544,9 @@ def _compared(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _equal_entries(func: Any, args: Any, kwargs: Any) -> Any:
-    """Entries are equal only if both are exact."""
+    """Entries are equal only if both are exact; of a tensor and itself all but NaN are."""
+    if args[0] is args[1]:
+        return func(args[0].value, args[0].value)
     x, y = (_u(Uncertain(a.value, a.error) if isinstance(a, Computed) else a) for a in args)
     exact = (x.value == y.value) & (_error_of(x) == 0) & (_error_of(y) == 0)
     return exact if func._schema.name.endswith("eq") else ~exact

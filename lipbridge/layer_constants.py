@@ -122,7 +122,7 @@ def _constants(graph: Graph, index: int, roots: list[int], found: Mapping[int, C
 def _two_slopes(graph: Graph, index: int) -> tuple[int, float] | None:
     """What (relu t, relu -t) before the node reads, and the steepest slope, if the node joins the two one by one."""
     node = graph.nodes[index]
-    if not isinstance(node, Dense | Conv) or not (node.error is None or node.outward):
+    if not isinstance(node, Dense | Conv):
         return None
     before = graph.nodes[node.inputs[0]]
     if not isinstance(before, Elementwise) or before.activation.sides != ((0.0, 1.0), (-1.0, 0.0)):
@@ -135,9 +135,11 @@ def _two_slopes(graph: Graph, index: int) -> tuple[int, float] | None:
     n = W.shape[0]
     if not plain or block_axis(before) != 0 or W.shape[1] != 2 * n:
         return None
-    blocks = W.reshape(n, 2, n)
+    used = W if node.error is None else W.abs() + node.error.flatten(1)
+    blocks = used.reshape(n, 2, n)
     single = int(blocks.count_nonzero()) == int(blocks.diagonal(dim1=0, dim2=2).count_nonzero())
-    return (before.inputs[0], float(W.abs().max())) if single else None
+    steepest = _with_error(node, float(W.abs().max()), lambda error: float(error.max()))
+    return (before.inputs[0], steepest) if single else None
 
 
 def _smaller(first: Constants, *others: Constants) -> Constants:
