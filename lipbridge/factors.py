@@ -52,6 +52,9 @@ class Factor(float):
     def __eq__(self, other: object) -> bool:
         return self.exact == _exact(other)
 
+    def __ne__(self, other: object) -> bool:
+        return self.exact != _exact(other)
+
     def __lt__(self, other: Any) -> bool:
         return self.exact < _exact(other)
 

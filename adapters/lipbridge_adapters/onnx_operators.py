@@ -14,6 +14,8 @@ from lipbridge.activations import Term
 from lipbridge.capture_extremes import Extreme
 from lipbridge.capture_reader import LINE, Curve
 from lipbridge.capture_self_gated import Waiting, product, square_of
+from lipbridge.computed import Computed
+from lipbridge.factors import number
 from lipbridge.graph import Conv, ConvTranspose, Dense, Node
 from lipbridge_adapters import onnx_moments as moments
 from lipbridge_adapters.onnx_axes import multiplied
@@ -430,6 +432,9 @@ def _mul(reader: OnnxReader, call: Call) -> Value:
         return moments.product(reader, a, b) or _product(reader, call)
     place = 0 if isinstance(a, Flow) else 1
     x, c = call.flow(place), call.numbers(1 - place)
+    if isinstance(c, Computed):  # known up to an error: a layer of its own
+        value, c, shape = aligned(reader, x, c)
+        return Flow(reader.aten("mul", reader.shape_of(value), self=value, other=c), shape, fresh=True)
     if isinstance(x.value, moments.Moment) and c.numel() == 1 and float(c) == 1.0:
         return x  # 1.0 / t is exported as a reciprocal times 1.0
     x = _waiting(reader, x)
@@ -466,11 +471,14 @@ def _div(reader: OnnxReader, call: Call) -> Value:
             return Flow(reader.aten("div", per_input(shape), self=x, other=y), shape)
         raise reader.unsupported("A quotient by a function of the input has no global Lipschitz constant.")
     x, c = _waiting(reader, call.flow()), call.numbers(1)
+    if isinstance(c, Computed):
+        value, c, shape = aligned(reader, x, c)
+        return Flow(reader.aten("div", reader.shape_of(value), self=value, other=c), shape)
     if isinstance(x.value, Waiting) and c.numel() == 1 and float(c) != 0.0:
         return replace(x, value=x.value.scaled(1.0 / float(c)))
     value, c, shape = aligned(reader, x, c)
     made = reader.aten("div", reader.shape_of(value), self=value, other=c)
-    return Flow(_scaled(x.value, value, made, 1.0 / float(c)) if c.numel() == 1 else made, shape)
+    return Flow(_scaled(x.value, value, made, number(1 / Fraction(float(c)))) if c.numel() == 1 else made, shape)
 
 
 def _product(reader: OnnxReader, call: Call) -> Value:

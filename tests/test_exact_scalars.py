@@ -1,0 +1,324 @@
+"""Scalar factors and computed constants keep their real value, or an error that covers it, up to the bound.
+
+Programs of scalars are drawn at random and compared with their exact constant, a fraction; the tolerance is zero.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipbridge import trivial_bound
+from lipbridge.activations import Term, derive
+from lipbridge.capture import capture
+from lipbridge.computed import Computed, known, outward, tracking
+from lipbridge.errors import LipbridgeError, NumericalFailure
+from lipbridge.factors import Factor, number
+from lipbridge.graph import Dense, Graph, Input, as_chain
+from lipbridge.propagation import reaches
+from lipbridge.search.running_error import enclose
+from lipbridge.store import load_graph, save_graph
+
+DOUBLE = torch.float64
+
+
+class Written(nn.Module):
+    """A function written with the constants that it is given."""
+
+    def __init__(self, function: Callable[..., Tensor], *constants: object) -> None:
+        super().__init__()
+        self.function = function
+        self.count = len(constants)
+        for index, constant in enumerate(constants):
+            self.register_buffer(f"c{index}", torch.tensor(constant, dtype=DOUBLE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, *(getattr(self, f"c{index}") for index in range(self.count)))
+
+
+def bound(module: nn.Module) -> Fraction:
+    return Fraction(trivial_bound(module.double(), input_shape=(1,)).value)
+
+
+third = Fraction(1, 3)
+
+
+@pytest.mark.parametrize(
+    ("module", "exact"),
+    [
+        (Written(lambda x: 1e16 * x + x - 1e16 * x), Fraction(1)),
+        (Written(lambda x: x * 0.1 * 10), Fraction(0.1) * 10),
+        (Written(lambda x: x * 0.4 - x / 3), Fraction(0.4) - third),
+        (Written(lambda x: 0.4 * x.relu() - x.relu() / 3), Fraction(0.4) - third),
+        (Written(lambda x: (x / 3 + 1).relu() - (x / 3 - 1).relu() - 0.4 * x), Fraction(0.4)),
+        (Written(lambda x: x / 3 / 7 * 21 * 0.1), Fraction(0.1)),
+    ],
+)
+def test_factors_of_one_source_are_exact(module: nn.Module, exact: Fraction) -> None:
+    found = bound(module)
+    assert exact <= found <= Fraction(math.nextafter(math.nextafter(float(exact), math.inf), math.inf))
+
+
+@pytest.mark.parametrize(
+    ("module", "exact"),
+    [
+        (Written(lambda x, c, d: x * 0.4 - x / d, 0.4, 3.0), Fraction(0.4) - third),
+        (Written(lambda x, c, d: x * c - x / d, [0.4], [3.0]), Fraction(0.4) - third),
+        (Written(lambda x, c, d: x * (c * d), 0.1, 10.0), Fraction(0.1) * 10),
+        (Written(lambda x, c, d: x * (c * d), [0.1], [10.0]), Fraction(0.1) * 10),
+        (Written(lambda x, c, d: x * ((c + d) - c), [1e16], [1.0]), Fraction(1)),
+        (Written(lambda x, c, d: x * ((c + d) - c), 1e16, 1.0), Fraction(1)),
+        (Written(lambda x, c, d: x @ ((c + d) - c), [[1e16]], [[1.0]]), Fraction(1)),
+        (Written(lambda x, c, d: x @ (c @ d), [[0.1]], [[10.0]]), Fraction(0.1) * 10),
+        (Written(lambda x, c, d: x * (c * d) * 1e200 * 1e200, [1e-200], [1e-200]), Fraction(1e-200 * 1e200) ** 2),
+        (Written(lambda x, c, d: x + x @ ((c + d) - c), [[1e16]], [[1.0]]), Fraction(2)),
+    ],
+)
+def test_constants_that_a_module_computes_carry_their_error(module: nn.Module, exact: Fraction) -> None:
+    assert bound(module) >= exact
+
+
+def test_a_branch_of_batch_norm_is_no_exact_factor() -> None:
+    class Branch(nn.Module):
+        def __init__(self, variance: float) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(1).double()
+            self.norm.running_var.fill_(variance)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x - self.norm(x)
+
+    scale = 10**40
+    for variance in (3.0, 5.0, 0.1, 7.3):
+        module = Branch(variance).eval()
+        square = (Fraction(variance) + Fraction(1e-5)) * scale**2
+        low = Fraction(math.isqrt(math.floor(square)), scale)  # the root is between this and the next
+        ends = [1 - 1 / root for root in (low, low + Fraction(1, scale))]
+        assert bound(module) >= min(abs(end) for end in ends), variance
+
+
+# --- random programs -------------------------------------------------------------------------------------------------
+
+Slopes = tuple[Fraction, Fraction]  # right and left of zero
+
+
+def factor(draw: random.Random) -> float:
+    kinds = [0.1, 3.0, 1e16, 1e-8, 0.5, -7.0, 1 / 3, 1e150, 1e-150, 1e-320, 1e300, draw.uniform(-2, 2)]
+    return draw.choice(kinds)
+
+
+def program(draw: random.Random, depth: int) -> tuple[Callable[[Tensor], Tensor], Slopes]:
+    """A positively homogeneous function of one number and its slopes on both sides."""
+    if depth == 0:
+        return lambda x: x, (Fraction(1), Fraction(1))
+    inner, (right, left) = program(draw, depth - 1)
+    kind = draw.randrange(6)
+    if kind == 0:
+        c = factor(draw)
+        return lambda x: inner(x) * c, (right * Fraction(c), left * Fraction(c))
+    if kind == 1:
+        c = draw.choice([3.0, 7.0, 0.1, 1e10, -5.0, 4.0])
+        return lambda x: inner(x) / c, (right / Fraction(c), left / Fraction(c))
+    if kind == 2:
+        other, (above, below) = program(draw, draw.randrange(depth))
+        return lambda x: inner(x) + other(x), (right + above, left + below)
+    if kind == 3:
+        other, (above, below) = program(draw, draw.randrange(depth))
+        return lambda x: inner(x) - other(x), (right - above, left - below)
+    if kind == 4:
+        return lambda x: inner(x).relu(), (max(right, Fraction(0)), min(left, Fraction(0)))
+    return lambda x: inner(x).abs(), (abs(right), -abs(left))
+
+
+def violations(seed: int, count: int) -> tuple[int, list[int]]:
+    """How many programs were bounded, and the seeds of those whose bound is below the exact constant."""
+    tried, wrong = 0, list[int]()
+    for each in range(seed, seed + count):
+        function, slopes = program(random.Random(each), 4)
+        exact = max(abs(slope) for slope in slopes)
+        try:
+            found = bound(Written(function))
+        except LipbridgeError:  # it overflows
+            continue
+        tried += 1
+        if found < exact:
+            wrong.append(each)
+    return tried, wrong
+
+
+def test_random_programs_of_scalars() -> None:
+    tried, wrong = violations(0, 25)
+    assert not wrong
+    assert tried >= 15
+
+
+@pytest.mark.slow
+def test_many_random_programs_of_scalars() -> None:
+    tried, wrong = violations(1000, 1500)
+    assert not wrong
+    assert tried >= 900
+
+
+# --- the parts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("add", lambda a, b: a + b),
+        ("sub", lambda a, b: a - b),
+        ("mul", lambda a, b: a * b),
+        ("div", lambda a, b: a / b),
+    ],
+)
+def test_errors_of_single_operations_cover_the_exact_result(name: str, reference: Callable[..., Fraction]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    size = (400,)
+    a, b = (torch.randn(size, generator=generator, dtype=DOUBLE) for _ in range(2))
+    spread = torch.randint(-500, 500, size, generator=generator).to(DOUBLE)
+    a, b = a * 2.0**spread, b * 2.0 ** (-spread.roll(1) / 8).round()
+    a[:40], b[:40] = a[:40].round(), b[:40].round() + 1.0
+    with tracking():
+        found = getattr(torch, name)(a, b)
+        twice = getattr(torch, name)(found, b)
+    once = [Fraction(x) for x in a.tolist()]
+    for result in (found, twice):
+        error = result.error if isinstance(result, Computed) else torch.zeros_like(a)
+        rest = [Fraction(x) for x in b.tolist()]
+        once = [reference(x, y) for x, y in zip(once, rest, strict=True)]
+        rows = [row for row in zip(known(result).tolist(), error.tolist(), once, strict=True) if math.isfinite(row[1])]
+        assert len(rows) > 300
+        assert all(abs(Fraction(value) - right) <= Fraction(own) for value, own, right in rows)
+
+
+def test_what_is_exact_stays_a_plain_tensor() -> None:
+    W = torch.randn(4, 4).double()
+    with tracking():
+        for made in (W * 2.0, W / 4.0, W.T.reshape(-1), W @ torch.eye(4, dtype=DOUBLE), W * W, torch.arange(9) / 8):
+            assert not isinstance(made, Computed)
+        assert (torch.arange(3) * 2).dtype == torch.int64
+
+
+def test_products_and_sums_of_many_terms() -> None:
+    generator = torch.Generator().manual_seed(1)
+    a, b = (torch.randn(3, 50, generator=generator, dtype=DOUBLE) * 10.0**k for k in (3, -200))
+    with tracking():
+        product, total = a @ b.T, a.sum(1)
+        length = a.norm(dim=1)
+    for i in range(3):
+        row = [Fraction(x) for x in a[i].tolist()]
+        assert abs(Fraction(float(total.value[i])) - sum(row)) <= Fraction(float(total.error[i]))
+        square = sum(x * x for x in row)
+        low, high = (Fraction(float(length.value[i])) + sign * Fraction(float(length.error[i])) for sign in (-1, 1))
+        assert low * low <= square <= high * high
+        for j in range(3):
+            exact = sum(x * Fraction(y) for x, y in zip(row, b[j].tolist(), strict=True))
+            assert abs(Fraction(float(product.value[i, j])) - exact) <= Fraction(float(product.error[i, j]))
+
+
+def test_an_error_is_never_lost_silently() -> None:
+    with tracking():
+        made = torch.tensor([0.1], dtype=DOUBLE) * 10.0
+    assert isinstance(made, Computed)
+    assert isinstance(made[None].T.expand(2, 1).contiguous(), Computed)
+    for lose in (float, lambda t: torch.linalg.svd(t[None]), lambda t: t > 1.0):
+        with pytest.raises(NumericalFailure):
+            lose(made)
+    larger, error = outward(made)
+    assert error is not None
+    assert Fraction(float(larger)) >= Fraction(0.1) * 10 >= Fraction(float(larger)) - Fraction(float(error))
+
+
+def test_a_factor_is_its_fraction() -> None:
+    half = number(Fraction(1, 2))
+    assert type(half) is float
+    made = number(third)
+    assert isinstance(made, Factor)
+    assert (Fraction(made), Fraction(float.__abs__(made)) >= third) == (third, True)
+    assert Fraction(-made) == -third
+    assert Fraction(float.__neg__(-made)) >= third
+    assert made * 3.0 == 1.0 == 3.0 * made
+    assert made != float.__abs__(made)
+    assert third == made
+    assert made + 0.5 == Fraction(5, 6)
+    act = derive("third", ((Term("identity", 1.0, made), Term("relu", -0.4)),))
+    assert Fraction(act.lipschitz[2]) >= third
+    assert Fraction(act.lipschitz[2]) - third < Fraction(1, 2**53)
+    smooth = derive("third", ((Term("tanh", made),),))
+    assert Fraction(smooth.slopes[0][1]) >= third
+
+
+def test_a_factor_keeps_its_fraction_in_a_file(tmp_path) -> None:
+    graph = capture(Written(lambda x: (x / 3).abs() - 0.4 * x), (1,))
+    save_graph(graph, tmp_path / "graph.lipbridge")
+    found = load_graph(tmp_path / "graph.lipbridge")
+    assert [node.activation.components for node in found.nodes[1:]] == [
+        n.activation.components for n in graph.nodes[1:]
+    ]
+
+
+def test_constants_that_an_onnx_file_computes_carry_their_error(tmp_path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from lipbridge_adapters.onnx_import import read_onnx
+
+    helper = onnx.helper
+    one = [helper.make_tensor_value_info(name, 11, [1, 1]) for name in ("x", "y")]
+
+    def written(nodes: list[tuple[str, str, str, str]], **constants: float) -> Graph:
+        initializers = [helper.make_tensor(name, 11, [1, 1], [value]) for name, value in constants.items()]
+        made = [helper.make_node(kind, [a, b], [c]) for kind, a, b, c in nodes]
+        model = helper.make_model(
+            helper.make_graph(made, "g", one[:1], one[1:], initializers), opset_imports=[helper.make_opsetid("", 17)]
+        )
+        onnx.save(model, tmp_path / "model.onnx")
+        return read_onnx(tmp_path / "model.onnx")
+
+    cancelled = [("Add", "a", "w", "s"), ("Sub", "s", "a", "d")]
+    exact = Fraction(0.1) * 10
+    for nodes, constants, right in (
+        ([*cancelled, ("MatMul", "x", "d", "y")], {"a": 1e16, "w": 1.0}, Fraction(1)),
+        ([*cancelled, ("Mul", "x", "d", "y")], {"a": 1e16, "w": 1.0}, Fraction(1)),
+        ([("MatMul", "a", "w", "d"), ("MatMul", "x", "d", "y")], {"a": 0.1, "w": 10.0}, exact),
+        ([("Mul", "a", "w", "d"), ("Mul", "x", "d", "y")], {"a": 0.1, "w": 10.0}, exact),
+        (
+            [("Div", "x", "a", "d"), ("Mul", "x", "w", "e"), ("Sub", "e", "d", "y")],
+            {"a": 3.0, "w": 0.4},
+            Fraction(0.4) - third,
+        ),
+    ):
+        assert Fraction(trivial_bound(written(nodes, **constants)).value) >= right, nodes
+
+
+# --- who reads a weight that is known up to an error -----------------------------------------------------------------
+
+
+def uncertain_graph() -> Graph:
+    W, error = torch.tensor([[2.0, -1.0]], dtype=DOUBLE), torch.tensor([[0.5, 0.25]], dtype=DOUBLE)
+    layer = Dense("layer", (0,), (1,), W, torch.tensor([1.0], dtype=DOUBLE), None, False, error, error[:, 1])
+    return Graph((Input("input", (), (2,)), layer))
+
+
+def test_errors_of_weights_reach_bounds_intervals_and_chains(tmp_path) -> None:
+    from lipbridge.bounds import Ball
+
+    graph = uncertain_graph()
+    assert trivial_bound(graph, norm="inf").value >= 3.75
+    x = torch.tensor([[1.0, -2.0]], dtype=DOUBLE)
+    assert float(enclose(graph, x).error) >= 0.5 + 0.5 + 0.25
+    found = reaches(graph, Ball(x, 1.0, "inf"))[-1]
+    assert float(found.upper) >= 2.5 * 2.0 + 1.25 * 3.0 + 1.25
+    assert float(found.lower) <= 0.0 + 0.75 * 1.0 + 0.75
+    chain = as_chain(graph, rounded=True)
+    assert chain.layers[0].bias is None
+    assert torch.equal(chain.errors[0], graph.nodes[1].error)
+    with pytest.raises(LipbridgeError):
+        as_chain(graph)
+    save_graph(graph, tmp_path / "graph.lipbridge")
+    again = load_graph(tmp_path / "graph.lipbridge")
+    assert trivial_bound(again, norm="inf").value == trivial_bound(graph, norm="inf").value
