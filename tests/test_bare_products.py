@@ -121,6 +121,12 @@ COUNT_NAMES = frozenset(
 ESTIMATE = "no proof: what it finds is a claim that is proved elsewhere"
 CALLER = "entries near one, or its caller adds what underflows: "
 ALLOWED = {
+    "capture_diagonal.py:reciprocal": "tracked: what is lost is in the error",
+    "capture_diagonal.py:scale_of_statistics": "tracked: what is lost is in the error",
+    "capture_diagonal.py:shares": "tracked: what is lost is in the error",
+    "layer_constants.py:_sum_up": "sums do not underflow: what is subnormal is exact",
+    "search/running_error.py:_plus": "sums do not underflow: what is subnormal is exact",
+    "search/running_error.py:_size": "sums do not underflow: what is subnormal is exact",
     "capture_normalisation.py:_affine": "a shift, which no constant reads, and the differentiable recipe of training",
     "channels.py:Layer.weight": "read by estimates, and by runs that demand a size (SMALLEST_SCALED)",
     "channels.py:Objective.log_norm": ESTIMATE,
