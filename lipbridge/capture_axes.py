@@ -116,8 +116,9 @@ def averages(n: int, m: int) -> Tensor:
     counts, rows = torch.zeros(m, 1, dtype=torch.int64), torch.zeros(m, n, dtype=torch.float64)
     for i, (start, end) in enumerate(windows(n, m)):
         counts[i], rows[i, start:end] = end - start, 1.0
+    each = shares(counts)
     with tracking():
-        return rows * shares(counts)
+        return rows * each
 
 
 __all__ = ["along", "averages", "interpolation", "shares_around", "windows"]

@@ -218,7 +218,7 @@ def _noise(reading: Reading, x: Tensor, expected: Tensor) -> Tensor:
         return value * (1.0 + 2.0**-52 * signs)
 
     found = [run(reading.program, reading.reader, x, double=True, change=moved) for _ in range(8)]
-    return torch.stack([_by_row(torch.nan_to_num(y - expected)) for y in found]).amax(0)
+    return torch.stack([by_row(torch.nan_to_num(y - expected)) for y in found]).amax(0)
 
 
 def _agree(found: Tensor, expected: Tensor, room: Tensor) -> bool:

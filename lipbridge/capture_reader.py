@@ -20,6 +20,7 @@ from lipbridge.computed import Computed, outward
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.factors import number
 from lipbridge.graph import Conv, ConvTranspose, Dense, Elementwise, Graph, Input, Node, Reshape
+from lipbridge.rounding import TINY
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,9 @@ class Reader:
         if isinstance(weight, Computed):
             # Averages, too: where no entry is negative, larger entries have a larger norm.
             away = (isinstance(node, Conv) and node.diagonal) or bool((weight.value >= 0).all())
-            away = away and bool((weight.error <= _NEAR * weight.value.abs()).all())
+            size = weight.value.abs()
+            near = (weight.error <= _NEAR * size) | ((size > 0) & (weight.error <= 16.0 * TINY))
+            away = away and bool(near.all())
             kept, error = outward(weight) if away else (weight.value, weight.error)
             node = replace(node, weight=kept, error=error, outward=away)
         if isinstance(bias, Computed):

@@ -41,12 +41,11 @@ from lipbridge.graph import (
     Node,
     Reshape,
     block_axis,
-    require_exact,
 )
 from lipbridge.layer_constants import Block, geometry, on_inputs, propagate
 from lipbridge.norms.convolution import Convolution, conv_dual
 from lipbridge.norms.estimate import dual_matrix
-from lipbridge.outward import product
+from lipbridge.outward import product, total
 from lipbridge.rigor import times_power_of_two
 from lipbridge.rounding import UNIT, mul_up
 
@@ -88,6 +87,7 @@ class Layer:
         reads: the unit of the joint before that each input channel (of a dense layer: coordinate) belongs to.
         writes: the unit of the joint after that each output channel belongs to.
         scale: of BatchNorm and the like right behind the node, by output channel: the layer is both.
+        scale_error: how far that may be from the network's own, which is no further from zero.
     """
 
     node: Dense | Conv
@@ -95,6 +95,7 @@ class Layer:
     reads: Tensor
     writes: Tensor
     scale: Tensor | None = None
+    scale_error: Tensor | None = None
 
     @cached_property
     def geometry(self) -> Convolution | None:
@@ -104,7 +105,21 @@ class Layer:
     def weight(self) -> Tensor:
         """The layer's weight in float64, its scale included; an entry that is scaled is off by a rounding."""
         W = self.node.weight.detach().to(torch.float64)
-        return W if self.scale is None else W * self.scale.to(W).reshape(-1, *[1] * (W.ndim - 1))
+        return W if self.scale is None else W * self._by_channel(self.scale)
+
+    @cached_property
+    def error(self) -> Tensor | None:
+        """How far the entries of ``node.weight``, scaled, may be from the network's own; None if they are exact."""
+        W, own = self.node.weight.detach().to(torch.float64).abs(), self.node.error
+        if self.scale is None:
+            return own
+        scale, lost = self._by_channel(self.scale).abs(), self.scale_error
+        lost = None if lost is None else self._by_channel(lost)
+        pairs = ((own, scale), (W, lost), (own, lost))
+        return total(None if a is None or b is None else product(a, b) for a, b in pairs)
+
+    def _by_channel(self, values: Tensor) -> Tensor:
+        return values.to(self.node.weight.device, torch.float64).reshape(-1, *[1] * (self.node.weight.ndim - 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +145,6 @@ def channel_chain(graph: Graph, through: Through = lambda node: False) -> Channe
     Raises:
         UnsupportedProblem: naming the first node that does not fit.
     """
-    require_exact(graph.nodes)
     reader = _Reader(graph)
     for index, node in enumerate(graph.nodes[1:], start=1):
         if node.inputs != (index - 1,):
@@ -157,9 +171,12 @@ class _Reader:
 
     def read(self, node: Node, before: Node, through: Through) -> None:
         conv = node if isinstance(node, Conv) and not through(node) else None
-        if conv is not None and conv.diagonal and self.layers and before is self.layers[-1].node:
-            scale = conv.weight.detach().to(torch.float64).flatten()
-            self.layers[-1] = replace(self.layers[-1], scale=scale)  # a second one is a layer of its own
+        norms = conv is not None and (conv.error is None or conv.outward)
+        if conv is not None and norms and conv.diagonal and self.layers and before is self.layers[-1].node:
+            scale, lost = conv.weight.detach().to(torch.float64).flatten(), conv.error
+            lost = None if lost is None else lost.flatten()
+            # a second one is a layer of its own
+            self.layers[-1] = replace(self.layers[-1], scale=scale, scale_error=lost)
         elif conv is not None:
             self.tie(_by_channel(self.unit))
             self.layer(conv, before.shape, _by_channel(self.unit)[:, 0])

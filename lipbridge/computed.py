@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -148,6 +149,8 @@ def _applied(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, lenie
 
 def _double(tensors: Sequence[Tensor]) -> bool:
     """Whether an operation works on numbers of float64, and no other but whole ones."""
+    if any(isinstance(tensor, FakeTensor) for tensor in tensors):
+        return False  # they have no numbers
     real = [tensor for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
     return bool(real) and all(t.dtype == torch.float64 for t in real) and not any(t.is_meta for t in tensors)
 

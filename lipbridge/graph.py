@@ -7,7 +7,7 @@ are about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -152,20 +152,6 @@ def _moved(node: Node, device: torch.device | str) -> Node:
 def rounded(node: Node) -> bool:
     """Whether a node's weight or bias is only known up to an error."""
     return isinstance(node, Dense | Conv | ConvTranspose) and not (node.error is None and node.bias_error is None)
-
-
-def require_exact(nodes: Iterable[Node], *, outward: bool = True) -> None:
-    """That all weights are exact, or with ``outward`` that the network's own have no larger norm.
-
-    Raises:
-        UnsupportedProblem: naming the first layer that has others.
-    """
-    for node in nodes:
-        if isinstance(node, Dense | Conv | ConvTranspose) and node.error is not None and not (outward and node.outward):
-            raise UnsupportedProblem(
-                f"The weight of layer `{node.name}` is computed from stored numbers and known up to rounding alone, "
-                "which this method does not count: ask for the trivial bound, or store the weight itself."
-            )
 
 
 # --- chains ----------------------------------------------------------------------------------------------------------
@@ -324,7 +310,6 @@ __all__ = [
     "block_axis",
     "evaluate",
     "push",
-    "require_exact",
     "rounded",
     "stored",
     "with_axes",

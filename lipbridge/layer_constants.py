@@ -43,6 +43,7 @@ from lipbridge.graph import (
 )
 from lipbridge.norms.conv_geometry import Convolution
 from lipbridge.norms.matrix import require_cheap
+from lipbridge.outward import product, total
 from lipbridge.rigor import proved_operator_norm
 from lipbridge.rigor_convolution import proved_conv_norm
 from lipbridge.rounding import TINY, UNIT, add_up, down, mul_up, root_sum_of_powers_up, sqrt_up, up
@@ -400,10 +401,10 @@ class Block:
         weight, error = self.core.weight, None if self.core.outward else self.core.error
         if self.before is not None:
             weight = weight * on_inputs(self.core, self.before)
-            error = _product_up(error, on_inputs(self.core, self.before))
+            error = None if error is None else product(error, on_inputs(self.core, self.before).abs())
         if self.after is not None:
             weight = weight * on_outputs(self.core, self.after)
-            error = _product_up(error, on_outputs(self.core, self.after))
+            error = None if error is None else product(error, on_outputs(self.core, self.after).abs())
         if not bool(torch.isfinite(weight).all()):
             factors = [float(t.abs().max()) for t in (self.before, self.after) if t is not None]
             return mul_up(*factors, self._norm(self.core.weight, self.core.error, shape, p, q))
@@ -422,14 +423,6 @@ class Block:
         if isinstance(self.core, ConvTranspose):
             return transposed_norm_up(replace(self.core, weight=weight, error=error), shape, p, q)
         return conv_norm_up(replace(self.core, weight=weight, error=error), shape, p, q)
-
-
-def _product_up(error: Tensor | None, scale: Tensor) -> Tensor | None:
-    """Errors times the sizes of factors, rounded up; zero stays."""
-    if error is None:
-        return None
-    product = error * scale.abs()
-    return torch.where((error == 0) | (scale == 0), 0.0, product * (1.0 + 4.0 * UNIT) + TINY)
 
 
 def on_inputs(layer: Dense | Conv | ConvTranspose, scale: Tensor) -> Tensor:
@@ -561,19 +554,9 @@ def _branch(graph: Graph, index: int, root: int) -> Conv | int | None:
         None if t is None else t.reshape(-1, *[1] * (inner.weight.ndim - 1)) for t in (node.weight, node.error)
     )
     assert scale is not None
-    parts = [_product_up(inner.error, scale)]
-    if lost is not None:
-        parts += [_product_up(inner.weight.abs(), lost), _product_up(inner.error, lost)]
-    return replace(inner, weight=inner.weight * scale, error=_sum_up(parts), outward=False)
-
-
-def _sum_up(errors: Iterable[Tensor | None]) -> Tensor | None:
-    """The sum of errors, rounded up; None if there is none."""
-    total: Tensor | None = None
-    for error in errors:
-        if error is not None:
-            total = error if total is None else (total + error) * (1.0 + 4.0 * UNIT)
-    return total
+    pairs = ((inner.error, scale.abs()), (inner.weight.abs(), lost), (inner.error, lost))
+    error = total(None if a is None or b is None else product(a, b) for a, b in pairs)
+    return replace(inner, weight=inner.weight * scale, error=error, outward=False)
 
 
 def _summed_kernels(branches: Iterable[Conv | int | None], shape: tuple[int, ...]) -> _Kernel | None:
@@ -593,7 +576,7 @@ def _summed_kernels(branches: Iterable[Conv | int | None], shape: tuple[int, ...
     weight, magnitude = torch.zeros_like(core.weight), torch.zeros_like(core.weight)
     for conv in convs:
         weight, magnitude = weight + conv.weight, magnitude + conv.weight.abs()
-    error = _sum_up(conv.error for conv in convs)
+    error = total(conv.error for conv in convs)
     one = torch.ones(shape[0], dtype=weight.dtype, device=weight.device)
     scales: list[tuple[Tensor, Tensor | None]] = [(one, None) for b in found if isinstance(b, int)]
     scales += [(conv.weight.flatten(), conv.error) for conv in diagonals]
@@ -608,7 +591,7 @@ def _summed_kernels(branches: Iterable[Conv | int | None], shape: tuple[int, ...
         if lost is not None:
             own = torch.zeros_like(weight)
             own[place] = lost.flatten()
-            error = _sum_up((error, own))
+            error = total((error, own))
     if not bool(torch.isfinite(magnitude).all()):
         return None
     return _Kernel(core, weight, magnitude, 2 * len(found) + 2, error)  # sums, and the scaling of a branch

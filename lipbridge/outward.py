@@ -14,6 +14,7 @@ does not (its spectral norm may fall when an entry grows), so matrices carry the
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -60,6 +61,15 @@ def enlarged(values: Tensor, zero: Tensor) -> Tensor:
     return torch.where(zero, values, away(values * FEW))
 
 
+def total(errors: Iterable[Tensor | None]) -> Tensor | None:
+    """The sum of tensors that are nowhere negative, rounded up where there are several; None stands for zero."""
+    found: Tensor | None = None
+    for error in errors:
+        if error is not None:
+            found = error if found is None else (found + error) * FEW
+    return found
+
+
 def scaled_up(values: Tensor, exponents: Tensor) -> Tensor:
     """Upper bounds of ``values 2**exponents``, for non-negative values and whole numbers of any size; zero stays.
 
@@ -87,4 +97,4 @@ def _power_of_two(x: Tensor) -> Tensor:
     return torch.frexp(x).mantissa.abs() == 0.5
 
 
-__all__ = ["SMALLEST", "away", "enlarged", "powers_of_two", "product", "quotient", "scaled_up"]
+__all__ = ["SMALLEST", "away", "enlarged", "powers_of_two", "product", "quotient", "scaled_up", "total"]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import lipbridge
 from lipbridge.capture_axes import averages, interpolation
+from lipbridge.computed import error_of, known
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph import Graph
 from lipbridge.vocabulary import NORMS, exponent
@@ -171,9 +172,10 @@ def test_the_penalty_reads_the_weights_of_products_live(norm) -> None:
 @pytest.mark.parametrize("factor", [None, 1.7, 0.3])
 @pytest.mark.parametrize("align", [True, False])
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 4), (3, 7), (7, 3), (5, 5), (4, 1)])
-def test_shares_of_interpolation_are_never_too_small(n: int, m: int, align: bool, factor: float | None) -> None:
+def test_shares_of_interpolation_are_as_near_as_they_say(n: int, m: int, align: bool, factor: float | None) -> None:
     """Against fractions, worked out from the formula of the positions."""
     rows = interpolation(n, m, align, factor)
+    errors = [[0.0] * n for _ in range(m)] if error_of(rows) is None else error_of(rows).tolist()
     for i in range(m):
         if align:
             at = Fraction(i * (n - 1), m - 1) if m > 1 else Fraction(0)
@@ -183,16 +185,18 @@ def test_shares_of_interpolation_are_never_too_small(n: int, m: int, align: bool
         at = min(max(at, Fraction(0)), Fraction(n - 1))
         for j in range(n):
             exact = max(Fraction(0), 1 - abs(at - j))
-            share = Fraction(float(rows[i, j]))
-            assert exact <= share <= exact * (1 + Fraction(1, 2**52))
+            share = Fraction(float(known(rows)[i, j]))
+            assert abs(exact - share) <= Fraction(errors[i][j]) <= exact / 2**51
 
 
-def test_shares_of_averages_are_never_too_small() -> None:
+def test_shares_of_averages_are_as_near_as_they_say() -> None:
     for n, m in ((5, 3), (7, 2), (3, 5), (49, 6)):
-        rows = averages(n, m)
-        for row in rows:
+        made = averages(n, m)
+        rows, errors = known(made), torch.zeros(m, n) if error_of(made) is None else error_of(made)
+        for row, error in zip(rows, errors, strict=True):
             count = int((row > 0).sum())
-            assert all(Fraction(float(t)) * count >= 1 for t in row if t > 0)
+            for t, e in zip(row.tolist(), error.tolist(), strict=True):
+                assert t == e == 0.0 or abs(Fraction(t) - Fraction(1, count)) <= Fraction(e) <= Fraction(1, 2**50)
         expected = F.adaptive_avg_pool1d(torch.eye(n, dtype=torch.float64)[None], m)[0].T
         torch.testing.assert_close(rows, expected, rtol=1e-15, atol=0.0)
 

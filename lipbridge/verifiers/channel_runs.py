@@ -33,6 +33,7 @@ from lipbridge.errors import NumericalFailure
 from lipbridge.graph import Conv
 from lipbridge.linalg import vector_norm
 from lipbridge.norms.conv_geometry import Axis
+from lipbridge.outward import scaled_up
 from lipbridge.rigor_roots import unit_roots
 from lipbridge.rounding import TINY, UNIT, add_up, gamma, mul_up, sqrt_up, up
 from lipbridge.verifiers.lmi_elimination import share, through_units
@@ -267,22 +268,29 @@ def _dense_block(layer: Layer, width: int) -> Block:
     scaled, exponent = _scaled(layer)
     return Block(
         scaled[None],
-        _sizes(scaled, layer),
-        _scaling_error(layer),
+        _sizes(scaled, layer, exponent),
+        _own_error(layer),
         exponent,
         layer.reads[: len(layer.reads) // width],
         layer.writes,
     )
 
 
-def _scaling_error(layer: Layer) -> float:
-    """The rounding of a layer's scale, relative to :func:`_sizes`."""
-    return 0.0 if layer.scale is None else 2.0 * UNIT
+def _own_error(layer: Layer) -> float:
+    """The rounding of a layer's scale and the error of its weight, relative to :func:`_sizes`."""
+    return (0.0 if layer.scale is None else 2.0 * UNIT) + (0.0 if layer.error is None else 4.0 * UNIT)
 
 
-def _sizes(weight: Tensor, layer: Layer) -> Tensor:
-    """The entries' sizes; of a scaled layer at least so much that an underflow is within a rounding of it."""
-    return weight.abs() if layer.scale is None else weight.abs().clamp_min(SMALLEST_SIZE)
+def _sizes(weight: Tensor, layer: Layer, exponent: int) -> Tensor:
+    """The entries' sizes; at least so much that an underflow is within a rounding of it, and the own error within four.
+
+    Args:
+        weight: over ``2**exponent``.
+    """
+    sizes, error = weight.abs(), layer.error
+    if error is not None:
+        sizes = torch.maximum(sizes, scaled_up(error.cpu(), torch.full(error.shape, 51 - exponent)))
+    return sizes if layer.scale is None else sizes.clamp_min(SMALLEST_SIZE)
 
 
 def _scaled(layer: Layer) -> tuple[Tensor, int]:
@@ -322,6 +330,7 @@ def _conv_block(
     of the kernel's transform at h, over the square root of the stride."""
     axes, node = _axes(layer), cast(Conv, layer.node)
     weight, exponent = _scaled(layer)
+    magnitude = _whole(_sizes(weight, layer, exponent), node.groups)
     weight = _whole(weight, node.groups)
     out, inputs, taps = weight.shape[0], weight.shape[1], math.prod(weight.shape[2:])
     columns, rows = _aliases(grid, coarse), _aliases(after, coarse)
@@ -339,10 +348,10 @@ def _conv_block(
     differences = (columns[None, :] - rows[:, None]) % torch.tensor(after)
     joined = (differences == 0).all(-1)
     whole = torch.where(joined[None, :, :, None, None], transform[:, None], torch.zeros((), dtype=transform.dtype))
-    sizes = (_sizes(weight, layer).flatten(2).sum(2) / root).expand(len(columns), out, inputs)
+    sizes = (magnitude.flatten(2).sum(2) / root).expand(len(columns), out, inputs)
     magnitude = torch.where(joined[:, :, None, None], sizes[None], 0.0)
     # A twiddle is off by 5 UNIT an axis, its products with the taps by a dot product's rounding, the root by an ulp.
-    error = add_up(gamma(taps + 4), mul_up(5.0 * len(axes), UNIT), 8.0 * UNIT, _scaling_error(layer))
+    error = add_up(gamma(taps + 4), mul_up(5.0 * len(axes), UNIT), 8.0 * UNIT, _own_error(layer))
     return Block(
         _ordered(whole, width).contiguous(),
         _ordered(magnitude[None], width)[0] * (1.0 + 2.0 * gamma(taps + 4)),

@@ -281,7 +281,8 @@ def stored(node: Node) -> Node:
         top = float(x.abs().max())
         return (x * (1e-40 if top > 1e20 else 1e20 if top < 1e-20 else 1.0)).to(torch.float32).double()
 
-    node = replace(node, weight=short(node.weight), bias=None if node.bias is None else short(node.bias))
+    exact = dict.fromkeys(("error", "bias_error"))
+    node = replace(node, weight=short(node.weight), bias=None if node.bias is None else short(node.bias), **exact)
     return replace(node, padding_mode="zeros") if isinstance(node, Conv) and not any(map(any, node.padding)) else node
 
 
