@@ -15,15 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from lipbridge import trivial_bound
-from lipbridge.activations import Term, derive
+from lipbridge.activations import Term, activation, derive
+from lipbridge.bounds import Problem
 from lipbridge.capture import capture
+from lipbridge.channels import channel_chain
 from lipbridge.computed import Computed, known, outward, tracking
 from lipbridge.errors import LipbridgeError, NumericalFailure
 from lipbridge.factors import Factor, number
-from lipbridge.graph import Dense, Graph, Input, as_chain
+from lipbridge.graph import Conv, Dense, Elementwise, Graph, Input, Node, as_chain
 from lipbridge.propagation import reaches
 from lipbridge.search.running_error import enclose
 from lipbridge.store import load_graph, save_graph
+from lipbridge.verifiers import Budget, get_verifier
+from lipbridge.verifiers.channel_runs import runs_of
 
 DOUBLE = torch.float64
 
@@ -322,3 +326,51 @@ def test_errors_of_weights_reach_bounds_intervals_and_chains(tmp_path) -> None:
     save_graph(graph, tmp_path / "graph.lipbridge")
     again = load_graph(tmp_path / "graph.lipbridge")
     assert trivial_bound(again, norm="inf").value == trivial_bound(graph, norm="inf").value
+
+
+OWN = ["trivial", "eclipse-fast", "lipsdp-fast", "eclipse", "lipsdp", "lipsdp-chordal", "lipsdp-layer"]
+
+
+def positive_graph(kind: str, seed: int) -> tuple[Graph, float]:
+    """Two layers of positive weights and a ReLU, and the constant in l_2 with all weights at the end of their error."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=DOUBLE) + 0.01
+
+    if kind == "dense":
+        (V, d), (W, e) = ((draw(5, 3), draw(5, 3)), (draw(2, 5), draw(2, 5)))
+        first = Dense("first", (0,), (5,), V, None, None, False, d)
+        middle: list[Node] = [Elementwise("relu", (1,), (5,), activation("relu"))]
+        last: Node = Dense("last", (2,), (2,), W, None, None, False, e)
+        exact = float(torch.linalg.matrix_norm((W + e) @ (V + d), 2))
+        return Graph((Input("input", (), (3,)), first, *middle, last)), exact
+    # circular: one frequency, zero, has the largest gain, that of the sums over the taps
+    V, d, W, e, s, t = draw(3, 1, 3), draw(3, 1, 3), draw(2, 3, 3), draw(2, 3, 3), draw(3, 1, 1), draw(3, 1, 1)
+    geometry = {"stride": (1,), "padding": ((1, 1),), "dilation": (1,), "padding_mode": "circular"}
+    nodes: list[Node] = [Input("input", (), (1, 6)), Conv("first", (0,), (3, 6), V, None, **geometry, error=d)]
+    if kind == "scaled":
+        own = {"stride": (1,), "padding": ((0, 0),), "dilation": (1,), "groups": 3, "error": t}
+        nodes.append(Conv("scale", (1,), (3, 6), s, None, **own, outward=seed % 2 == 0))
+    factor = s.flatten() + (0.0 if seed % 2 == 0 else 1.0) * t.flatten() if kind == "scaled" else torch.ones(3)
+    nodes.append(Elementwise("relu", (len(nodes) - 1,), (3, 6), activation("relu")))
+    nodes.append(Conv("last", (len(nodes) - 1,), (2, 6), W, None, **geometry, error=e))
+    exact = float(torch.linalg.matrix_norm((W + e).sum(2) @ (factor[:, None] * (V + d).sum(2)), 2))
+    return Graph(tuple(nodes)), exact
+
+
+@pytest.mark.parametrize("kind", ["dense", "circular", "scaled"])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_verifier_counts_the_errors_of_weights(kind: str, seed: int) -> None:
+    graph, exact = positive_graph(kind, seed)
+    for name in OWN:
+        found = get_verifier(name).bound(Problem(graph), Budget(seconds=20.0))
+        assert found.value >= exact * (1.0 - 1e-12), name
+        assert found.value <= 8.0 * exact, name
+
+
+def test_runs_of_convolutions_count_the_errors_of_weights() -> None:
+    graph, exact = positive_graph("circular", 0)
+    (run,) = runs_of(channel_chain(graph))
+    assert all(block.error > 0.0 for block in run.blocks)
+    assert get_verifier("lipsdp-fast").bound(Problem(graph), Budget(seconds=20.0)).value >= exact * (1.0 - 1e-12)
