@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipbridge import checks
-from lipbridge.errors import InvalidArgument, UnknownName
-from lipbridge.factors import Factor
+from lipbridge.errors import InvalidArgument, NumericalFailure, UnknownName
+from lipbridge.factors import Factor, number
 from lipbridge.outward import SMALLEST
 from lipbridge.piecewise_linear import Hinge, Pieces, above, below, interval
 from lipbridge.rounding import down, root_sum_of_powers_up, up
@@ -253,13 +253,12 @@ class Term:
         return _scaled(SCALAR_FUNCTIONS[self.function].slopes(self.parameters), self.coefficient, self.scale)
 
     def sides(self) -> Interval | None:
-        """Slopes left and right of zero, if the term is linear on either side and the products are exact."""
+        """Slopes left and right of zero, exactly, if the term is linear on either side."""
         inner = SCALAR_FUNCTIONS[self.function].sides(self.parameters)
         if inner is None or (self.offset != 0.0 and inner[0] != inner[1]):
             return None
         left, right = inner if self.scale >= 0 else (inner[1], inner[0])
-        factor = self.coefficient * self.scale
-        return (factor * left, factor * right)
+        return (_product(self.coefficient, self.scale, left), _product(self.coefficient, self.scale, right))
 
     @property
     def hinge(self) -> Hinge | None:
@@ -273,17 +272,18 @@ class Term:
     def canonical(self) -> Term:
         """The same term in one spelling: a kink at zero has its factor outside, a line has it inside."""
         if self.function == "identity":
-            return Term("identity", 1.0, self.coefficient * self.scale, self.coefficient * self.offset)
+            inside = (_product(self.coefficient, factor) for factor in (self.scale, self.offset))
+            return Term("identity", 1.0, *inside)
         if self.offset != 0.0 or self.sides() is None or self.scale == 0.0:
             return self
         sign = 1.0 if self.function == "abs" else math.copysign(1.0, self.scale)
-        return Term(self.function, self.coefficient * abs(self.scale), sign, 0.0, self.parameters)
+        return Term(self.function, _product(self.coefficient, abs(self.scale)), sign, 0.0, self.parameters)
 
     @property
     def constant(self) -> float:
         """The term's value at zero, for terms with ``sides``: other than zero only where both sides are one line."""
         sides = SCALAR_FUNCTIONS[self.function].sides(self.parameters)
-        return 0.0 if sides is None else self.coefficient * self.offset * sides[1]
+        return 0.0 if sides is None else _product(self.coefficient, self.offset, sides[1])
 
     def _inner(self, z: Tensor) -> Tensor:
         z = _times(self.scale, z)
@@ -301,6 +301,26 @@ def _exact(a: float, b: float) -> bool:
     if a == 0.0 or b == 0.0:
         return True
     return 0.5 in (abs(math.frexp(a)[0]), abs(math.frexp(b)[0])) and abs(a * b) >= SMALLEST
+
+
+def _product(*factors: float) -> float:
+    """A product, exactly: as a :class:`~lipbridge.factors.Factor` where it is no double; infinite beyond float64."""
+    if not all(map(math.isfinite, factors)):
+        return math.prod(factors)
+    return _number(math.prod(map(Fraction, factors), start=Fraction(1)))
+
+
+def _sum(terms: Iterable[float]) -> float:
+    """A sum, likewise."""
+    values = list(terms)
+    return _number(sum(map(Fraction, values), Fraction(0))) if all(map(math.isfinite, values)) else math.fsum(values)
+
+
+def _number(exact: Fraction) -> float:
+    try:
+        return number(exact)
+    except NumericalFailure:
+        return math.copysign(math.inf, exact)
 
 
 def _scaled(interval: Interval, *factors: float) -> Interval:
@@ -371,13 +391,13 @@ class Activation:
 
     @cached_property
     def sides(self) -> tuple[Interval, ...] | None:
-        """Per component the slopes (left, right) of zero, if all are linear on both sides and zero at zero."""
+        """Per component the slopes (left, right) of zero, exactly, if all are linear on both sides and zero at zero."""
         result: list[Interval] = []
         for component in self.components:
             sides = [term.sides() for term in component]
             if any(side is None for side in sides) or any(term.constant != 0.0 for term in component):
                 return None
-            result.append((math.fsum(s[0] for s in sides if s), math.fsum(s[1] for s in sides if s)))
+            result.append((_sum(s[0] for s in sides if s), _sum(s[1] for s in sides if s)))
         return tuple(result)
 
     @property

@@ -14,7 +14,7 @@ from lipbridge.activations import Term
 from lipbridge.capture_extremes import Extreme
 from lipbridge.capture_reader import LINE, Curve
 from lipbridge.capture_self_gated import Waiting, product, square_of
-from lipbridge.computed import Computed
+from lipbridge.computed import Computed, tracking
 from lipbridge.factors import number
 from lipbridge.graph import Conv, ConvTranspose, Dense, Node
 from lipbridge_adapters import onnx_moments as moments
@@ -105,7 +105,8 @@ def _gemm(reader: OnnxReader, call: Call) -> Value:
     x, W = call.flow(place), call.numbers(1 - place)
     if len(x.shape) != 2 or W.ndim != 2 or not W.numel():
         raise Fault(f"its Gemm multiplies {x.shape} and {tuple(W.shape)}")
-    W = W if alpha == 1.0 else alpha * W
+    with tracking():
+        W = W if alpha == 1.0 else alpha * W
     turns = [bool(call.attributes.get(name, 0)) for name in ("transA", "transB")]
     x = _turned(reader, x) if turns[place] else x
     W = W.T if turns[1 - place] else W
@@ -119,8 +120,9 @@ def _gemm(reader: OnnxReader, call: Call) -> Value:
         return made
     if isinstance(c, Flow):
         raise reader.unsupported("What it adds must be constant.")
-    c = call.numbers(2)
-    return _shifted(reader, made, c if beta == 1.0 else beta * c, alone=True)
+    with tracking():
+        shift = call.numbers(2) if beta == 1.0 else beta * call.numbers(2)
+    return _shifted(reader, made, shift, alone=True)
 
 
 # --- convolutions ----------------------------------------------------------------------------------------------------
