@@ -272,8 +272,8 @@ class Term:
     def canonical(self) -> Term:
         """The same term in one spelling: a kink at zero has its factor outside, a line has it inside."""
         if self.function == "identity":
-            inside = (_product(self.coefficient, factor) for factor in (self.scale, self.offset))
-            return Term("identity", 1.0, *inside)
+            scale, offset = _product(self.coefficient, self.scale), _product(self.coefficient, self.offset)
+            return Term("identity", 1.0, scale, offset)
         if self.offset != 0.0 or self.sides() is None or self.scale == 0.0:
             return self
         sign = 1.0 if self.function == "abs" else math.copysign(1.0, self.scale)
