@@ -103,7 +103,7 @@ def steepest(net: nn.Module, points: int = 6) -> float:
     return found
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_any_factors_bound_the_network(seed):
     net = conv_network(seed)
@@ -256,7 +256,7 @@ def test_lipsdp_fast_takes_convolutions_too_large_for_a_matrix():
 HOMOGENEOUS = ("relu", "abs", "crelu", "leaky_relu")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10**6), norm=st.sampled_from([1, 2, "inf"]), exact=st.booleans())
 def test_rescaling_keeps_the_function_and_lowers_the_bound(seed, norm, exact):
     net = conv_network(seed, activations=HOMOGENEOUS)

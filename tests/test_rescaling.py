@@ -36,7 +36,7 @@ def assert_same_function(net: nn.Sequential, other: nn.Module, rtol: float = 1e-
         assert float(((other.double()(x) - y).abs() / scale).detach().max()) < rtol
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     depth=st.integers(1, 5),

@@ -48,7 +48,7 @@ FOLDED = ("MobileNetV2", "MobileNetV3 without SE", "EfficientNet without SE", "S
 #: one in the bound: it is the same network, with a smaller bound.
 SMALLER = ("PINN with tanh", "Sandwich layers")
 
-#: What the newer exporter, which takes a second or two, writes in every run; the rest is marked slow.
+#: What the newer exporter, which takes a second or two, and we write in every run; the rest is marked slow.
 ALWAYS = (
     *("SIREN", "PINN with tanh", "NeRF", "IGR with softplus", "DeepONet at fixed sensors", "DCGAN generator"),
     *("VAE, mean path", "U-Net", "DeepLab, ASPP", "Feature pyramid", "ESPCN", "CycleGAN generator", "ICNN"),
@@ -65,6 +65,7 @@ ALWAYS = (
         "WGAN-GP critic",
     ),
 )
+MOST = [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in BOUNDED]
 
 
 def module_of(name: str) -> tuple[Architecture, nn.Module]:
@@ -97,14 +98,12 @@ def test_written_by_the_older_exporter(name: str, tmp_path: Path, capfd: Any) ->
 
 
 @pytest.mark.skipif(importlib.util.find_spec("onnxscript") is None, reason="needs onnxscript")
-@pytest.mark.parametrize(
-    "name", [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in BOUNDED]
-)
+@pytest.mark.parametrize("name", MOST)
 def test_written_by_the_newer_exporter(name: str, tmp_path: Path, capfd: Any) -> None:
     require_same_bound(name, tmp_path, dynamo=True)
 
 
-@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("name", MOST)
 def test_written_by_us(name: str, tmp_path: Path) -> None:
     entry, module = module_of(name)
     graph = lipbridge.capture(module.double(), entry.shape)

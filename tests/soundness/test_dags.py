@@ -11,7 +11,7 @@ from lipbridge.norms import CHEAP_PAIRS
 from tests.dags import dag
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.sampled_from(CHEAP_PAIRS))
 def test_witness_is_below_the_trivial_bound(seed: int, pair) -> None:
     graph = dag(seed)

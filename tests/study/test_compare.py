@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -44,10 +43,8 @@ def their_verifiers(tmp_path_factory: pytest.TempPathFactory):
 def rows(network: lipbridge.Graph, points: Points, their_verifiers: None) -> Mapping[str, Row]:
     """One study with all of them: each in a process of its own, under tight limits."""
     budget = Budget(seconds=2.0, memory=900 * 2**20)
-    start = time.perf_counter()
     names = ["trivial", *HOSTILE]
     found = compare({"net": network}, names, points=points, budget=budget, options={"honest": {"factor": 3.0}})
-    assert time.perf_counter() - start < 200
     return {f"{row.verifier}/{row.quantity}": row for row in found}
 
 
