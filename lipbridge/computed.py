@@ -61,7 +61,7 @@ class _Tracking(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return _applied(func, args, kwargs or {}, lenient=self.lenient)
+        return _applied(func, args, kwargs or {}, lenient=self.lenient, program=True)
 
 
 @contextmanager
@@ -115,8 +115,10 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Computed) else value
 
 
-def _applied(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, lenient: bool) -> Any:
-    from lipbridge.computed_rules import EXACT, MOVES, READS, RULES  # they are made of what is here
+def _applied(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, lenient: bool, program: bool = False) -> Any:
+    """The result of one operation, which a program that is tracked asks for, or whoever looks at its constants."""
+    from lipbridge.computed_functions import ALL as RULES  # they are made of what is here
+    from lipbridge.computed_rules import CHOICES, EXACT, MOVES, READS
 
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     uncertain = any(isinstance(tensor, Computed) for tensor in tensors)
@@ -127,8 +129,10 @@ def _applied(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, lenie
         divided = isinstance(found, Tensor) and found.is_floating_point() and bool(tensors) and name in RULES
         if not divided or any(tensor.is_floating_point() or tensor.is_meta for tensor in tensors):
             return found
+    if func._schema.is_mutable and (uncertain or name.rstrip("_") in RULES):
+        return _in_place(func, args, kwargs, uncertain, RULES.get(name.rstrip("_")))
     if name in READS and uncertain:
-        return READS[name](func, args, kwargs)
+        return (CHOICES if program and name in CHOICES else READS)[name](func, args, kwargs)
     given = pytree.tree_map(_plain, (list(args), dict(kwargs)))
     if name in MOVES:
         errors = pytree.tree_map(_error, (list(args), dict(kwargs)))
@@ -139,12 +143,33 @@ def _applied(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, lenie
         if found is not NotImplemented:
             return _made(found)
     found = None if uncertain and not lenient else func(*given[0], **given[1])
-    numbers = any(isinstance(t, Tensor) and t.is_floating_point() for t in pytree.tree_leaves(found))
+    made = [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
+    numbers = any(tensor.is_floating_point() or tensor.is_complex() for tensor in made)
     if not lenient and (uncertain or (numbers and name not in EXACT)):
         raise NumericalFailure(
             f"A constant is computed with {name}, whose rounding error is not bounded; store the computed constant."
         )
     return found
+
+
+def _in_place(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], uncertain: bool, rule: Any) -> Any:
+    """An operation that writes into a tensor, which has no place for an error.
+
+    Raises:
+        NumericalFailure: if one would be lost.
+    """
+    found = NotImplemented if rule is None or "out" in kwargs else rule(*(_operand(leaf) for leaf in args), **kwargs)
+    lost = found is NotImplemented or any(isinstance(x, Uncertain) and x.error is not None for x in _several(found))
+    if uncertain or (lost and rule is not None):
+        name = func._schema.name.removeprefix("aten::")
+        raise NumericalFailure(
+            f"A constant is changed in place by {name}, which rounds; write it without, or store it."
+        )
+    return func(*args, **kwargs)
+
+
+def _several(found: Any) -> Sequence[Any]:
+    return cast(Sequence[Any], found) if isinstance(found, tuple) else [found]
 
 
 def _double(tensors: Sequence[Tensor]) -> bool:

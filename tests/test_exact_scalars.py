@@ -12,6 +12,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from lipbridge import trivial_bound
@@ -51,6 +52,7 @@ def bound(module: nn.Module) -> Fraction:
 
 
 third = Fraction(1, 3)
+ZERO = torch.zeros(1, 1, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(
@@ -85,10 +87,32 @@ def test_factors_of_one_source_are_exact(module: nn.Module, exact: Fraction | No
         (Written(lambda x, c, d: x @ (c @ d), [[0.1]], [[10.0]]), Fraction(0.1) * 10),
         (Written(lambda x, c, d: x * (c * d) * 1e200 * 1e200, [1e-200], [1e-200]), Fraction(1e-200 * 1e200) ** 2),
         (Written(lambda x, c, d: x + x @ ((c + d) - c), [[1e16]], [[1.0]]), Fraction(2)),
+        (Written(lambda x, c: x @ c.cumsum(1)[:, 2:], [[1e16, 1.0, -1e16]]), Fraction(1)),
+        (Written(lambda x, c, d: x @ functional.conv1d(c, d)[0], [[[1e16, 1.0, -1e16]]], [[[1.0] * 3]]), Fraction(1)),
+        (Written(lambda x, c, d: x * ((c + d) - c).max(), [1e16, 1e16], [1.0, 0.0]), Fraction(1)),
+        (Written(lambda x, c, d: x * ((c + d) - c).round(), [1e16], [1.0]), Fraction(1)),
+        (
+            Written(lambda x, c, d: x @ c.scatter(0, ZERO, (c + d) - c), [[1e16]], [[1.0]]),
+            Fraction(1),
+        ),
+        (Written(lambda x, c: x * c.sigmoid() * 1e300, [-720.0]), Fraction(2e-13)),
     ],
 )
 def test_constants_that_a_module_computes_carry_their_error(module: nn.Module, exact: Fraction) -> None:
     assert bound(module) >= exact
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, c, d: x * torch.where((c + d) - c == 0.0, 0.0, d),  # which of the two hangs on rounding
+        lambda x, c, d: x * torch.where((c + d) - c != d, 0.0, d),
+        lambda x, c, d: x @ functional.pad((c / 3.0 - c)[None, None], (1, 1), mode="circular")[0, 0, 2:].reshape(1, 1),
+    ],
+)
+def test_an_error_that_would_be_lost_is_refused(function: Callable[..., Tensor]) -> None:
+    with pytest.raises(NumericalFailure):
+        bound(Written(function, [1e16], [1.0]))
 
 
 def test_a_branch_of_batch_norm_is_no_exact_factor() -> None:
