@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -190,3 +191,17 @@ def test_what_torch_cannot_do_is_an_error() -> None:
     wide = Conv("c", (0,), (1, 1, 1, 1, 1), torch.ones(1, 1, 1, 1, 1, 1), stride=(2,) * 4)
     with pytest.raises(UnsupportedOperation, match="4-dimensional"):
         evaluate(wide, [torch.zeros(1, 1, 1, 1, 1, 1)])
+
+
+def test_sums_and_diagonal_maps_are_their_definitions() -> None:
+    """Whole numbers, so that every digit counts; three different terms, and a shift for each channel."""
+    x = torch.arange(12.0, dtype=torch.float64).reshape(2, 3, 2)
+    terms = [x, 100.0 * x, 10_000.0 + x]
+    assert torch.equal(evaluate(Add("add", (0, 1, 2), (3, 2)), terms), 102.0 * x + 10_000.0)
+    scale, shift = torch.tensor([2.0, -1.0, 0.0]).double(), torch.tensor([0.5, 3.0, -7.0]).double()
+    image = Conv("scale", (0,), (3, 2), scale[:, None, None], shift, (1,), ((0, 0),), (1,), 3)
+    assert image.diagonal
+    assert torch.equal(evaluate(image, [x]), x * scale[:, None] + shift[:, None])
+    assert torch.equal(evaluate(replace(image, bias=None), [x]), x * scale[:, None])
+    vector = Conv("scale", (0,), (3,), scale[:, None], shift, (), (), (), 3)
+    assert torch.equal(evaluate(vector, [x[..., 0]]), x[..., 0] * scale + shift)

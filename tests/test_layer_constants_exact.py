@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable
 
+import mpmath
 import pytest
 import torch
 from torch import Tensor
@@ -31,8 +32,8 @@ from lipbridge.graph import (
     Node,
     Normalize,
 )
-from lipbridge.layer_constants import most_windows, output_constants
-from lipbridge.vocabulary import NORMS
+from lipbridge.layer_constants import most_windows, normalize_norm_up, output_constants, root_mean_square_norm_up
+from lipbridge.vocabulary import NORMS, Norm
 from tests.support.attack.truth import everywhere
 from tests.support.coarse import coarse, coarse_arithmetic
 from tests.support.exact.jets import Stored
@@ -329,3 +330,28 @@ def test_normalisation_of_many_entries(n: int, centred: bool) -> None:
         bound = output_constants(graph, p, p)[p]
         assert worst <= bound * (1 + 1e-12)
         assert bound <= 2.2 * worst
+
+
+#: One over the root of these, rounded twice to nearest and then one step up, is below the real number.
+NARROW = (1.526496648836987e-05, 0.2503493644624167, 4.03866425471083)
+
+
+def exact_normalisation(n: int, epsilon: float, norm: Norm, centred: bool) -> mpmath.mpf:
+    """The supremum over the sizes of the input, to 60 digits; see the laws of `normalize_norm_up` and its sibling."""
+    a, c = (2 - mpmath.mpf(2) / n, mpmath.sqrt(n - 1)) if centred else (mpmath.mpf(1), (mpmath.sqrt(n) - 1) / 2)
+    if norm == 2:
+        return 1 / mpmath.sqrt(epsilon)
+    r = max(mpmath.mpf(0), min(mpmath.mpf(1), (2 * c - a) / (3 * c))) if c else mpmath.mpf(0)
+    return max(a, mpmath.sqrt(1 - r) * (a + c * r)) / mpmath.sqrt(epsilon)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_constants_of_normalisation_are_rounded_up(centred: bool) -> None:
+    norm_up = normalize_norm_up if centred else root_mean_square_norm_up
+    draw = random.Random(0)
+    with mpmath.workdps(60):
+        for _ in range(300):
+            n, epsilon = draw.choice([2, 3, 5, 16, 100, 4096]), draw.choice([*NARROW, 1e-5 * draw.uniform(0.5, 2.0)])
+            epsilon *= 4.0 ** draw.randint(-3, 3)
+            for norm in NORMS:
+                assert mpmath.mpf(norm_up(n, epsilon, norm)) >= exact_normalisation(n, epsilon, norm, centred)
