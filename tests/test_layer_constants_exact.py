@@ -10,6 +10,8 @@ import itertools
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 
 import mpmath
 import pytest
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations import Term, activation, derive
+from lipbridge.bounds import trivial_bound
 from lipbridge.evaluation import evaluate
 from lipbridge.graph import (
     Add,
@@ -32,7 +35,14 @@ from lipbridge.graph import (
     Node,
     Normalize,
 )
-from lipbridge.layer_constants import most_windows, normalize_norm_up, output_constants, root_mean_square_norm_up
+from lipbridge.layer_constants import (
+    _own_tap,
+    _root_up,
+    most_windows,
+    normalize_norm_up,
+    output_constants,
+    root_mean_square_norm_up,
+)
 from lipbridge.vocabulary import NORMS, Norm
 from tests.support.attack.truth import everywhere
 from tests.support.coarse import coarse, coarse_arithmetic
@@ -355,3 +365,66 @@ def test_constants_of_normalisation_are_rounded_up(centred: bool) -> None:
             epsilon *= 4.0 ** draw.randint(-3, 3)
             for norm in NORMS:
                 assert mpmath.mpf(norm_up(n, epsilon, norm)) >= exact_normalisation(n, epsilon, norm, centred)
+
+
+def test_an_own_tap_is_the_identity() -> None:
+    """Over all small geometries: the tap alone is the identity, and where a tap is, it is found."""
+    found = 0
+    for n, length, dilation, stride, before, after in itertools.product(
+        range(1, 5), range(1, 4), (1, 2), (1, 2), range(5), range(5)
+    ):
+        reach = dilation * (length - 1) + 1
+        if n + before + after < reach or (n + before + after - reach) // stride + 1 != n:
+            continue
+        node = Conv("conv", (0,), (1, n), torch.zeros(1, 1, length).double(), None, (stride,), ((before, after),))
+        node = replace(node, dilation=(dilation,))
+        x = torch.randn(3, 1, n, dtype=torch.float64)
+        taps = [
+            tap for tap in range(length) if torch.equal(evaluate(replace(node, weight=one_at(tap, length)), [x]), x)
+        ]
+        own = _own_tap(node, (1, n))
+        assert own is None if not taps else own == (taps[0],) or (stride > 1 and n == 1 and own is None)
+        found += own is not None
+    assert found > 20
+
+
+def one_at(tap: int, length: int) -> Tensor:
+    return torch.nn.functional.one_hot(torch.tensor([[tap]]), length).double()
+
+
+def test_a_strided_convolution_beside_its_input_is_no_kernel() -> None:
+    """x + conv(x) for x of three entries, read at 0, 2 and beyond: not zero, although the kernel is minus one."""
+    conv = Conv("conv", (0,), (1, 3), -torch.ones(1, 1, 1).double(), None, (2,), ((0, 2),))
+    graph = Graph((Input("input", (), (1, 3)), conv, Add("add", (0, 1), (1, 3))))
+    assert trivial_bound(graph, "inf").value >= 2.0
+
+
+def test_a_join_on_another_axis_joins_no_sides() -> None:
+    """relu(t) and relu(-t) in two rows, and a difference inside of each row."""
+    sides = Elementwise("sides", (0,), (2, 2), activation("crelu"), 0)
+    join = Dense("join", (1,), (2, 1), torch.tensor([[1.0, -1.0]]).double())
+    assert trivial_bound(Graph((Input("input", (), (1, 2)), sides, join)), "inf").value >= 2.0
+
+
+def test_a_join_of_other_sides_adds_their_slopes() -> None:
+    lines = derive("lines", ((Term("identity", 1.0),), (Term("abs", 1.0),)))
+    for n in (1, 3):
+        sides = Elementwise("sides", (0,), (2 * n,), lines, 0)
+        join = Dense("join", (1,), (n,), torch.cat([torch.eye(n), torch.eye(n)], 1).double())
+        graph = Graph((Input("input", (), (n,)), sides, join))
+        assert all(trivial_bound(graph, norm).value >= 2.0 for norm in NORMS)
+
+
+def test_kernels_that_cancel_keep_what_rounding_took() -> None:
+    """2^53 + 0.9 - 2^53 is 0 in float64."""
+    taps = [torch.full((1, 1, 1), value).double() for value in (2.0**53, 0.0, -(2.0**53))]
+    taps[1].fill_(0.9)
+    convs = [Conv(f"conv{i}", (0,), (1, 4), tap, None, (1,), ((0, 0),)) for i, tap in enumerate(taps)]
+    graph = Graph((Input("input", (), (1, 4)), *convs, Add("add", (1, 2, 3), (1, 4))))
+    assert all(trivial_bound(graph, norm).value >= 0.9 for norm in NORMS)
+
+
+def test_roots_of_whole_numbers_are_rounded_up() -> None:
+    for count in range(1, 400):
+        assert Fraction(_root_up(count)) ** 2 >= count
+    assert _root_up(144) == 12.0
