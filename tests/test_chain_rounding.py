@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import lipbridge
 from lipbridge.chain_rounding import rounding_term
 from lipbridge.errors import NumericalFailure, UnsupportedProblem
-from lipbridge.graph import Chain, Dense, as_chain
+from lipbridge.graph import Chain, Dense, Elementwise, Graph, Input, as_chain
 from lipbridge.verifiers.lipsdp_batch import lipsdp_bounds
+from lipbridge.verifiers.lmi_linf import closed_form, pieces_of, prove_piece
 
 relu = lipbridge.activation("relu")
 
@@ -126,3 +127,22 @@ def test_a_reader_that_does_not_ask_for_a_rounded_chain_gets_none() -> None:
     with pytest.raises(UnsupportedProblem, match="is rounded"):
         as_chain(graph)
     assert all(layer.bias is None for layer in as_chain(graph, rounded=True).layers)
+
+
+@pytest.mark.parametrize("norm", [1, "inf"])
+@pytest.mark.parametrize("size", [0.0, 1.0], ids=["zero weights", "weights"])
+def test_pieces_of_an_uncertain_chain_cover_its_errors(norm, size: float) -> None:
+    """Positive weights and errors as large as they are: with all at their upper end the ReLUs are lines."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(5, 3), (2, 5)]
+    weights, errors = ([torch.rand(*shape, generator=generator).double() + 0.1 for shape in shapes] for _ in range(2))
+    weights = [size * W for W in weights]
+    first, last = (
+        Dense(f"{i}", (2 * i,), (len(W),), W, error=e) for i, (W, e) in enumerate(zip(weights, errors, strict=True))
+    )
+    graph = Graph((Input("input", (), (3,)), first, Elementwise("relu", (1,), (5,), relu), last))
+    product = (weights[1] + errors[1]) @ (weights[0] + errors[0])
+    sums = product.sum(1 if norm == "inf" else 0)
+    for piece in pieces_of(graph, norm):
+        assert prove_piece(piece, closed_form(piece)) >= float(sums[piece.index]) * (1.0 - 1e-12)
+        assert piece.trivial >= float(sums[piece.index]) * (1.0 - 1e-12)

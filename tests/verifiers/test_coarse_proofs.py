@@ -6,6 +6,7 @@ matrix inequality is written out in fractions and tested for semidefiniteness (t
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lipbridge.errors import NumericalFailure
-from lipbridge.verifiers import lmi_proof
+from lipbridge.verifiers import lmi_linf, lmi_proof
 from lipbridge.verifiers.lmi_elimination import closed_form
 from lipbridge.verifiers.lmi_increments import Increments
 from lipbridge.verifiers.lmi_linf import _dominating_trace, box_norm_up
@@ -235,3 +236,33 @@ def test_the_form_on_a_box_holds_exactly(direction):
             assert value**2 <= float(true) * (1 + 1e-3)
             # What dominates everything within `error` of P dominates P + diag(row sums of the error).
             assert Fraction(total) >= true + Fraction(2.0**-21) * Fraction(float(P.diagonal().sum()))
+
+
+def test_a_diagonal_dominates_every_matrix_within_the_error(monkeypatch) -> None:
+    """Of any diagonal that dominates P + E the trace is at least ``x' (P + E) x`` for signs x; also if the scale, which
+    plain floating point finds, is too small."""
+    generator = torch.Generator().manual_seed(0)
+    plain = lmi_linf._scale
+    for count, share, found in itertools.product((1, 2, 7, 30), (0.0, 2.0**-6, 0.5), (1.0, 0.9, 0.5)):
+        w = torch.rand(count, dtype=torch.float64, generator=generator) + 0.1
+        x = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0).double()
+        P = torch.outer(w * x, w * x)
+        error, d = share * P.abs(), P.abs().sum(1)
+        monkeypatch.setattr(lmi_linf, "_scale", lambda A, b, found=found: found * plain(A, b))
+        total = _dominating_trace(P, error, d)
+        if total is None:
+            assert found < 1.0
+            continue
+        assert Fraction(total) >= exact(P.abs()).sum() + exact(error).sum(), (count, share, found)
+
+
+def test_the_form_of_many_rows_counts_both_products() -> None:
+    """Positive entries, whose sums all come out low, and one column or two: the sum over the square is the form."""
+    generator = torch.Generator().manual_seed(0)
+    for rows, count in ((30, 1), (20, 2)):
+        W = coarse(torch.rand(rows, count, dtype=torch.float64, generator=generator) + 0.1)
+        H = coarse(torch.rand(rows, rows, dtype=torch.float64, generator=generator) + 0.1)
+        H = torch.tril(H) + torch.tril(H, -1).T
+        with coarse_arithmetic("zero", "low"):
+            value = box_norm_up(H, W, torch.ones(count, dtype=torch.float64))
+        assert Fraction(value) ** 2 >= (exact(W).T @ exact(H) @ exact(W)).sum()
