@@ -417,11 +417,17 @@ def test_a_join_of_other_sides_adds_their_slopes() -> None:
 
 def test_kernels_that_cancel_keep_what_rounding_took() -> None:
     """2^53 + 0.9 - 2^53 is 0 in float64."""
-    taps = [torch.full((1, 1, 1), value).double() for value in (2.0**53, 0.0, -(2.0**53))]
-    taps[1].fill_(0.9)
-    convs = [Conv(f"conv{i}", (0,), (1, 4), tap, None, (1,), ((0, 0),)) for i, tap in enumerate(taps)]
-    graph = Graph((Input("input", (), (1, 4)), *convs, Add("add", (1, 2, 3), (1, 4))))
-    assert all(trivial_bound(graph, norm).value >= 0.9 for norm in NORMS)
+    kernels = [torch.full((2, 2, 1), value, dtype=torch.float64) for value in (2.0**53, 0.9, -(2.0**53))]
+    convs = [Conv(f"conv{i}", (0,), (2, 4), kernel, None, (1,), ((0, 0),)) for i, kernel in enumerate(kernels)]
+    graph = Graph((Input("input", (), (2, 4)), *convs, Add("add", (1, 2, 3), (2, 4))))
+    assert all(trivial_bound(graph, norm).value >= 1.8 for norm in NORMS)
+
+
+def test_a_join_with_others_is_not_its_linear_part() -> None:
+    small = [Dense(f"small{i}", (0,), (2,), 1e-3 * torch.eye(2).double()) for i in range(2)]
+    steep = Elementwise("steep", (0,), (2,), derive("steep", ((Term("relu", 1000.0),),)))
+    graph = Graph((Input("input", (), (2,)), *small, steep, Concat("join", (1, 2, 3), (6,), 0)))
+    assert all(trivial_bound(graph, norm).value >= 1000.0 for norm in NORMS)
 
 
 def test_roots_of_whole_numbers_are_rounded_up() -> None:
