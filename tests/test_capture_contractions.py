@@ -42,6 +42,7 @@ PRODUCTS: dict[str, tuple[Function, tuple[int, ...]]] = {
     "einsum of channels": (lambda x: torch.einsum("bchw,oc->bohw", x, w34), (4, 2, 3)),
     "einsum into heads": (lambda x: torch.einsum("btd,hdk->bhtk", x, w245), (3, 4)),
     "einsum by groups": (lambda x: torch.einsum("bgtd,gdk->bgtk", x, w245), (2, 3, 4)),
+    "einsum by two groups": (lambda x: torch.einsum("bghi,ghi->bgh", x, w234), (2, 3, 4)),
     "einsum alone": (lambda x: torch.einsum("bij->bi", x), (3, 4)),
     "einsum with dots": (lambda x: torch.einsum("...i,oi->...o", x, w34), (5, 4)),
     "einsum without result": (lambda x: torch.einsum("bi,io", x, w45), (4,)),

@@ -74,6 +74,12 @@ def test_extremes_over_an_axis(axis: int, keep: bool, larger: bool) -> None:
     assert kinds(same(Lambda(lambda x: reduced(x, (axis, -2), keep)), (3, 4, 2))).count("MaxPool") == 1
 
 
+@pytest.mark.parametrize("function", [torch.maximum, torch.minimum])
+def test_one_extreme_of_two_values(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    graph = same(Lambda(lambda x: function(x.relu(), x.flip(1))), (3, 2))
+    assert kinds(graph).count("MaxPool") == 1
+
+
 def test_maxout() -> None:
     graph = same(Lambda(lambda x: x.view(-1, 3, 2).max(-1)[0]), (6,))
     assert kinds(graph).count("MaxPool") == 1

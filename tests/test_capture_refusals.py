@@ -101,3 +101,31 @@ def test_it_is_refused(function: Callable[[Tensor], Tensor] | nn.Module, shape: 
         lipbridge.capture(module.eval(), shape)
     assert "found by the check" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+#: What a program for a batch of one, which torch exported, may say of that one; it is read for one input of any batch.
+ALONE: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], str]] = {
+    "sum": (lambda x: x.sum((), keepdim=True), (1,), "works along the batch"),
+    "mean": (lambda x: x.mean(0, keepdim=True), (3,), "mixes the inputs of a batch"),
+    "transpose": (lambda x: x.transpose(0, 1), (1, 3), "moves the axis of the batch"),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_program_of_one_input_does_not_hide_what_works_along_the_batch(name: str) -> None:
+    function, shape, words = ALONE[name]
+    module = nn.Module()
+    module.forward = function  # type: ignore[method-assign]
+    with pytest.raises(UnsupportedOperation, match=words):
+        lipbridge.capture(torch.export.export(module, (torch.zeros(1, *shape),)), shape)
+
+
+@pytest.mark.parametrize(("exponent", "divides"), [(0.25, True), (-1.0, False)])
+def test_other_powers_of_a_mean_square_are_no_root(exponent: float, divides: bool) -> None:
+    class Powers(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            power = (x.square().mean(1, keepdim=True) + 1e-3) ** exponent
+            return x / power if divides else x * power
+
+    with pytest.raises(UnsupportedOperation, match="slopes grow without limit"):
+        lipbridge.capture(Powers(), (3,))

@@ -84,6 +84,16 @@ def test_the_term_is_above_the_worst_case_of_positive_weights() -> None:
     assert 2.25 * 2.0 * 2.25 - 8.0 <= term <= 2 * 0.25 * 2.25 * 2.0 * (1 + 1e-12)
 
 
+@pytest.mark.parametrize("norm", [1, 2, "inf"])
+def test_activations_with_several_outputs_count_by_their_constant_in_the_norm(norm) -> None:
+    """For (t, |t|) it is 2 in l_1, and both of its outputs lie on one line of slope one for positive inputs."""
+    W, e = torch.full((1, 1), 2.0, dtype=torch.float64), torch.full((1, 1), 0.25, dtype=torch.float64)
+    layers = (Dense("0", (0,), (1,), W), Dense("1", (1,), (1,), W.expand(1, 2)))
+    chain = Chain(layers, (lipbridge.activation("identity_abs"),), (1,), (e, e.expand(1, 2)))
+    term = rounding_term(chain, norm)
+    assert 2.25 * 2.0 * 2.25 - 2.0 * 2.0 * 2.0 <= term <= 2 * 0.25 * 2.0 * 2.25 * (1 + 1e-12)
+
+
 def test_errors_beyond_float64_are_refused() -> None:
     W = torch.full((1, 1), 1e200, dtype=torch.float64)
     with pytest.raises(NumericalFailure, match="overflow"):
