@@ -14,7 +14,7 @@ from torch import Tensor
 from lipbridge.activations import Component, Term, derive
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph import Conv, Dense, Elementwise, Graph, Input, Node, Reshape, evaluate
-from lipbridge.lowering import relu_lowering
+from lipbridge.lowering import fold_scalings, relu_lowering
 from lipbridge.lowering_dense import lower_to_dense
 from tests.support.many_digits import BITS, matrix, values
 from tests.test_search import SMOOTH
@@ -155,3 +155,14 @@ def test_no_weight_is_further_off_than_is_said(part: int) -> None:
                 assert bias == shift, seed
                 assert len(rows) == len(shift)
     assert rounded > 3
+
+
+@pytest.mark.parametrize("units", [3, 4])
+def test_a_product_that_loses_bits_to_underflow_is_not_told_as_exact(units: int) -> None:
+    """A half of three units in the last place of zero is none of them; a power of two is exact elsewhere."""
+    weight = torch.full((1, 1), units * 5e-324, dtype=torch.float64)
+    half = Elementwise("half", (1,), (1,), derive("half", ((Term("identity", 1.0, 0.5),),)))
+    graph = Graph((Input("input", (), (1,)), Dense("layer", (0,), (1,), weight), half))
+    lowering = fold_scalings(graph)
+    assert lowering.exact == (units == 4)
+    assert len(lowering.graph.nodes) == 2
