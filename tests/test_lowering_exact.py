@@ -166,3 +166,26 @@ def test_a_product_that_loses_bits_to_underflow_is_not_told_as_exact(units: int)
     lowering = fold_scalings(graph)
     assert lowering.exact == (units == 4)
     assert len(lowering.graph.nodes) == 2
+
+
+def test_a_shift_before_padded_zeros_stays_in_the_image() -> None:
+    """|t| + 1/2 before a convolution: the zeros around the image get no shift."""
+    bent = Elementwise("bent", (0,), (1, 4), derive("bent", ((Term("abs"), Term("identity", 1.0, 0.0, 0.5)),)))
+    kernel = torch.tensor([[[1.0, 2.0, 4.0]]], dtype=torch.float64)
+    graph = Graph((Input("input", (), (1, 4)), bent, Conv("conv", (1,), (1, 4), kernel, None, (1,), ((1, 1),))))
+    x = torch.tensor([[[1.0, -2.0, 3.0, -4.0]]], dtype=torch.float64)
+    expected = torch.tensor([[[2 * 1.5 + 4 * 2.5, 1.5 + 5.0 + 14.0, 2.5 + 7.0 + 18.0, 3.5 + 9.0]]]).double()
+    assert torch.equal(graph(x), expected)
+    assert torch.equal(relu_lowering(graph).graph(x), expected)
+
+
+def test_lines_of_several_terms_keep_their_factors_and_shifts() -> None:
+    """3 (t + 1/2) + (2 t + 1/4) and -2 (t - 1): 5 t + 7/4 and -2 t + 2."""
+    terms = ((Term("identity", 3.0, 1.0, 0.5), Term("identity", 1.0, 2.0, 0.25)), (Term("identity", -2.0, 1.0, -1.0),))
+    lines = Elementwise("lines", (0,), (4,), derive("lines", terms), 0)
+    last = Dense("last", (1,), (4,), torch.eye(4, dtype=torch.float64))
+    graph = Graph((Input("input", (), (2,)), lines, last))
+    x = torch.tensor([[1.0, -3.0]], dtype=torch.float64)
+    expected = torch.tensor([[6.75, -13.25, 0.0, 8.0]], dtype=torch.float64)
+    for lowered in (graph, lower_to_dense(graph).graph, relu_lowering(graph).graph, fold_scalings(graph).graph):
+        assert torch.equal(lowered(x), expected)
