@@ -205,3 +205,18 @@ def test_sums_and_diagonal_maps_are_their_definitions() -> None:
     assert torch.equal(evaluate(replace(image, bias=None), [x]), x * scale[:, None])
     vector = Conv("scale", (0,), (3,), scale[:, None], shift, (), (), (), 3)
     assert torch.equal(evaluate(vector, [x[..., 0]]), x[..., 0] * scale + shift)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "groups"),
+    [(1, 1, (0, 0), 3), (2, 1, (1, 0), 3), (1, 2, (0, 0), 3), (1, 1, (1, 0), 3), (1, 1, (0, 1), 3), (1, 1, (0, 0), 1)],
+)
+def test_what_is_diagonal(kernel: int, stride: int, padding: tuple[int, int], groups: int) -> None:
+    """Only what scales each channel where it is: a kernel of one tap, no stride, no padding, no other channel."""
+    size = (4 + sum(padding) - kernel) // stride + 1
+    weight = torch.ones(3, 3 // groups, kernel, dtype=torch.float64)
+    conv = Conv("conv", (0,), (3, size), weight, None, (stride,), (padding,), (1,), groups)
+    assert conv.diagonal == ((kernel, stride, padding, groups) == (1, 1, (0, 0), 3))
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+    expected = torch.nn.functional.conv1d(torch.nn.functional.pad(x, padding), weight, None, stride, 0, 1, groups)
+    torch.testing.assert_close(evaluate(conv, [x]), expected)
