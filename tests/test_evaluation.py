@@ -209,7 +209,15 @@ def test_sums_and_diagonal_maps_are_their_definitions() -> None:
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "groups"),
-    [(1, 1, (0, 0), 3), (2, 1, (1, 0), 3), (1, 2, (0, 0), 3), (1, 1, (1, 0), 3), (1, 1, (0, 1), 3), (1, 1, (0, 0), 1)],
+    [
+        (1, 1, (0, 0), 3),
+        (2, 1, (0, 0), 3),
+        (2, 1, (1, 0), 3),
+        (1, 2, (0, 0), 3),
+        (1, 1, (1, 0), 3),
+        (1, 1, (0, 1), 3),
+        (1, 1, (0, 0), 1),
+    ],
 )
 def test_what_is_diagonal(kernel: int, stride: int, padding: tuple[int, int], groups: int) -> None:
     """Only what scales each channel where it is: a kernel of one tap, no stride, no padding, no other channel."""
