@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -19,7 +21,7 @@ from lipbridge import trivial_bound
 from lipbridge.activations import Term, activation, derive
 from lipbridge.bounds import Problem
 from lipbridge.capture import capture
-from lipbridge.channels import channel_chain
+from lipbridge.channels import Layer, best_factors, channel_chain, ones, proved_product
 from lipbridge.computed import Computed, known, outward, tracking
 from lipbridge.errors import LipbridgeError, NumericalFailure
 from lipbridge.factors import Factor, number
@@ -27,8 +29,9 @@ from lipbridge.graph import Conv, Dense, Elementwise, Graph, Input, Node, as_cha
 from lipbridge.propagation import reaches
 from lipbridge.search.running_error import enclose
 from lipbridge.store import load_graph, save_graph
-from lipbridge.verifiers import Budget, get_verifier
-from lipbridge.verifiers.channel_runs import runs_of
+from lipbridge.verifiers import Budget, channel_runs, get_verifier
+from lipbridge.verifiers.channel_multipliers import bound_by_channels
+from lipbridge.verifiers.channel_runs import prove_run, runs_of
 
 DOUBLE = torch.float64
 
@@ -409,8 +412,42 @@ def test_every_verifier_counts_the_errors_of_weights(kind: str, seed: int) -> No
         assert found.value <= 8.0 * exact, name
 
 
-def test_runs_of_convolutions_count_the_errors_of_weights() -> None:
-    graph, exact = positive_graph("circular", 0)
-    (run,) = runs_of(channel_chain(graph))
-    assert all(block.error > 0.0 for block in run.blocks)
-    assert get_verifier("lipsdp-fast").bound(Problem(graph), Budget(seconds=20.0)).value >= exact * (1.0 - 1e-12)
+def at_the_end_of_its_error(layer: Layer, scale: Tensor) -> Tensor:
+    """The weight of a layer whose entries are positive, where both errors are as large as they may be."""
+    W = layer.node.weight + layer.node.error
+    return W if layer.scale is None else W * scale.reshape(-1, *[1] * (W.ndim - 1))
+
+
+@pytest.mark.parametrize("kind", ["dense", "circular", "scaled"])
+@pytest.mark.parametrize("seed", range(2))
+def test_layers_and_runs_of_a_chain_count_the_errors_of_weights(kind: str, seed: int) -> None:
+    graph, exact = positive_graph(kind, seed)
+    chain = channel_chain(graph)
+    # a scale that may be larger than it is stored is a layer of its own
+    assert len(chain.layers) == (3 if kind == "scaled" and seed % 2 else 2)
+    for layer in chain.layers:
+        if layer.scale is not None:
+            stored, lost = layer.scale, layer.scale_error
+            for scale in (stored, stored - lost):
+                moved = at_the_end_of_its_error(layer, scale) - layer.weight()
+                assert bool((moved.abs() <= layer.error).all())
+            low = (layer.node.weight - layer.node.error) * (stored - lost)[:, None, None]
+            assert bool(((low - layer.weight()).abs() <= layer.error).all())
+    bounds = [proved_product(chain, ones(chain)), proved_product(chain, best_factors(chain))]
+    bounds.append(bound_by_channels(Problem(graph), time.perf_counter() + 20.0).value)
+    assert min(bounds) >= exact * (1.0 - 1e-12)
+    for run in runs_of(chain):
+        for block, layer in zip(run.blocks, chain.layers[run.first :], strict=False):
+            own = layer.error if layer.node.weight.ndim == 2 else layer.error.sum(2)  # at frequency zero
+            own = own[:, : block.magnitude.shape[1]] * 2.0**-block.exponent
+            assert bool((own <= block.error * block.magnitude).all())
+
+
+def test_the_proof_of_a_run_counts_the_errors_of_weights() -> None:
+    """With a line between the layers nothing else is lost: there are no multipliers, which would leave room."""
+    line = derive("line", ((Term("identity", 1.0),),))
+    for kind in ("dense", "circular", "scaled"):
+        graph, exact = positive_graph(kind, 0)
+        nodes = [replace(node, activation=line) if isinstance(node, Elementwise) else node for node in graph.nodes]
+        run = channel_runs._formed(channel_chain(Graph(tuple(nodes))), 0, 1)
+        assert prove_run(run, [torch.zeros(0, run.units[0], dtype=DOUBLE)], None, None) >= exact, kind
