@@ -86,6 +86,8 @@ WRITTEN = {
     ),
     "relu, shifted relu": Written(lambda z: torch.cat([z.relu(), 0.5 * (3 * z - 1).relu() + 0.2 * z], -1)),
     "two elus": Written(lambda z: torch.cat([nn.functional.elu(z, 2.0), nn.functional.elu(2 * z, 0.5)], -1)),
+    "elus of two parameters": Written(lambda z: torch.cat([nn.functional.elu(z, 2.0), nn.functional.elu(z, 0.5)], -1)),
+    "tanh, tanh of 2 t": Written(lambda z: torch.cat([z.tanh(), (2 * z).tanh()], -1)),
     "tanh, sin, abs": Written(lambda z: torch.cat([z.tanh(), z.sin() + 0.1 * z, z.abs()], -1)),
 }
 
