@@ -15,6 +15,8 @@ from lipbridge.chain_rounding import rounding_term
 from lipbridge.errors import NumericalFailure, UnsupportedProblem
 from lipbridge.graph import Chain, Dense, Elementwise, Graph, Input, as_chain
 from lipbridge.verifiers.lipsdp_batch import lipsdp_bounds
+from lipbridge.verifiers.lmi_proof import prove
+from lipbridge.verifiers.lmi_system import lipsdp_of
 from lipbridge.verifiers.lmi_linf import closed_form, pieces_of, prove_piece
 
 relu = lipbridge.activation("relu")
@@ -124,6 +126,14 @@ def test_bounds_of_the_rounded_chain_alone_are_below_the_constant() -> None:
             assert truth <= Fraction(bound.value) <= 10 * truth
     (batched,) = lipsdp_bounds([graph])
     assert truth <= Fraction(batched.value)
+
+
+def test_a_chain_that_is_constant_by_underflow_alone_is_not_proved_constant() -> None:
+    layers = [weights(torch.tensor([[w]], dtype=torch.float64)) for w in (1e-200, 1e-200, 1e200, 1e200)]
+    graph = lipbridge.capture(nn.Sequential(layers[0], layers[1], nn.ReLU(), layers[2], nn.ReLU(), layers[3]), (1,))
+    system = lipsdp_of(graph)
+    assert system.constant
+    assert prove(system, [])[0] >= 1.0
 
 
 def weights(W: Tensor) -> nn.Linear:

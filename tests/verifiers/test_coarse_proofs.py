@@ -169,6 +169,25 @@ def test_a_stage_holds_exactly(name, arithmetic):
     assert proofs >= 5
 
 
+@pytest.mark.parametrize("arithmetic", ARITHMETICS, ids=str)
+def test_the_gram_matrix_of_true_weights_is_within_the_spread(arithmetic):
+    """Entry by entry: of long sums, of many outputs a unit, and of weights that are off by a share of themselves."""
+    generator = torch.Generator().manual_seed(3)
+    many = rule([[0.5, 0.5]] * 24, (0,))
+    cases = [(RULES["relu"], 30, 0.0), (RULES["two"], 12, 0.0), (many, 1, 0.0), (RULES["relu"], 1, 2.0**-10)]
+    for increments, outputs, error in cases:
+        W = coarse(torch.rand(outputs, 2 * increments.components, dtype=torch.float64, generator=generator) + 0.1)
+        H = a_storage(outputs, True, generator)
+        stage, true = (Stage(increments, weight, torch.arange(2), 2) for weight in (W, W * (1.0 + error)))
+        unit = torch.eye(2 * (1 + increments.variables), dtype=torch.float64)
+        with coarse_arithmetic(*arithmetic):
+            G, spread = lmi_proof.gram_of(stage, H, W if error else None, error)
+            bound = torch.stack([spread.times(v) for v in unit], 1)
+        off = abs(exact(G) - exact_gram(true, H, 1))
+        assert (off <= exact(bound)).all()
+        assert float(bound.max()) < 1e-2 * float(G.max())
+
+
 def graph_of_abs(W: Tensor):
     graph, _ = chain(["abs"], [2, 2, len(W)], 0)
     graph.nodes[1].weight.copy_(torch.eye(2, dtype=torch.float64))
