@@ -15,9 +15,9 @@ from lipbridge.chain_rounding import rounding_term
 from lipbridge.errors import NumericalFailure, UnsupportedProblem
 from lipbridge.graph import Chain, Dense, Elementwise, Graph, Input, as_chain
 from lipbridge.verifiers.lipsdp_batch import lipsdp_bounds
+from lipbridge.verifiers.lmi_linf import closed_form, pieces_of, prove_piece
 from lipbridge.verifiers.lmi_proof import prove
 from lipbridge.verifiers.lmi_system import lipsdp_of
-from lipbridge.verifiers.lmi_linf import closed_form, pieces_of, prove_piece
 
 relu = lipbridge.activation("relu")
 
