@@ -10,6 +10,8 @@ import itertools
 import math
 import random
 import time
+from dataclasses import replace
+from fractions import Fraction
 from functools import lru_cache
 
 import pytest
@@ -17,8 +19,9 @@ import torch
 from torch import nn
 
 import lipbridge
-from lipbridge.channels import Layer, best_factors, channel_chain, ones, proved_product
-from lipbridge.graph import Conv, Graph, Input
+from lipbridge.activations import Term, derive
+from lipbridge.channels import ChannelChain, Joint, Layer, best_factors, channel_chain, ones, proved_product
+from lipbridge.graph import Conv, Dense, Graph, Input
 from lipbridge.verifiers import channel_runs
 from lipbridge.verifiers.channel_multipliers import bound_by_channels
 from lipbridge.verifiers.channel_runs import prove_run, runs_of
@@ -360,3 +363,58 @@ def test_on_its_torus_each_layer_is_itself(mode):
             assert torch.allclose(found, right, rtol=0.0, atol=1e-12 * float(right.abs().max())), seed
         seen += 1
     assert seen >= 10
+
+
+# --- the proof of a run, where nothing is lost ------------------------------------------------------------------------
+
+LINE = derive("line", ((Term("identity", 1.0),),))
+
+
+def matrix_of(layer: Layer) -> torch.Tensor:
+    graph = Graph((Input("input", (), layer.shape), layer.node))
+    basis = torch.eye(math.prod(layer.shape), dtype=torch.float64).reshape(-1, *layer.shape)
+    return graph(basis).flatten(1).T
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_a_line_between_two_layers_loses_nothing(mode):
+    """Weights of any sign and size: the largest frequency is any of them. On a torus the bound is the norm."""
+    seen = 0
+    for seed in range(40):
+        layers = [
+            replace(layer, node=replace(layer.node, weight=layer.node.weight * 2.0**power))
+            for layer, power in zip(drawn_layers(seed, mode), (40 - seed, 2 * seed), strict=True)
+        ]
+        if {channel_runs._kind(layer) for layer in layers} != {mode} or channel_runs._grids(layers) is None:
+            continue
+        units = len(layers[0].writes)
+        chain = ChannelChain(tuple(layers), (Joint(units, (LINE,), 1.0, plain=True),))
+        run = channel_runs._formed(chain, 0, 1)  # beside zeros the line is an interval, which has a multiplier
+        value = prove_run(run, [logs.exp() for logs in feasible_logs(run, seed)], None, None)
+        norm = float(torch.linalg.matrix_norm(matrix_of(layers[1]) @ matrix_of(layers[0]), 2))
+        assert value >= norm * (1.0 - 1e-12), seed
+        assert mode == "zeros" or value <= norm * (1.0 + 1e-9), seed
+        seen += 1
+    assert seen >= 10
+
+
+def test_the_roundings_of_a_scale_are_in_a_block():
+    W, scale = torch.tensor([[0.1, 0.7], [-0.3, 1e-3]], dtype=torch.float64), torch.tensor([1 / 3, 0.9]).double()
+    two = torch.arange(2)
+    block = channel_runs._dense_block(Layer(Dense("dense", (0,), (2,), W, None), (2,), two, two, scale), 1)
+    for i, j in itertools.product(range(2), range(2)):
+        exact = Fraction(float(W[i, j])) * Fraction(float(scale[i])) / Fraction(2) ** block.exponent
+        off = abs(Fraction(float(block.weight[0, i, j])) - exact)
+        assert off <= Fraction(block.error) * Fraction(float(block.magnitude[i, j]))
+
+
+@pytest.mark.parametrize("error", [2.0**-10, 2.0**-40])
+def test_the_entry_of_a_run_counts_its_error(error):
+    W = torch.rand(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    block = channel_runs.Block(W[None], W, error, 0, torch.arange(2), torch.arange(3))
+    before = torch.tensor([0.5, 4.0], dtype=torch.float64)
+    H = torch.tensor([[2.0, 1.0, 0.0], [1.0, 3.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    root = torch.linalg.cholesky(H).T
+    value = channel_runs._entry_up(block, before.reciprocal(), H, 0)
+    exact = float(torch.linalg.matrix_norm(root @ (W * (1.0 + error)) / before, 2))
+    assert exact * (1.0 - 1e-15) <= value <= exact * (1.0 + 10.0 * error)
