@@ -177,16 +177,18 @@ class Reader:
         if curve.components == (LINE,):
             return curve.source
         if curve not in self.materialised:
-            activation = _recognised(curve.components)
-            shape = list(self.nodes[curve.source].shape)
-            axis = curve.axis
-            if len(curve.components) > 1:
-                shape[axis] *= len(curve.components)
-            axis = -1 if axis == len(shape) - 1 or len(curve.components) == 1 else axis
-            name = self.layer or activation.name
-            self.append(Elementwise(name, (curve.source,), tuple(shape), activation, axis))
-            self.materialised[curve] = len(self.nodes) - 1
+            self.materialised[curve] = self.apart(curve).source
         return self.materialised[curve]
+
+    def apart(self, curve: Curve) -> Curve:
+        """A curve as a node of its own, which no equal curve shares: what stands for it may be rounded."""
+        activation = _recognised(curve.components)
+        shape = list(self.nodes[curve.source].shape)
+        axis = curve.axis
+        if len(curve.components) > 1:
+            shape[axis] *= len(curve.components)
+        axis = -1 if axis == len(shape) - 1 or len(curve.components) == 1 else axis
+        return self.append(Elementwise(self.layer or activation.name, (curve.source,), tuple(shape), activation, axis))
 
     def graph_of_nodes(self, name: str) -> Graph:
         """All nodes so far; a number for each input, without axes, is held with one axis of length one."""

@@ -134,7 +134,7 @@ def _made(reader: Reader, like: Curve, found: list[tuple[Term, bool] | None]) ->
     if len(made) < len(found):
         return None
     curve = replace(like, components=tuple((term,) for term, _ in made))
-    return curve if all(exact for _, exact in made) else reader.line(curve)
+    return curve if all(exact for _, exact in made) else reader.apart(curve)
 
 
 def _line(component: Component) -> _Line | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ POINTS = torch.cat(
         torch.tensor([s * 10.0**e for e in range(-12, 4) for s in (1, -1)], dtype=torch.float64),
     ]
 ).sort()[0]
+RATE = math.sqrt(2.0 / math.pi)
 
 
 class Of(nn.Module):
@@ -148,6 +150,18 @@ def witness(graph: Graph, norm: Norm) -> float:
 
 
 @pytest.mark.parametrize(
+    "function",
+    [lambda x: F.softshrink(x + 2.0**53, 0.5), lambda x: torch._C._nn.elu(0.1 * x, 0.5, 3.0, 0.75)],
+)
+def test_lines_that_would_be_rounded_are_nodes(function: Callable[[Tensor], Tensor]) -> None:
+    """A shift by 2^53 + 1/2 and a factor of 0.1 times 3/4 are no doubles: the line is a layer of its own."""
+    _, line, bent = lipbridge.capture(Of(function).double(), (1,)).nodes
+    assert isinstance(line, Elementwise)
+    assert line.activation.name == "identity" or line.activation.components[0][0].function == "identity"
+    assert isinstance(bent, Elementwise)
+
+
+@pytest.mark.parametrize(
     "slopes", [(0.25, 0.25, 0.25), (-0.1, 0.6, 0.3), (0.0, 1.0, 0.5), (-4.0, 3.0, 0.0), (1e-30, 0.25, -1e150)]
 )
 @pytest.mark.parametrize("space", [(), (5,), (2, 3)])
@@ -170,6 +184,13 @@ def test_channelwise_prelu(slopes: tuple[float, ...], space: tuple[int, ...]) ->
         one[0, axis] = -1.0
         expected = torch.full(space, -slope, dtype=torch.float64)
         torch.testing.assert_close(graph(one)[0, axis], expected, rtol=1e-12, atol=1e-14)
+
+
+def test_fixed_slopes_of_their_own() -> None:
+    slopes = torch.tensor([0.5, 0.5, -3.0])
+    for chosen, constant in ((slopes, 3.0), (slopes[:2], 1.0)):
+        graph = lipbridge.capture(Of(lambda x, a=chosen: F.prelu(x, a)), (len(chosen),))
+        assert lipbridge.trivial_bound(graph, "inf").value == constant
 
 
 def test_slopes_along_another_axis_than_channels_are_refused() -> None:
@@ -356,6 +377,20 @@ def test_activations_written_out(
     assert constant * (1 - 1e-12) <= bound <= constant * (1 + 1e-6)
 
 
+def test_factors_of_products_that_are_no_doubles_are_rounded_away_and_never_cancelled() -> None:
+    graph = lipbridge.capture(Of(lambda x: (x / 3) * x.sigmoid()).double(), (1,))
+    (term,) = graph.nodes[-1].activation.components[0]
+    assert term.function == "silu"
+    assert Fraction(1, 3) <= Fraction(term.coefficient) <= Fraction(1, 3) + Fraction(2) ** -53
+    above = math.nextafter(1 / 3, 1.0)
+    left = lipbridge.capture(Of(lambda x: (x / 3) * x.sigmoid() - F.silu(x) * above).double(), (1,))
+    assert lipbridge.trivial_bound(left).value >= abs(Fraction(1, 3) - Fraction(above))
+    lipbridge.capture(Of(lambda x: x * (1.0 + torch.erf(0.71 * x))).double(), (1,))  # of another width than GELU's
+    sixth = math.nextafter(1 / 6, 1.0)
+    left = lipbridge.capture(Of(lambda x: F.hardsigmoid(x) - sixth * (F.relu(x + 3) - F.relu(x - 3))).double(), (1,))
+    assert lipbridge.trivial_bound(left).value >= abs(Fraction(1, 6) - Fraction(sixth))
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -372,15 +407,22 @@ def test_activations_written_out(
         lambda x: (x + 1.0) * torch.tanh(F.softplus(x)),
         lambda x: x * torch.tanh(F.softplus(x, beta=2.0)),
         lambda x: x.flip(1) * torch.sigmoid(x),
+        lambda x: (x + 1.0) * (1.0 + torch.erf(x)),
+        lambda x: x * (torch.relu(x + 3.0) - 2.0 * torch.relu(x - 3.0)),
+        lambda x: x * (2.0 + torch.tanh(RATE * (x + 0.044715 * x**3))),
+        lambda x: x * (torch.tanh(RATE * (x + 0.044715 * x**3)) - 1.0),
+        lambda x: x * (1.0 + torch.tanh(RATE * (x + 0.1 * x**2 + 0.044715 * x**3))),
+        lambda x: x.flip(1) * torch.tanh(F.softplus(x)),
         lambda x: x / (1.0 - x.abs()),
         lambda x: x**2.5,
         lambda x: x * x * x * x,
     ],
-    ids=range(16),
+    ids=range(22),
 )
 def test_other_products_have_no_constant(function: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(UnsupportedOperation):
+    with pytest.raises(UnsupportedOperation) as refused:
         lipbridge.capture(Of(function), (2,))
+    assert "check of the captured" not in str(refused.value)  # it is refused as what it is, not for its values
 
 
 # --- the constant of two slopes for each coordinate ------------------------------------------------------------------

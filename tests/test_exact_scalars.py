@@ -6,6 +6,7 @@ Programs of scalars are drawn at random and compared with their exact constant, 
 from __future__ import annotations
 
 import math
+import pickle
 import random
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from lipbridge.capture import capture
 from lipbridge.channels import Layer, best_factors, channel_chain, ones, proved_product
 from lipbridge.computed import Computed, known, outward, tracking
 from lipbridge.errors import LipbridgeError, NumericalFailure
-from lipbridge.factors import Factor, number
+from lipbridge.factors import Factor, away, number
 from lipbridge.graph import Conv, Dense, Elementwise, Graph, Input, Node, as_chain
 from lipbridge.propagation import reaches
 from lipbridge.search.running_error import enclose
@@ -237,6 +238,7 @@ def test_what_is_exact_stays_a_plain_tensor() -> None:
         for made in (W * 2.0, W / 4.0, W.T.reshape(-1), W @ torch.eye(4, dtype=DOUBLE), W * W, torch.arange(9) / 8):
             assert not isinstance(made, Computed)
         assert (torch.arange(3) * 2).dtype == torch.int64
+        assert isinstance(torch.arange(4) / 3, Computed)  # in float32, of a third in the module
 
 
 def test_products_and_sums_of_many_terms() -> None:
@@ -264,9 +266,23 @@ def test_an_error_is_never_lost_silently() -> None:
     for lose in (float, lambda t: torch.linalg.svd(t[None]), lambda t: t > 1.0):
         with pytest.raises(NumericalFailure):
             lose(made)
+    with tracking(), pytest.raises(NumericalFailure):
+        torch.fft.rfft(known(made))
     larger, error = outward(made)
     assert error is not None
     assert Fraction(float(larger)) >= Fraction(0.1) * 10 >= Fraction(float(larger)) - Fraction(float(error))
+
+
+def test_factors_rounded_outward_say_by_how_much() -> None:
+    value = torch.tensor([1.0, -1.0, 0.1, 5e-324, 0.3], dtype=DOUBLE)
+    own = torch.tensor([1e-16, 1e-3, 0.2, 5e-324, 0.0], dtype=DOUBLE)
+    larger, gap = outward(Computed(value, own))
+    assert gap is not None
+    for i in range(5):
+        v, e, w, g = (Fraction(float(each[i])) for each in (value, own, larger, gap))
+        assert abs(w) >= abs(v) + e
+        assert max(abs(w - v - e), abs(w - v + e)) <= g
+    assert (float(larger[4]), float(gap[4])) == (0.3, 0.0)
 
 
 def test_a_factor_is_its_fraction() -> None:
@@ -281,11 +297,27 @@ def test_a_factor_is_its_fraction() -> None:
     assert made != float.__abs__(made)
     assert third == made
     assert made + 0.5 == Fraction(5, 6)
+    assert (0.5 - made, made - 0.5) == (Fraction(1, 6), Fraction(-1, 6))
+    double = float.__abs__(made)
+    assert (made == double, made < double, made >= double, made > math.nextafter(double, 0.0)) == (
+        False,
+        True,
+        False,
+        True,
+    )
+    assert pickle.loads(pickle.dumps(made)) == third
     act = derive("third", ((Term("identity", 1.0, made), Term("relu", -0.4)),))
     assert Fraction(act.lipschitz[2]) >= third
     assert Fraction(act.lipschitz[2]) - third < Fraction(1, 2**53)
     smooth = derive("third", ((Term("tanh", made),),))
     assert Fraction(smooth.slopes[0][1]) >= third
+
+
+@pytest.mark.parametrize("exact", [Fraction(2**1024 - 2**970) + third, Fraction(2) ** 1025, Fraction(-(10**400), 3)])
+def test_a_factor_beyond_doubles_is_refused(exact: Fraction) -> None:
+    for made in (away, number):
+        with pytest.raises(NumericalFailure, match="beyond float64"):
+            made(exact)
 
 
 def test_a_factor_keeps_its_fraction_in_a_file(tmp_path) -> None:

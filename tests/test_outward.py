@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipbridge.outward import SMALLEST, away, enlarged, powers_of_two, product, quotient, scaled_up
+from lipbridge.outward import SMALLEST, away, enlarged, powers_of_two, product, quotient, scaled_up, total
 
 
 def numbers(seed: int, count: int = 300) -> Tensor:
@@ -86,3 +86,13 @@ def test_one_step_and_powers_of_two() -> None:
     ]
     exponents = torch.arange(-1022, 1024)
     assert powers_of_two(exponents).tolist() == [math.ldexp(1.0, e) for e in exponents.tolist()]
+
+
+def test_sums_of_errors_are_rounded_up() -> None:
+    errors = [torch.tensor([one, 1e-320], dtype=torch.float64) for one in (1.0, 2.0**-54, 2.0**-60)]
+    found = total([None, *errors, None])
+    assert found is not None
+    for i in range(2):
+        assert Fraction(float(found[i])) >= sum(Fraction(float(error[i])) for error in errors)
+    assert total([None]) is None
+    assert total([errors[1], None]) is errors[1]
