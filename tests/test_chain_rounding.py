@@ -128,6 +128,15 @@ def test_bounds_of_the_rounded_chain_alone_are_below_the_constant() -> None:
     assert truth <= Fraction(batched.value)
 
 
+@pytest.mark.parametrize(("low", "high"), [(1.0, 2.0), (-2.0, -1.0)])
+def test_only_units_that_are_all_dead_on_a_region_hide_what_was_rounded(low: float, high: float) -> None:
+    chain = as_chain(lipbridge.capture(cancelling(), (1,)), rounded=True)
+    interval = (torch.tensor([low], dtype=torch.float64), torch.tensor([high], dtype=torch.float64))
+    term = rounding_term(chain, 2)
+    assert term > 0.0
+    assert lipsdp_of(chain, [interval]).rounding == (term if high > 0.0 else 0.0)
+
+
 def test_a_chain_that_is_constant_by_underflow_alone_is_not_proved_constant() -> None:
     layers = [weights(torch.tensor([[w]], dtype=torch.float64)) for w in (1e-200, 1e-200, 1e200, 1e200)]
     graph = lipbridge.capture(nn.Sequential(layers[0], layers[1], nn.ReLU(), layers[2], nn.ReLU(), layers[3]), (1,))

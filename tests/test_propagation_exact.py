@@ -288,3 +288,25 @@ def test_units_that_are_pulled_back_piece_by_piece(monkeypatch: pytest.MonkeyPat
         found = reaches(graph, ball)
         with mpmath.workprec(BITS):
             require_held(graph, ball, found, seed)
+
+
+@pytest.mark.parametrize("branches", [False, True])
+def test_long_sums_of_what_is_pulled_back_keep_what_each_addition_loses(branches: bool) -> None:
+    """Forty addends below the last place of what they are added to: biases of a chain, or weights of branches."""
+    one, small = torch.ones(1, 1, dtype=torch.float64), torch.tensor([[1.875 * 2.0**-24]], dtype=torch.float64)
+    count = 40
+    nodes: list[Node] = [Input("input", (), (1,))]
+    if branches:
+        nodes += [Dense(f"{i}", (0,), (1,), small if i < count else one) for i in range(count + 1)]
+        nodes.append(Add("sum", tuple(range(1, count + 2)), (1,)))
+    else:
+        nodes += [Dense(f"{i}", (i,), (1,), one, small[0] if i < count else one[0]) for i in range(count + 1)]
+    graph, center = Graph(tuple(nodes)), float(branches)
+    ball = Ball(torch.full((1, 1), center, dtype=torch.float64), 2.0**-40, 2)
+    found = reaches(graph, ball, linear=False)
+    with arithmetic("zero"):
+        ends = propagation._form_ends(graph, len(nodes) - 1, one[None], found, {}, ball)
+    assert ends is not None
+    true = 1.0 + count * float(small)  # exact in float64
+    assert float(ends[0]) <= true <= float(ends[1])
+    assert float(ends[1]) - float(ends[0]) < 0.01
