@@ -219,6 +219,34 @@ def test_sorting_and_pooling_tie_units():
     assert chain.layers[1].reads.tolist() == ([0] * 4 + [1] * 4 + [2] * 4) * 2
 
 
+class Copied(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, [0, 0, 1]]
+
+
+def test_copies_of_a_coordinate_count():
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), Copied(), nn.Linear(3, 1))
+    (joint,) = channel_chain(lipbridge.capture(net, (2,))).joints
+    assert math.sqrt(2.0) <= joint.constant <= 1.5
+
+
+class Turned(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+def test_positions_of_a_channel_share_a_factor_where_they_are_mixed():
+    """Outputs of a dense layer, one unit each, are read as an image of two channels."""
+    image, count = nn.Unflatten(1, (2, 2)), nn.Linear(4, 4)
+    for rest in ([image, nn.MaxPool1d(2, 1), nn.Flatten(), nn.Linear(2, 1)], [nn.ReLU(), image, nn.Conv1d(2, 1, 2)]):
+        chain = channel_chain(lipbridge.capture(nn.Sequential(count, *rest), (4,)))
+        assert chain.joints[0].units == 2
+        assert chain.layers[0].writes.tolist() == [0, 0, 1, 1]
+        assert chain.layers[1].reads.tolist() == [0, 1]
+    turned = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Unflatten(1, (2, 3)), Turned(), nn.Flatten(), nn.Linear(6, 1))
+    assert channel_chain(lipbridge.capture(turned, (6,))).layers[1].reads.tolist() == [0, 3, 1, 4, 2, 5]
+
+
 def test_what_is_no_chain_is_refused_by_name():
     class Residual(nn.Module):
         def __init__(self) -> None:
