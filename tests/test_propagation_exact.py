@@ -310,3 +310,14 @@ def test_long_sums_of_what_is_pulled_back_keep_what_each_addition_loses(branches
     true = 1.0 + count * float(small)  # exact in float64
     assert float(ends[0]) <= true <= float(ends[1])
     assert float(ends[1]) - float(ends[0]) < 0.01
+
+
+def test_a_form_of_many_inputs_keeps_what_its_value_at_the_centre_loses() -> None:
+    one, row = torch.ones(1, 1, dtype=torch.float64), torch.ones(1, 64, dtype=torch.float64)
+    graph = Graph((Input("input", (), (64,)), Dense("sum", (0,), (1,), row)))
+    ball = Ball(row, 2.0**-40, "inf")
+    found = reaches(graph, ball, linear=False)
+    with arithmetic("zero", "low"):
+        ends = propagation._form_ends(graph, 1, one[None], found, {}, ball)
+    assert ends is not None
+    assert float(ends[0]) <= 64.0 <= float(ends[1])
