@@ -20,8 +20,11 @@ from torch import Tensor
 from lipbridge.activations import GELU_CUBE, GELU_RATE, Component, Term
 from lipbridge.capture_moments import SQUARE, Square
 from lipbridge.capture_reader import HANDLERS, Arguments, Curve, Deferred, Reader
-from lipbridge.errors import UnsupportedOperation
-from lipbridge.graph import Elementwise, block_axis
+from lipbridge.computed import Computed
+from lipbridge.computed import known as numbers
+from lipbridge.errors import NumericalFailure, UnsupportedOperation
+from lipbridge.factors import number
+from lipbridge.graph import Conv, Elementwise, block_axis
 
 #: Relative error of a constant that was computed in a few operations, e.g. sqrt(2 / pi).
 ROUNDING = 2.0**-48
@@ -91,6 +94,8 @@ def product(reader: Reader, x: Any, y: Any, tolerance: float = ROUNDING) -> Curv
         return _waiting_product(reader, x, y, tolerance) or _waiting_product(reader, y, x, tolerance)
     one, two = reader.over_one_source([x, y])
     if one.source != two.source:
+        one, two = _past_factor(reader, one, two.source), _past_factor(reader, two, one.source)
+    if one.source != two.source:
         one, two = _on_node(reader, one, two.source), _on_node(reader, two, one.source)
     if (one.source, one.axis, len(one.components)) == (two.source, two.axis, len(two.components)):
         lines = [_through_zero(curve) for curve in (one, two)]
@@ -100,6 +105,29 @@ def product(reader: Reader, x: Any, y: Any, tolerance: float = ROUNDING) -> Curv
         found = [_gated(a, b, tolerance) or _gated(b, a, tolerance) for a, b in pairs]
         return _made(reader, one, found)
     return _through_node(reader, one, two, tolerance) or _through_node(reader, two, one, tolerance)
+
+
+def _past_factor(reader: Reader, value: Curve, source: int) -> Curve:
+    """A curve on ``source``, if its own is that times one number that is computed, as sqrt(2); else itself.
+
+    The number is read as the factor that the node has, which is no nearer to zero. Inside of a gate it changes no
+    slope of the product, and in the line beside a gate it enlarges all of them alike.
+    """
+    node = reader.nodes[value.source]
+    if not isinstance(node, Conv) or not node.diagonal or node.bias is not None or not node.outward:
+        return value
+    first = node.weight.flatten()[0]
+    if node.inputs != (source,) or value.source in reader.recipes or bool((node.weight != first).any()):
+        return value
+    factor = Fraction(float(first))
+    try:
+        components = tuple(
+            tuple(replace(term, scale=number(Fraction(term.scale) * factor)) for term in component)
+            for component in value.components
+        )
+    except NumericalFailure:
+        return value
+    return replace(value, source=source, components=components)
 
 
 def _on_node(reader: Reader, value: Curve, index: int) -> Curve:
@@ -354,6 +382,9 @@ def _monomial(reader: Reader, value: Curve, exponent: int) -> Polynomial:
 
 
 def _number(value: Any) -> float | None:
+    """A number that is known exactly."""
+    if isinstance(value, Computed):
+        return None
     if isinstance(value, Tensor):
         value = float(value) if value.numel() == 1 and not value.is_meta else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -390,18 +421,27 @@ def _mul(reader: Reader, a: Arguments) -> Any:
     if isinstance(x, Curve | Waiting) and isinstance(y, Curve | Waiting):
         return product(reader, x, y)
     waiting, other = (x, y) if isinstance(x, Waiting) else (y, x)
-    return waiting.scaled(number) if isinstance(waiting, Waiting) and (number := _fixed(reader, other)) else None
+    factor = _factor(reader, waiting, other)
+    return waiting.scaled(factor) if isinstance(waiting, Waiting) and factor else None
 
 
 def _div(reader: Reader, a: Arguments) -> Any:
-    number = _fixed(reader, a["other"])
-    x = _waiting(reader, a["self"]) if number and a.get("rounding_mode") is None else None
-    return x.scaled(1.0 / number) if isinstance(x, Waiting) and number else None
+    x = _waiting(reader, a["self"]) if a.get("rounding_mode") is None else None
+    divisor = _factor(reader, x, a["other"])
+    return x.scaled(1.0 / divisor) if isinstance(x, Waiting) and divisor else None
 
 
 def _fixed(reader: Reader, value: Any) -> float | None:
     """A number that nothing changes."""
     return None if isinstance(value, Tensor) and reader.is_live(value) else _number(value)
+
+
+def _factor(reader: Reader, waiting: Any, value: Any) -> float | None:
+    """The number that a waiting value is multiplied by, exactly; for a polynomial, whose constants are read as those
+    of GELU but for rounding, one that is computed will do."""
+    near = isinstance(value, Computed) and bool((value.error <= ROUNDING * value.value.abs()).all())
+    value = numbers(value) if near and isinstance(waiting, Polynomial) and not reader.is_live(value) else value
+    return _fixed(reader, value)
 
 
 def _add(reader: Reader, a: Arguments) -> Any:

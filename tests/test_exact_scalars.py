@@ -119,6 +119,29 @@ def test_an_error_that_would_be_lost_is_refused(function: Callable[..., Tensor])
         bound(Written(function, [1e16], [1.0]))
 
 
+def root(value: float) -> Tensor:
+    return torch.sqrt(torch.tensor(value))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+@pytest.mark.parametrize(
+    ("function", "name", "least"),
+    [
+        (lambda x: 0.5 * x * (1 + torch.tanh(root(2 / torch.pi) * (x + 0.044715 * x.pow(3)))), "gelu_tanh", 1.12899),
+        (lambda x: x * 0.5 * (1 + torch.erf(x / root(2.0))), "gelu", 1.1289),
+        (lambda x: x * 0.5 * (1 + torch.erf(x * root(0.5))), "gelu", 1.1289),
+        (lambda x: x * torch.sigmoid(root(3.0) * x), "silu", 1.0998393201288669),
+        (lambda x: root(3.0) * x * torch.sigmoid(x), "silu", math.nextafter(1.0998393201288669 * math.sqrt(3.0), 2.0)),
+    ],
+)
+def test_gates_with_computed_constants_are_read(shape, function, name: str, least: float) -> None:
+    """As many write GELU: the constant inside changes no slope, and one outside is rounded away from zero."""
+    graph = capture(Written(function), shape)
+    (term,) = next(node.activation.components[0] for node in graph if isinstance(node, Elementwise))
+    assert term.function == name
+    assert least <= trivial_bound(graph).value <= least * (1 + 1e-4)
+
+
 def test_a_branch_of_batch_norm_is_no_exact_factor() -> None:
     class Branch(nn.Module):
         def __init__(self, variance: float) -> None:
