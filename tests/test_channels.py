@@ -120,7 +120,7 @@ def test_any_factors_bound_the_network(seed):
     assert trivial == 0.0 or best <= trivial * 1.03 + 1e-200  # merged layers may make the trivial bound the smaller one
 
 
-@pytest.mark.parametrize("scale", [1e-314, 3e-322, 0.7])
+@pytest.mark.parametrize("scale", [5.0, 1e-314, 3e-322, 0.7])
 def test_a_scale_that_underflows_with_its_factor_is_rounded_up(scale: float):
     """One number a layer, so that the constant is a product, in exact arithmetic."""
     net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1), nn.ReLU(), nn.Conv2d(1, 1, 1, bias=False))
