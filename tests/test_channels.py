@@ -137,6 +137,16 @@ def test_a_scale_that_underflows_with_its_factor_is_rounded_up(scale: float):
         assert Fraction(proved_product(chain, [factor[None]])) >= exact
 
 
+def test_a_scale_at_the_end_counts():
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).double().eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(5.0)
+    chain = channel_chain(lipbridge.capture(net, (1, 2, 2)))
+    assert chain.layers[-1].scale is not None
+    assert proved_product(chain, channels.ones(chain)) >= 125.0 / math.sqrt(1.0 + 1e-5)
+
+
 def matrices(graph: Graph) -> list[Tensor]:
     return [node.weight for node in lower_to_dense(graph).graph if isinstance(node, Dense)]
 
