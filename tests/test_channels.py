@@ -270,6 +270,9 @@ def test_what_is_no_chain_is_refused_by_name():
         channel_chain(lipbridge.capture(Residual(), (2, 6, 6)))
     with pytest.raises(UnsupportedProblem, match="ends with"):
         channel_chain(lipbridge.capture(nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU()), (2, 6, 6)))
+    for first in (nn.ELU(2.0), nn.ReLU(), nn.MaxPool2d(3, 1, 1)):  # slopes of two, slopes of one, windows that overlap
+        with pytest.raises(UnsupportedProblem, match="begins with"):
+            channel_chain(lipbridge.capture(nn.Sequential(first, nn.Conv2d(2, 2, 3)), (2, 6, 6)))
 
 
 def test_lipsdp_fast_takes_convolutions_too_large_for_a_matrix():
