@@ -311,9 +311,11 @@ def _product(*factors: float) -> float:
 
 
 def _sum(terms: Iterable[float]) -> float:
-    """A sum, likewise."""
+    """A sum, likewise; NaN for opposite infinities."""
     values = list(terms)
-    return _number(sum(map(Fraction, values), Fraction(0))) if all(map(math.isfinite, values)) else math.fsum(values)
+    if not all(map(math.isfinite, values)):
+        return sum(values)
+    return _number(sum(map(Fraction, values), Fraction(0)))
 
 
 def _number(exact: Fraction) -> float:

@@ -114,7 +114,8 @@ def _uncertainty(node: Node, found: list[Reach]) -> Tensor | None:
     """How far a node's values may be from those that its weights give, which are known up to an error alone."""
     if not isinstance(node, Dense | Conv | ConvTranspose) or not rounded(node):
         return None
-    return uncertainty(node, found[node.inputs[0]].magnitude)
+    source = found[node.inputs[0]]
+    return uncertainty(node, source.magnitude.reshape(source.lower.shape))
 
 
 def _widened(node: Node, own: Reach, found: list[Reach], context: Context) -> Reach:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lipbridge import trivial_bound
 from lipbridge.activations import Term, activation, derive
-from lipbridge.bounds import Problem
+from lipbridge.bounds import Ball, Problem
 from lipbridge.capture import capture
 from lipbridge.channels import Layer, best_factors, channel_chain, ones, proved_product
 from lipbridge.computed import Computed, known, outward, tracking
@@ -407,8 +407,6 @@ def uncertain_graph() -> Graph:
 
 
 def test_errors_of_weights_reach_bounds_intervals_and_chains(tmp_path) -> None:
-    from lipbridge.bounds import Ball
-
     graph = uncertain_graph()
     assert trivial_bound(graph, norm="inf").value >= 3.75
     x = torch.tensor([[1.0, -2.0]], dtype=DOUBLE)
@@ -506,3 +504,15 @@ def test_the_proof_of_a_run_counts_the_errors_of_weights() -> None:
         nodes = [replace(node, activation=line) if isinstance(node, Elementwise) else node for node in graph.nodes]
         run = channel_runs._formed(channel_chain(Graph(tuple(nodes))), 0, 1)
         assert prove_run(run, [torch.zeros(0, run.units[0], dtype=DOUBLE)], None, None) >= exact, kind
+
+
+def test_errors_of_images_reach_intervals() -> None:
+    """The scale of a BatchNorm on images of two channels is computed: the intervals on a ball count it."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.BatchNorm1d(2), nn.ReLU(), nn.Flatten(), nn.Linear(6, 1)).double().eval()
+    graph = capture(module, (2, 3))
+    x = torch.randn(2, 2, 3, dtype=DOUBLE)
+    inside = x + 0.05 * torch.rand(2, 2, 3, dtype=DOUBLE)
+    found = reaches(graph, Ball(x, 0.1, "inf"))
+    assert found[1].lower.shape == (2, 2, 3)
+    assert bool(((found[-1].lower <= graph(inside)) & (graph(inside) <= found[-1].upper)).all())
