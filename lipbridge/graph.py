@@ -108,7 +108,7 @@ class Graph:
         """The graph of ``matrix @ f`` for a vector-valued f, with the product rounded if merged into a last Dense."""
         last = self.nodes[-1]
         matrix = matrix.to(torch.float64)
-        if isinstance(last, Dense) and not rounded(last):
+        if isinstance(last, Dense) and not has_errors(last):
             bias = None if last.bias is None else matrix @ last.bias
             merged = Dense(last.name, last.inputs, (matrix.shape[0],), matrix @ last.weight, bias)
             return replace(self, nodes=(*self.nodes[:-1], merged))
@@ -149,7 +149,7 @@ def _moved(node: Node, device: torch.device | str) -> Node:
     return node
 
 
-def rounded(node: Node) -> bool:
+def has_errors(node: Node) -> bool:
     """Whether a node's weight or bias is only known up to an error."""
     return isinstance(node, Dense | Conv | ConvTranspose) and not (node.error is None and node.bias_error is None)
 
@@ -199,7 +199,7 @@ def as_chain(graph: Graph, *, rounded: bool = False) -> Chain:
         activations = [node for node in graph if isinstance(node, Elementwise)]
         layers = tuple(node for node in graph if isinstance(node, Dense))
         sources = tuple(node.inputs[0] for node in activations)
-        uncertain = next((layer for layer in layers if layer.error is not None or layer.bias_error is not None), None)
+        uncertain = next(filter(has_errors, layers), None)
         if uncertain is None:
             return Chain(layers, tuple(node.activation for node in activations), sources, (None,) * len(layers))
         if not rounded:
@@ -309,8 +309,8 @@ __all__ = [
     "as_chain",
     "block_axis",
     "evaluate",
+    "has_errors",
     "push",
-    "rounded",
     "stored",
     "with_axes",
     "without_dead_nodes",

@@ -30,7 +30,7 @@ from lipbridge import propagation_softmax as _softmax
 from lipbridge import propagation_space as _space
 from lipbridge.bounds import Ball
 from lipbridge.errors import InvalidArgument
-from lipbridge.graph import Conv, ConvTranspose, Dense, Elementwise, Graph, Node, rounded, stored
+from lipbridge.graph import Conv, ConvTranspose, Dense, Elementwise, Graph, Node, has_errors, stored
 from lipbridge.layer_constants import conv_norm_up, transposed_norm_up
 from lipbridge.propagation_adjoint import moves
 from lipbridge.propagation_rules import (
@@ -112,7 +112,7 @@ def reaches(graph: Graph, ball: Ball, norms: Mapping[Node, float] | None = None,
 
 def _uncertainty(node: Node, found: list[Reach]) -> Tensor | None:
     """How far a node's values may be from those that its weights give, which are known up to an error alone."""
-    if not isinstance(node, Dense | Conv | ConvTranspose) or not rounded(node):
+    if not isinstance(node, Dense | Conv | ConvTranspose) or not has_errors(node):
         return None
     source = found[node.inputs[0]]
     return uncertainty(node, source.magnitude.reshape(source.lower.shape))
