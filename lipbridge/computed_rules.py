@@ -16,8 +16,9 @@ from torch import Tensor
 
 from lipbridge.computed import Computed
 from lipbridge.errors import NumericalFailure
+from lipbridge.outward import SMALLEST, is_power_of_two
 from lipbridge.rounding import TINY, UNIT, gamma
-from lipbridge.uncertain import COVER, SMALLEST, Uncertain
+from lipbridge.uncertain import COVER, Uncertain
 
 #: More than the relative error of a function of the libraries.
 ULPS = 2.0**-50
@@ -106,13 +107,9 @@ def _product_error(x: Tensor, y: Tensor, value: Tensor) -> Tensor:
         safe = safe & (size > _LEAST) & (size < _MOST)
     error = torch.where(safe, error, UNIT * value.abs() + TINY)
     normal = torch.isfinite(value) & (value.abs() > SMALLEST)
-    plain = (x.abs() == 1) | (y.abs() == 1) | (normal & (_power_of_two(x) | _power_of_two(y)))
+    plain = (x.abs() == 1) | (y.abs() == 1) | (normal & (is_power_of_two(x) | is_power_of_two(y)))
     error = torch.where((x == 0) | (y == 0) | plain, 0.0, error)
     return torch.where(torch.isfinite(value), error, torch.inf)
-
-
-def _power_of_two(x: Tensor) -> Tensor:
-    return torch.frexp(x).mantissa.abs() == 0.5
 
 
 def mul(a: Any, b: Any) -> Uncertain:
@@ -677,12 +674,12 @@ CHOICES: Mapping[str, Callable[[Any, Sequence[Any], Mapping[str, Any]], Any]] = 
     ("eq", "ne"), _chosen_equal
 )
 
-#: Operations that round nothing, or to whole numbers.
+#: Operations without a rule that round nothing.
 EXACT = frozenset(
     [
-        *("_to_copy", "floor", "ceil", "round", "trunc", "sign", "sgn", "zeros_like", "ones_like", "full_like"),
-        *("new_zeros", "new_ones", "new_full", "new_empty", "empty_like", "fill_", "zero_", "copy_", "max", "min"),
-        *("topk", "sort", "isnan", "full", "zeros", "ones", "eye", "scalar_tensor", "hardtanh"),
+        *("_to_copy", "sgn", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"),
+        *("new_empty", "empty_like", "fill_", "zero_", "copy_", "isnan", "full", "zeros", "ones", "eye"),
+        "scalar_tensor",
     ]
 )
 

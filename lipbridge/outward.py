@@ -40,14 +40,14 @@ def product(x: Tensor, y: Tensor) -> Tensor:
     """
     value = x * y
     zero = (x == 0) | (y == 0)
-    exact = (_power_of_two(x) | _power_of_two(y)) & (value.abs() >= SMALLEST) | (x.abs() == 1) | (y.abs() == 1)
+    exact = (is_power_of_two(x) | is_power_of_two(y)) & (value.abs() >= SMALLEST) | (x.abs() == 1) | (y.abs() == 1)
     return torch.where(zero | exact, value, away(value))
 
 
 def quotient(x: Tensor, y: Tensor) -> Tensor:
     """``x / y`` for y that is nowhere zero, rounded away from zero; arguments and law are those of :func:`product`."""
     value = x / y
-    exact = _power_of_two(y) & (value.abs() >= SMALLEST) | (y.abs() == 1) | (x == 0)
+    exact = is_power_of_two(y) & (value.abs() >= SMALLEST) | (y.abs() == 1) | (x == 0)
     return torch.where(exact, value, away(value))
 
 
@@ -93,8 +93,19 @@ def powers_of_two(exponents: Tensor) -> Tensor:
     return ((exponents + 1023) << 52).view(torch.float64)
 
 
-def _power_of_two(x: Tensor) -> Tensor:
+def is_power_of_two(x: Tensor) -> Tensor:
+    """Which entries are plus or minus a power of two."""
     return torch.frexp(x).mantissa.abs() == 0.5
 
 
-__all__ = ["SMALLEST", "away", "enlarged", "powers_of_two", "product", "quotient", "scaled_up", "total"]
+__all__ = [
+    "SMALLEST",
+    "away",
+    "enlarged",
+    "is_power_of_two",
+    "powers_of_two",
+    "product",
+    "quotient",
+    "scaled_up",
+    "total",
+]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lipbridge.errors import NumericalFailure
-from lipbridge.outward import SMALLEST
+from lipbridge.outward import SMALLEST, is_power_of_two
 from lipbridge.rounding import TINY, UNIT
 
 #: More than the rounding of a sum of non-negative terms that bounds an error, for sums of up to 2^30 terms.
@@ -103,7 +103,7 @@ def _entrywise(a: Uncertain, b: Uncertain) -> Uncertain:
     value = x * y
     nonzero = (x != 0) & (y != 0)
     underflow = nonzero & (value.abs() < SMALLEST) & (x.abs() != 1) & (y.abs() != 1)
-    rounded = nonzero & ~_power_of_two(x) & ~_power_of_two(y)
+    rounded = nonzero & ~is_power_of_two(x) & ~is_power_of_two(y)
     lost = rounded * (UNIT * value.abs()) + underflow.to(value.dtype) * TINY
     parts = [lost]
     if b.error is not None:
@@ -165,10 +165,6 @@ def _least(x: Tensor) -> float:
 def _selects(x: Tensor, axis: int) -> Tensor:
     """Whether a row (or a column) has at most one entry, which is one or minus one."""
     return ((x != 0).sum(axis) <= 1) & ((x == 0) | (x.abs() == 1)).all(axis)
-
-
-def _power_of_two(x: Tensor) -> Tensor:
-    return torch.frexp(x).mantissa.abs() == 0.5
 
 
 __all__ = ["Uncertain", "composed", "image", "known", "plus"]
