@@ -21,7 +21,6 @@ from lipbridge.activations import GELU_CUBE, GELU_RATE, Component, Term
 from lipbridge.capture_moments import SQUARE, Square
 from lipbridge.capture_reader import HANDLERS, Arguments, Curve, Deferred, Reader
 from lipbridge.computed import Computed
-from lipbridge.computed import known as numbers
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
 from lipbridge.factors import number
 from lipbridge.graph import Conv, Elementwise, block_axis
@@ -71,7 +70,8 @@ class CubicTanh(Deferred):
 
     def scaled(self, factor: float) -> CubicTanh:
         """``factor`` times this."""
-        return replace(self, factor=factor * self.factor, shift=factor * self.shift)
+        inside = (number(Fraction(factor) * Fraction(own)) for own in (self.factor, self.shift))
+        return CubicTanh(self.source, self.a, self.c, *inside)
 
 
 Waiting = Polynomial | CubicTanh
@@ -420,15 +420,12 @@ def _mul(reader: Reader, a: Arguments) -> Any:
     x, y = _waiting(reader, x), _waiting(reader, y)
     if isinstance(x, Curve | Waiting) and isinstance(y, Curve | Waiting):
         return product(reader, x, y)
-    waiting, other = (x, y) if isinstance(x, Waiting) else (y, x)
-    factor = _factor(reader, waiting, other)
-    return waiting.scaled(factor) if isinstance(waiting, Waiting) and factor else None
+    return times_number(reader, x, y) if isinstance(x, Waiting) else times_number(reader, y, x)
 
 
 def _div(reader: Reader, a: Arguments) -> Any:
     x = _waiting(reader, a["self"]) if a.get("rounding_mode") is None else None
-    divisor = _factor(reader, x, a["other"])
-    return x.scaled(1.0 / divisor) if isinstance(x, Waiting) and divisor else None
+    return times_number(reader, x, a["other"], inverse=True)
 
 
 def _fixed(reader: Reader, value: Any) -> float | None:
@@ -436,12 +433,20 @@ def _fixed(reader: Reader, value: Any) -> float | None:
     return None if isinstance(value, Tensor) and reader.is_live(value) else _number(value)
 
 
-def _factor(reader: Reader, waiting: Any, value: Any) -> float | None:
-    """The number that a waiting value is multiplied by, exactly; for a polynomial, whose constants are read as those
-    of GELU but for rounding, one that is computed will do."""
-    near = isinstance(value, Computed) and bool((value.error <= ROUNDING * value.value.abs()).all())
-    value = numbers(value) if near and isinstance(waiting, Polynomial) and not reader.is_live(value) else value
-    return _fixed(reader, value)
+def times_number(reader: Reader, x: Any, constant: Any, *, inverse: bool = False) -> Waiting | None:
+    """A waiting value times a fixed number other than zero, or with ``inverse`` over it; None if it is neither.
+
+    A number that is computed will do for a polynomial alone, whose constants are read as GELU's but for rounding.
+    """
+    if not isinstance(x, Waiting):
+        return None
+    if isinstance(x, Polynomial) and isinstance(constant, Computed) and not reader.is_live(constant):
+        near = bool((constant.error <= ROUNDING * constant.value.abs()).all())
+        constant = constant.value if near else constant
+    factor = _fixed(reader, constant)
+    if not factor:
+        return None
+    return x.scaled(number(1 / Fraction(factor)) if inverse else factor)
 
 
 def _add(reader: Reader, a: Arguments) -> Any:
@@ -475,4 +480,15 @@ def extend() -> None:
     _extended("pow", lambda reader, a: cube_of(reader, a["self"], _fixed(reader, a["exponent"])))
 
 
-__all__ = ["CubicTanh", "Polynomial", "Waiting", "cube_of", "extend", "gelu_tanh", "nearby", "product", "square_of"]
+__all__ = [
+    "CubicTanh",
+    "Polynomial",
+    "Waiting",
+    "cube_of",
+    "extend",
+    "gelu_tanh",
+    "nearby",
+    "product",
+    "square_of",
+    "times_number",
+]

@@ -397,6 +397,37 @@ def test_slopes_of_two_sides_are_exact() -> None:
         assert Fraction(trivial_bound(graph, norm).value) >= Fraction(0.1) * 10
 
 
+@pytest.mark.parametrize("divided", [False, True])
+def test_gelu_with_a_computed_root_in_an_onnx_file(divided: bool, tmp_path) -> None:
+    """0.5 t (1 + tanh(sqrt(2 / pi) (t + 0.044715 t^3))), with the root as an operator, or over its inverse."""
+    onnx = pytest.importorskip("onnx")
+    from lipbridge_adapters.onnx_import import read_onnx
+
+    helper = onnx.helper
+    numbers = {"a": math.pi / 2 if divided else 2 / math.pi, "k": 0.044715, "three": 3.0, "one": 1.0, "half": 0.5}
+    nodes = [
+        ("Sqrt", ["a"], "s"), ("Pow", ["x", "three"], "p"), ("Mul", ["k", "p"], "q"), ("Add", ["x", "q"], "r"),
+        ("Div", ["r", "s"], "t") if divided else ("Mul", ["s", "r"], "t"),
+        ("Tanh", ["t"], "u"), ("Add", ["u", "one"], "v"), ("Mul", ["x", "half"], "w"), ("Mul", ["w", "v"], "y"),
+    ]  # fmt: skip
+    ends = [[helper.make_tensor_value_info(name, 11, [1, 3])] for name in ("x", "y")]
+    stored = [helper.make_tensor(name, 11, [], [value]) for name, value in numbers.items()]
+    made = [helper.make_node(kind, inputs, [output]) for kind, inputs, output in nodes]
+    graph = helper.make_graph(made, "g", *ends, stored)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "gelu.onnx")
+    assert 1.12899 <= trivial_bound(read_onnx(tmp_path / "gelu.onnx")).value <= 1.129
+
+
+def test_the_factor_of_a_gate_that_is_divided_is_no_smaller() -> None:
+    def gate(x: Tensor) -> Tensor:
+        return (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x.pow(3)))) / 3 * x
+
+    (node,) = (node for node in capture(Written(gate), (3,)) if isinstance(node, Elementwise))
+    ((term,),) = node.activation.components
+    assert term.function == "gelu_tanh"
+    assert Fraction(term.coefficient) * Fraction(term.scale) >= Fraction(2, 3)
+
+
 # --- who reads a weight that is known up to an error -----------------------------------------------------------------
 
 

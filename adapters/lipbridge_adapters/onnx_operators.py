@@ -13,7 +13,7 @@ from torch import Tensor
 from lipbridge.activations import Term
 from lipbridge.capture_extremes import Extreme
 from lipbridge.capture_reader import LINE, Curve
-from lipbridge.capture_self_gated import Waiting, product, square_of
+from lipbridge.capture_self_gated import Waiting, product, square_of, times_number
 from lipbridge.computed import Computed, tracking
 from lipbridge.factors import number
 from lipbridge.graph import Conv, ConvTranspose, Dense, Node
@@ -434,19 +434,21 @@ def _mul(reader: OnnxReader, call: Call) -> Value:
         return moments.product(reader, a, b) or _product(reader, call)
     place = 0 if isinstance(a, Flow) else 1
     x, c = call.flow(place), call.numbers(1 - place)
-    if isinstance(c, Computed):  # known up to an error: a layer of its own
-        value, c, shape = aligned(reader, x, c)
-        return Flow(reader.aten("mul", reader.shape_of(value), self=value, other=c), shape, fresh=True)
-    if isinstance(x.value, moments.Moment) and c.numel() == 1 and float(c) == 1.0:
+    if isinstance(x.value, moments.Moment) and _exact_number(c) == 1.0:
         return x  # 1.0 / t is exported as a reciprocal times 1.0
     x = _waiting(reader, x)
-    if isinstance(x.value, Waiting) and c.numel() == 1:
-        return replace(x, value=x.value.scaled(float(c)))
+    waiting = times_number(reader, x.value, c)
+    if waiting is not None:
+        return replace(x, value=waiting)
     value, c, shape = aligned(reader, x, c)
     made = reader.aten("mul", reader.shape_of(value), self=value, other=c)
-    if c.numel() == 1:
-        return Flow(_scaled(x.value, value, made, float(c)), shape)
-    return Flow(made, shape, fresh=True)
+    factor = _exact_number(c)
+    return Flow(made, shape, fresh=True) if factor is None else Flow(_scaled(x.value, value, made, factor), shape)
+
+
+def _exact_number(c: Tensor) -> float | None:
+    """The one number that a constant is; None for several, and for one that is only known up to an error."""
+    return float(c) if c.numel() == 1 and not isinstance(c, Computed) else None
 
 
 def _scaled(before: Any, value: Curve, made: Curve, factor: float) -> Any:
@@ -473,14 +475,13 @@ def _div(reader: OnnxReader, call: Call) -> Value:
             return Flow(reader.aten("div", per_input(shape), self=x, other=y), shape)
         raise reader.unsupported("A quotient by a function of the input has no global Lipschitz constant.")
     x, c = _waiting(reader, call.flow()), call.numbers(1)
-    if isinstance(c, Computed):
-        value, c, shape = aligned(reader, x, c)
-        return Flow(reader.aten("div", reader.shape_of(value), self=value, other=c), shape)
-    if isinstance(x.value, Waiting) and c.numel() == 1 and float(c) != 0.0:
-        return replace(x, value=x.value.scaled(1.0 / float(c)))
+    waiting = times_number(reader, x.value, c, inverse=True)
+    if waiting is not None:
+        return replace(x, value=waiting)
     value, c, shape = aligned(reader, x, c)
     made = reader.aten("div", reader.shape_of(value), self=value, other=c)
-    return Flow(_scaled(x.value, value, made, number(1 / Fraction(float(c)))) if c.numel() == 1 else made, shape)
+    divisor = _exact_number(c)
+    return Flow(made if divisor is None else _scaled(x.value, value, made, number(1 / Fraction(divisor))), shape)
 
 
 def _product(reader: OnnxReader, call: Call) -> Value:
