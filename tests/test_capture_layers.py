@@ -242,6 +242,29 @@ def test_a_network_of_many_kinds() -> None:
 
 
 @pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.add(x.relu(), x, alpha=0.3),
+        lambda x: torch.sub(x, x.relu(), alpha=3.0),
+        lambda x: torch.sub(x, torch.ones(3, dtype=x.dtype), alpha=0.25),
+        lambda x: torch.rsub(x, x.abs(), alpha=2.0),
+        lambda x: torch.add(x, 3.0, alpha=0.5).relu(),
+        lambda x: torch.where(1.0 - 2.0 * x > 0.0, 3.0 * x, x + 1.0),
+        lambda x: F.pad(crelu(x), (1, 1)) * 2.0,
+        lambda x: crelu(x)[:, 1:5],
+        lambda x: crelu(x).sum(1, keepdim=True),
+        lambda x: crelu(x).mean(1, keepdim=True),
+    ],
+)
+def test_sums_with_factors_choices_and_what_reads_a_crelu(function) -> None:
+    agrees(Lambda(function), (3,))
+
+
+def crelu(x: Tensor) -> Tensor:
+    return torch.cat([x.relu(), (-x).relu()], 1)
+
+
+@pytest.mark.parametrize(
     ("module", "shape", "words"),
     [
         (nn.Sequential(nn.Softmax(0)), (3, 4), "`0`: operation softmax.*batch"),
@@ -255,6 +278,9 @@ def test_a_network_of_many_kinds() -> None:
         (Lambda(lambda x: F.pad(x, (1, 1), value=torch.inf)), (2, 4), "infinite"),
         (Lambda(lambda x: x + torch.ones(2, 4)), (4,), "batch"),
         (Lambda(lambda x: x / torch.tensor([1.0, 0.0])), (2,), "zero"),
+        (Lambda(lambda x: x / 0.0), (2,), "zero"),
+        (Lambda(lambda x: x[:, :0]), (2,), "empty"),
+        (Lambda(lambda x: torch.cat([x[:, :0], x], 1)), (2,), "empty"),
         (nn.LSTM(3, 4), (5, 3), "3 values"),
     ],
     ids=str,

@@ -24,7 +24,7 @@ from lipbridge.bounds import Ball, Problem
 from lipbridge.capture import capture
 from lipbridge.channels import Layer, best_factors, channel_chain, ones, proved_product
 from lipbridge.computed import Computed, known, outward, tracking
-from lipbridge.errors import LipbridgeError, NumericalFailure
+from lipbridge.errors import LipbridgeError, NumericalFailure, UnsupportedOperation
 from lipbridge.factors import Factor, away, number
 from lipbridge.graph import Conv, Dense, Elementwise, Graph, Input, Node, as_chain
 from lipbridge.propagation import reaches
@@ -70,12 +70,67 @@ ZERO = torch.zeros(1, 1, dtype=torch.int64)
         (Written(lambda x: x / 3 / 7 * 21 * 0.1), Fraction(0.1)),
         (Written(lambda x: (x + x + x).relu() * 1e150), 3 * Fraction(1e150)),
         (Written(lambda x: ((0.7036383648888043 * x).relu() * 1.5382679476004086).relu()), None),
+        (Written(lambda x, a, b: (1e-200 * (1e-200 * (x @ a)).relu()) @ b, [[1e200]], [[1e200]]), Fraction(1)),
     ],
 )
 def test_factors_of_one_source_are_exact(module: nn.Module, exact: Fraction | None) -> None:
     exact = Fraction(0.7036383648888043) * Fraction(1.5382679476004086) if exact is None else exact
     found = bound(module)
-    assert exact <= found <= Fraction(math.nextafter(math.nextafter(float(exact), math.inf), math.inf))
+    assert exact <= found <= exact * (1 + Fraction(1, 2**49))
+
+
+def test_a_product_of_very_many_factors_is_cut() -> None:
+    """Each takes 53 more digits of the fraction; what is behind the cut is multiplied as nodes are."""
+    factors = [random.Random(seed).uniform(0.9, 1.1) for seed in range(200)]
+
+    def scaled(x: Tensor) -> Tensor:
+        for factor in factors:
+            x = x * factor
+        return x
+
+    exact = math.prod(map(Fraction, factors))
+    assert len(capture(Written(scaled), (1,)).nodes) == 4
+    assert exact <= bound(Written(scaled)) <= exact * (1 + Fraction(1, 2**48))
+
+
+@pytest.mark.parametrize("divisor", [3.0, 7.0, 10.0, 49.0])
+def test_a_channel_that_is_divided_is_no_smaller(divisor: float) -> None:
+    node = capture(Written(lambda x, d: x / d, [divisor, -divisor]), (2,)).nodes[1]
+    assert isinstance(node, Conv)
+    assert node.error is not None
+    for weight, error, sign in zip(node.weight.flatten().tolist(), node.error.flatten().tolist(), (1, -1), strict=True):
+        assert 0 < Fraction(sign) * Fraction(weight) - 1 / Fraction(divisor) <= Fraction(error)
+
+
+def test_a_computed_weight_of_both_signs_is_not_rounded_away() -> None:
+    """Larger entries need not have a larger norm there: the entries stay, and their errors count."""
+    node = capture(Written(lambda x, c: x @ (c / 3.0), [[1.0, -1.0], [1.0, 1.0]]), (2,)).nodes[1]
+    assert isinstance(node, Dense)
+    assert not node.outward
+    assert node.weight.tolist() == [[1 / 3, 1 / 3], [-1 / 3, 1 / 3]]
+    positive = capture(Written(lambda x, c: x @ (c / 3.0), [[1.0, 1.0], [1.0, 1.0]]), (2,)).nodes[1]
+    assert isinstance(positive, Dense)
+    assert positive.outward
+    assert min(map(Fraction, positive.weight.flatten().tolist())) >= third
+
+
+def test_a_weight_of_which_nothing_is_known_is_refused() -> None:
+    with pytest.raises(UnsupportedOperation, match="taken all its digits"):
+        capture(Written(lambda x, c, d: x @ (1.0 / ((c + d) - c)), [[1e16]], [[1.0]]), (1,))
+
+
+def test_a_shift_that_is_computed_widens_the_interval() -> None:
+    """fl(fl(1e16 + 1) - 1e16) is 0: the first output lies at x + 1 nevertheless."""
+    written = Written(lambda x, w, c, d: functional.linear(x, w, (c + d) - c), [[1.0]], [1e16], [1.0])
+    for module in (written, Written(lambda x, c, d: x + ((c + d) - c), [1e16], [1.0])):
+        graph = capture(module, (1,))
+        (node,) = graph.nodes[1:]
+        assert isinstance(node, Dense | Conv)
+        assert node.bias_error is not None
+        assert node.bias is not None
+        assert float(node.bias) + float(node.bias_error) >= 1.0
+        found = reaches(graph, Ball(torch.tensor([[0.5]], dtype=DOUBLE), 1e-9, "inf"))[-1]
+        assert float(found.lower) <= 1.5 <= float(found.upper)
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,25 @@ def test_a_factor_computed_on_the_way_is_computed_anew() -> None:
     assert bool((module.scale.grad != 0).any())
 
 
+def test_a_computed_matrix_is_turned_as_in_the_module() -> None:
+    class Doubled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(2, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear((x @ (2.0 * self.first)).relu(), self.second.exp())
+
+    module = Doubled()
+    penalty = TrivialBoundPenalty(module, "inf", input_shape=(3,))
+    with torch.no_grad():
+        module.first.normal_()
+        module.second.normal_()
+    assert penalty.bound().value == pytest.approx(
+        lipbridge.trivial_bound(module, "inf", input_shape=(3,)).value, rel=1e-12
+    )
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_whole_training_step_on_the_meta_device(norm) -> None:
     """No value is looked at: forward, penalty, backward and optimiser run where there are no numbers."""
