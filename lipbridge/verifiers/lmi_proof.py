@@ -176,29 +176,47 @@ def attempt(stage: Stage, T: Tensor, G: Tensor, spread: Spread) -> tuple[Tensor 
     diagonal = top.diagonal() + X.square().sum(0)
     columns = power_of_two(torch.where(diagonal > 0, diagonal, torch.ones_like(diagonal)).rsqrt())
     X = X * columns
-    H = _mirror(top + X.T @ X / columns[:, None] / columns)
-    # R2: its computed value, the rounding of the product L X, and the error of B.
-    lost = mul_up(8.0, A.shape[0] + u, LOST)
-    product = gamma(L.shape[0] + 1)
-    onto_rows, onto_columns = L.abs() @ X.abs().sum(1), X.abs().T @ L.abs().sum(0)
     error = spread.times(torch.cat([columns, torch.zeros_like(rows)]))
-    second = add_up(
-        magnitude_norm_up(G[u:, :u] * rows[:, None] * columns - L @ X),
-        _schur(onto_rows * product, onto_columns * product),
-        _schur(error[u:] * rows, sums[:u] * columns),
-        lost,
-    )
-    # R3: the rounding of X'X and of the sums that make H, and the error of G_zz.
-    third = add_up(
-        largest_sum(X.abs().T @ X.abs().sum(1)) * product,
-        largest_sum((H.abs() @ columns) * columns) * (8.0 * UNIT + uncertain),
-        largest_sum(error[:u] * columns),
-        largest_sum(columns.square().sum()[None] * (8.0 * TINY)),  # entries of H that underflow
-        lost,
-    )
+    B = G[u:, :u] * rows[:, None] * columns
+    second = error_of_solution(B, L, X, error[u:] * rows, sums[:u] * columns)
+    H, third = sum_with_square(top, X, columns, uncertain)
+    third = add_up(third, largest_sum(error[:u] * columns))  # and the error of G_zz
     lift = mul_up(add_up(third, second * (second / room)), COVER)
     H.diagonal().add_(lift / columns.square())
     return (H if bool(torch.isfinite(H).all()) else None), shift
+
+
+def error_of_solution(B: Tensor, L: Tensor, X: Tensor, row_sums: Tensor, column_sums: Tensor) -> float:
+    """Upper bound of the norm of ``B + E - L X`` for any E whose magnitudes have sums of at most these.
+
+    It is at most the computed value, the rounding of the product ``L X``, and the norm of E.
+    """
+    relative = gamma(L.shape[0] + 1)
+    return add_up(
+        magnitude_norm_up(B - L @ X),
+        _schur((L.abs() @ X.abs().sum(1)) * relative, (X.abs().T @ L.abs().sum(0)) * relative),
+        _schur(row_sums, column_sums),
+        mul_up(8.0, L.shape[0] + X.shape[1], LOST),
+    )
+
+
+def sum_with_square(top: Tensor, X: Tensor, columns: Tensor, uncertain: float) -> tuple[Tensor, float]:
+    """``H = top + C^-1 X'X C^-1`` as computed, symmetric, and an upper bound of the norm of ``C (H - exact) C``.
+
+    Args:
+        top: symmetric; each entry may be off by the share ``uncertain`` of that of H, if only on the diagonal.
+        X: the root of the square, in coordinates scaled by C.
+        columns: the diagonal of C, powers of two.
+        uncertain: see ``top``.
+    """
+    H = _mirror(top + X.T @ X / columns[:, None] / columns)
+    error = add_up(
+        largest_sum(X.abs().T @ X.abs().sum(1)) * gamma(X.shape[0] + 1),
+        largest_sum((H.abs() @ columns) * columns) * (8.0 * UNIT + uncertain),
+        largest_sum(columns.square().sum()[None] * (8.0 * TINY)),  # entries of H that underflow
+        mul_up(8.0, X.shape[0] + X.shape[1], LOST),
+    )
+    return H, error
 
 
 def _factor(A: Tensor, margin: float) -> tuple[tuple[Tensor, float] | None, float]:
@@ -260,6 +278,23 @@ def _wide_entry_norm_up(H: Tensor, W: Tensor) -> float:
     diagonal = H.diagonal()
     scale = power_of_two(torch.where(diagonal > 0, diagonal, torch.ones_like(diagonal)).rsqrt())
     H, W = H * scale[:, None] * scale, W / scale[:, None]
+    L, eta = dominating_factor(H)
+    n, size = H.shape[0], L.abs()
+    Y = L.T @ W
+    spread = _schur(size.T @ W.abs().sum(1), W.abs().T @ size.sum(1)) * gamma(n)
+    tiny = mul_up(16.0 * n, W.numel(), 1.0 + float(L.abs().max()), 1.0 + float(W.abs().max()), LOST)
+    root = add_up(proved_operator_norm(Y), mul_up(spread, COVER), tiny)
+    size_of_entry = magnitude_norm_up(W)
+    rest = mul_up(eta, size_of_entry, size_of_entry)
+    return sqrt_up(add_up(mul_up(root, root), rest))
+
+
+def dominating_factor(H: Tensor) -> tuple[Tensor, float]:
+    """``(L, eta)`` with ``H <= L L' + eta I`` proved, for a symmetric H with a diagonal of about one.
+
+    Raises:
+        NumericalFailure: if H is too far from semidefinite.
+    """
     n = H.shape[0]
     jitter, L = 1e-15, cholesky(H)
     while L is None:
@@ -273,13 +308,7 @@ def _wide_entry_norm_up(H: Tensor, W: Tensor) -> float:
         largest_sum(size @ size.sum(0)) * gamma(n + 1),
         mul_up(16.0, n, n, LOST),
     )
-    Y = L.T @ W
-    spread = _schur(size.T @ W.abs().sum(1), W.abs().T @ size.sum(1)) * gamma(n)
-    tiny = mul_up(16.0 * n, W.numel(), 1.0 + float(L.abs().max()), 1.0 + float(W.abs().max()), LOST)
-    root = add_up(proved_operator_norm(Y), mul_up(spread, COVER), tiny)
-    size_of_entry = magnitude_norm_up(W)
-    rest = mul_up(eta, size_of_entry, size_of_entry)
-    return sqrt_up(add_up(mul_up(root, root), rest))
+    return L, eta
 
 
 def times_power_of_two_up(value: float, exponent: int) -> float:

@@ -48,9 +48,9 @@ def coarse(x: Tensor, direction: str = "nearest") -> Tensor:
 
 
 class _Coarse(TorchDispatchMode):
-    def __init__(self, direction: str, worst: str | None) -> None:
+    def __init__(self, direction: str, worst: str | None, only: Callable[[Tensor, Tensor], bool] | None) -> None:
         super().__init__()
-        self.direction, self.worst = direction, worst
+        self.direction, self.worst, self.only = direction, worst, only
         self.generator = torch.Generator().manual_seed(0)
 
     def off(self, exact: Tensor, magnitude: Tensor, terms: int) -> Tensor:
@@ -83,7 +83,7 @@ class _Coarse(TorchDispatchMode):
     def sum(self, x: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
         axes = sorted({d % x.ndim for d in dim}) if dim else list(range(x.ndim))
         moved = x.movedim(axes, list(range(len(axes)))).flatten(0, max(len(axes) - 1, 0)) if axes else x[None]
-        if self.worst:
+        if self.worst and self.only is None:
             moved = self.off(moved.sum(0), moved.abs().sum(0), len(moved) - 1)[None]
         total = torch.zeros_like(moved[0]) if len(moved) else moved.new_zeros(moved.shape[1:])
         for term in moved:
@@ -101,7 +101,7 @@ class _Coarse(TorchDispatchMode):
 
     def product(self, a: Tensor, b: Tensor, total: Tensor | None = None) -> Tensor:
         """``total + a @ b`` with each product and each addition rounded; matrices or batches of them."""
-        if self.worst:
+        if self.worst and (self.only is None or self.only(a, b)):
             exact, magnitude, terms = a @ b, a.abs() @ b.abs(), a.shape[-1]
             if total is not None:
                 exact, magnitude, terms = exact + total, magnitude + total.abs(), terms + 1
@@ -164,11 +164,14 @@ _EXACT = {aten.lift_fresh.default, aten.detach.default, aten.copy_.default, aten
 
 
 @contextmanager
-def coarse_arithmetic(direction: str = "zero", worst: str | None = None) -> Iterator[None]:
+def coarse_arithmetic(
+    direction: str = "zero", worst: str | None = None, only: Callable[[Tensor, Tensor], bool] | None = None
+) -> Iterator[None]:
     """Round every torch operation in the block to 24 bits, and let all proofs read the unit roundoff of that.
 
-    ``worst`` is None, or the side on which sums and products are off: "low", "high" or "mixed". Weights go in rounded
-    by :func:`coarse` (outside the block), and are compared with the bound as exact fractions.
+    ``worst`` is None, or the side on which sums and products are off: "low", "high" or "mixed"; ``only`` says of which
+    matrix products alone, so that no other margin hides what one of them needs. Weights go in rounded by
+    :func:`coarse` (outside the block), and are compared with the bound as exact fractions.
     """
     unit = COARSE_UNIT if direction != "nearest" else COARSE_UNIT / 2
     changed: list[tuple[Any, str, float]] = []
@@ -186,7 +189,7 @@ def coarse_arithmetic(direction: str = "zero", worst: str | None = None) -> Iter
     for module, name, value in changed:
         setattr(module, name, value)
     try:
-        with _Coarse(direction, worst):
+        with _Coarse(direction, worst, only):
             yield
     finally:
         for module, name, value in before:
