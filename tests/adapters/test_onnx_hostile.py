@@ -82,6 +82,19 @@ def test_weights_that_are_no_numbers(value: float, tmp_path: Path) -> None:
     require_error(changed(tmp_path / "m.onnx", change), "NaN|infinite", ModelFileError)
 
 
+def test_constants_of_attributes_that_are_no_numbers(tmp_path: Path) -> None:
+    for constant in ({"value_float": np.nan}, {"value_floats": [1.0, np.nan, 2.0, 3.0]}):
+        nodes = [helper.make_node("Constant", [], ["c"], **constant), op("Mul", "X c", "Y")]
+        require_error(save(tmp_path / "m.onnx", nodes, {}, (1, 4)), "NaN", ModelFileError)
+
+
+def test_attributes_that_refer_to_a_function(tmp_path: Path) -> None:
+    """Outside of a function there is nothing to refer to; the value beside the reference is not the attribute's."""
+    node = op("LeakyRelu", "X", "Y", alpha=0.5)
+    node.attribute[0].ref_attr_name = "slope"
+    require_error(save(tmp_path / "m.onnx", [node], {}, (1, 4)), "refers to a function", ModelFileError)
+
+
 def test_integers_as_weights(tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", [op("MatMul", "X W", "Y")], {"W": np.ones((4, 3), dtype=np.int64)}, (1, 4))
     require_error(path, "floating point", ModelFileError)

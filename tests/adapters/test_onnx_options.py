@@ -133,6 +133,16 @@ def cases() -> dict[str, Case]:
         "sum over none": one("ReduceSum", VECTOR, 18, noop_with_empty_axes=1),
         "product from the left": ([op("MatMul", "c X", "Y")], {"c": normal(3, 5)}, (1, 5, 2), 13),
         "product from the right": one("MatMul", (1, 2, 4), 13, U.T.copy()),
+        "a part of the shape": (
+            [
+                op("Shape", "X", "s", start=1, end=-2),
+                op("Concat", "one s rest", "t", axis=0),
+                op("Reshape", "X t", "Y"),
+            ],
+            {"one": ints(1), "rest": ints(-1)},
+            IMAGE,
+            18,
+        ),
         "log of a sigmoid": ([op("Sigmoid", "X", "s"), op("Log", "s", "Y")], {}, VECTOR, 13),
         "a shared sum": (
             [op("MatMul", "X W", "a"), op("Add", "a b", "c"), op("Mul", "a c2", "d"), op("Add", "c d", "Y")],
