@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.changes import LISTS, ROOT, StaleList, read
+from tests.mutants.changes import LISTS, ROOT, StaleList, read, remember, remembered
 
 CODE = "def double(x):\n    return 2 * x\n\n\ndef half(x):\n    return x / 2\n"
 TESTS = "from lipbridge.tiny import double\n\n\ndef test_double():\n    assert double(3) == 6\n"
@@ -45,7 +45,8 @@ from tests.mutants import runner
 from tests.mutants.changes import read
 root = Path(sys.argv[1])
 with runner.copies(root, 2) as copies:
-    outcomes = runner.run(read([root / "tiny.toml"], root), copies, 4.0, lambda outcome: None)
+    changes = read([root / "tiny.toml"], root, json.loads(sys.argv[2]))
+    outcomes = runner.run(changes, copies, 4.0, lambda outcome: None)
 print(json.dumps({o.change.name: [o.noticed, o.broken, o.by] for o in outcomes}))
 """
 
@@ -60,9 +61,38 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def outcomes_of(tree: Path, noticed_by: dict) -> dict:
+    command = [sys.executable, "-c", RUN, str(tree), json.dumps(noticed_by)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_the_test_that_noticed_it_before_runs_first_and_decides_nothing(tree):
+    """One that passes by now, one that is gone, and one of another list."""
+    more = "\n\ndef test_later():\n    assert double(1) == 2\n\n\ndef test_always():\n    pass\n"
+    (tree / "tests/test_tiny.py").write_text(TESTS + more)
+    expected = {"test_later": "test_later", "test_always": "test_double", "test_gone": "test_double"}
+    for likely, by in expected.items():
+        known = {"seen": f"tests/test_tiny.py::{likely}", "unseen": "tests/test_tiny.py::test_always"}
+        outcomes = outcomes_of(tree, {"lipbridge/tiny.py": known})
+        assert outcomes["seen"] == [True, False, f"tests/test_tiny.py::{by}"]
+        assert outcomes["unseen"][:2] == [False, False]
+    (other,) = [
+        c for c in read([tree / "tiny.toml"], tree, {"lipbridge/tiny.py": {"seen": "a.py::b"}}) if c.name == "seen"
+    ]
+    assert other.likely is None
+
+
+def test_what_noticed_a_change_is_remembered(tree, tmp_path):
+    path = tmp_path / "noticed_by.json"
+    changes = read([tree / "tiny.toml"], tree)
+    remember([(changes[0], "a.py::b")], path)
+    remember([(changes[1], "a.py::c"), (changes[0], "a.py::d")], path)
+    assert remembered(path) == {"lipbridge/tiny.py": {"seen": "a.py::d", "unseen": "a.py::c"}}
+
+
 def test_outcomes(tree):
-    run = subprocess.run([sys.executable, "-c", RUN, str(tree)], cwd=ROOT, capture_output=True, text=True, check=True)
-    outcomes = json.loads(run.stdout.splitlines()[-1])
+    outcomes = outcomes_of(tree, {})
     assert outcomes["seen"] == [True, False, "tests/test_tiny.py::test_double"]
     assert outcomes["unseen"][:2] == [False, False]
     assert outcomes["hangs"][:2] == [True, False]

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.mutants import runner
-from tests.mutants.changes import LISTS, ROOT, Change, StaleList, read
+from tests.mutants.changes import LISTS, ROOT, Change, StaleList, read, remember, remembered
 from tests.mutants.runner import Outcome
 
 #: The share of the changes that are not equivalent which the tests have to notice.
@@ -28,7 +28,7 @@ def main() -> int:
     if arguments.only:
         lists = [path for path in lists if path.stem in arguments.only]
     try:
-        changes = read(lists)
+        changes = read(lists, noticed_by=remembered())
     except StaleList as error:
         print(f"A list does not fit the tree. {error}", file=sys.stderr)
         return 2
@@ -46,6 +46,8 @@ def main() -> int:
             if failed:
                 return 2
         outcomes = runner.run(counted, copies, arguments.limit, _say)
+    if arguments.remember:
+        remember((o.change, o.by) for o in outcomes if o.noticed and "::" in o.by and " " not in o.by.split("[")[0])
     text, passed = report(changes, outcomes)
     text += f"\n{time.monotonic() - begun:.0f} s, {arguments.jobs} at a time.\n"
     print(f"\n{text}", end="")
@@ -85,7 +87,11 @@ def _baseline(changes: list[Change]) -> list[Change]:
     """All tests that are named, each once, as changes that change nothing."""
     tests = dict.fromkeys(test for change in changes for test in change.tests)
     whole = {test for test in tests if "::" not in test}
-    return [replace(changes[0], tests=(test,)) for test in tests if test in whole or test.split("::")[0] not in whole]
+    return [
+        replace(changes[0], tests=(test,), likely=None)
+        for test in tests
+        if test in whole or test.split("::")[0] not in whole
+    ]
 
 
 def _say(outcome: Outcome) -> None:
@@ -107,6 +113,9 @@ def _parsed() -> argparse.Namespace:
         "--limit", type=float, default=240.0, help="seconds of processor time before a test counts as failed"
     )
     parser.add_argument("--no-baseline", action="store_true", help="do not run the tests on the unchanged tree first")
+    parser.add_argument(
+        "--remember", action="store_true", help="keep which test noticed each change, which then runs first"
+    )
     parser.add_argument("--report", type=Path, help="a file for the table")
     return parser.parse_args()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTS = Path(__file__).with_name("changes")
+#: Which test noticed each change last: {file: {name: node id}}. It saves time and decides nothing.
+NOTICED_BY = Path(__file__).with_name("noticed_by.json")
 KINDS = ("logic", "rounding")
 
 
@@ -28,6 +31,7 @@ class Change:
         after: what replaces it.
         tests: files or node ids of pytest, in the order in which they run.
         equivalent: why no input can show the change; None if one can.
+        likely: the test among ``tests`` that noticed the change before, which runs first; None if none did.
     """
 
     file: str
@@ -37,6 +41,7 @@ class Change:
     after: str
     tests: tuple[str, ...]
     equivalent: str | None = None
+    likely: str | None = None
 
     def applied_to(self, text: str) -> str:
         """The file's text after the change.
@@ -50,8 +55,28 @@ class Change:
         return text.replace(self.before, self.after)
 
 
-def read(lists: Sequence[Path], root: Path = ROOT) -> list[Change]:
+def remembered(path: Path = NOTICED_BY) -> dict[str, dict[str, str]]:
+    """Which test noticed each change last, by file and name."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def remember(noticed: Iterable[tuple[Change, str]], path: Path = NOTICED_BY) -> None:
+    """Write down which tests noticed changes, beside what is known of others."""
+    known = remembered(path)
+    for change, test in noticed:
+        known.setdefault(change.file, {})[change.name] = test
+    path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+def read(
+    lists: Sequence[Path], root: Path = ROOT, noticed_by: Mapping[str, Mapping[str, str]] | None = None
+) -> list[Change]:
     """All changes of the lists, checked against the tree at ``root``.
+
+    Args:
+        lists: files of changes.
+        root: of the tree.
+        noticed_by: as :func:`remembered`; a test that a list does not name any more is left out.
 
     Raises:
         StaleList: for a change that does not fit, a test file that is not there, or a name that occurs twice.
@@ -62,7 +87,10 @@ def read(lists: Sequence[Path], root: Path = ROOT) -> list[Change]:
         text = (root / data["file"]).read_text()
         for row in data["change"]:
             tests = tuple(row.pop("tests", data["tests"]))
-            change = Change(file=data["file"], tests=tests, **row)
+            likely = (noticed_by or {}).get(data["file"], {}).get(row["name"])
+            if likely is not None and not any(likely == t or likely.startswith((f"{t}::", f"{t}[")) for t in tests):
+                likely = None
+            change = Change(file=data["file"], tests=tests, likely=likely, **row)
             if change.kind not in KINDS:
                 raise StaleList(f"{path.name}: `{change.name}`: kind must be one of {KINDS}, not {change.kind!r}")
             missing = [test for test in tests if not (root / test.split("::")[0]).exists()]
