@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipbridge.activations import derive
+from lipbridge.activations import activation, derive
+from lipbridge.bounds import Ball
 from lipbridge.graph import (
     Add,
     Conv,
@@ -33,7 +34,19 @@ from lipbridge.graph import (
     Reshape,
     Softmax,
 )
-from lipbridge.propagation_rules import DUAL, Context, Reach, halves, lines_around, narrowed, norm_up, pull, reach
+from lipbridge.propagation import _form_ends
+from lipbridge.propagation_rules import (
+    DUAL,
+    Context,
+    Lines,
+    Reach,
+    halves,
+    lines_around,
+    narrowed,
+    norm_up,
+    pull,
+    reach,
+)
 from lipbridge.search.running_error import Enclosure
 from lipbridge.vocabulary import NORMS, Norm
 from tests.support.coarse import coarse
@@ -290,3 +303,79 @@ def test_an_error_that_vanishes_beside_the_distance_counts() -> None:
     found = narrowed(x, -infinite, infinite, Context(2))
     with mpmath.workprec(BITS):
         assert float(found.lower) <= 1 - mpmath.mpf(error) - far
+
+
+def about_zero(n: int, width: float) -> Reach:
+    """``n`` values within ``width`` of zero, of whose distance from the centre nothing is known."""
+    zero = torch.zeros(1, n, dtype=torch.float64)
+    known = Enclosure(zero, torch.zeros_like(zero))
+    return Reach(zero - width, zero + width, known, torch.full((1,), math.inf, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("worst", ["low", "high"])
+def test_a_sum_of_many_terms_of_one_sign_counts_its_rounding(worst: str) -> None:
+    """The bias alone, or the radii alone: no other margin is there to make up for a missing one."""
+    n = 60
+    W = torch.ones(1, n, dtype=torch.float64)
+    bias = torch.ones(1, dtype=torch.float64)
+    with arithmetic("nearest", worst):
+        shifted = reach(Dense("d", (0,), (1,), W, bias), [about_zero(n, 0.0)], Context("inf"))
+        spread = reach(Dense("d", (0,), (1,), W), [about_zero(n, 1.0)], Context("inf"))
+    assert float(shifted.lower) <= 1.0 <= float(shifted.upper)
+    assert float(spread.lower) <= -n <= n <= float(spread.upper)
+    assert float(spread.upper) <= n * 1.01
+
+
+@pytest.mark.parametrize("worst", ["low", "high"])
+def test_a_form_of_many_biases_counts_its_rounding(worst: str) -> None:
+    n = 60
+    bias = torch.ones(n, dtype=torch.float64)
+    kernel = torch.zeros(1, n, 1, dtype=torch.float64)
+    nodes: list[tuple[Node, int]] = [
+        (Dense("d", (0,), (n,), torch.zeros(n, 1, dtype=torch.float64), bias), n),
+        (Conv("c", (0,), (n, 1), kernel.transpose(0, 1), bias, (1,), ((0, 0),), (1,), 1), n),
+        (ConvTranspose("t", (0,), (n, 1), kernel, bias, (1,), ((0, 0),), (1,), 1), n),
+        (Conv("c", (0,), (1, n), kernel[:, :1], bias[:1], (1,), ((0, 0),), (1,), 1), n),
+        (ConvTranspose("t", (0,), (1, n), kernel[:, :1], bias[:1], (1,), ((0, 0),), (1,), 1), n),
+    ]
+    for node, size in nodes:
+        read = (1,) if isinstance(node, Dense) else (1, node.shape[1])
+        zero = torch.zeros(1, *read, dtype=torch.float64)
+        x = Reach(zero, zero, Enclosure(zero, zero), torch.zeros(1, dtype=torch.float64))
+        with arithmetic("nearest", worst):
+            found = pull(node, torch.ones(1, 1, size, dtype=torch.float64), [x], [])
+        assert abs(float(found.offset) - n) <= float(found.error) <= 0.01 * n, node
+
+
+def on_lines(n: int, size: float, slope: float, offset: float, radius: float) -> tuple[Graph, Reach, list[Lines]]:
+    """An activation of ``n`` inputs of this size, and lines around it that are the same for each unit."""
+    zero = torch.zeros(1, n, dtype=torch.float64)
+    graph = Graph((Input("x", (), (n,)), Elementwise("g", (0,), (n,), activation("tanh"))))
+    x = Reach(zero - size, zero + size, Enclosure(zero, zero), torch.full((1,), size, dtype=torch.float64))
+    return graph, x, [Lines(zero + slope, zero + offset, zero + radius)]
+
+
+@pytest.mark.parametrize("worst", ["low", "high"])
+def test_a_form_of_many_activations_counts_its_rounding(worst: str) -> None:
+    n = 200
+    form = torch.ones(1, 1, n, dtype=torch.float64)
+    graph, x, lines = on_lines(n, 1.0, 0.0, 1.0, 0.0)
+    with arithmetic("nearest", worst):
+        found = pull(graph.nodes[1], form, [x], lines)
+    assert abs(float(found.offset) - n) <= float(found.error) <= 0.01 * n
+    # The radii are all that is left of the form: they are added up to no less than they are.
+    graph, x, lines = on_lines(n, 1.0, 0.0, 0.0, 1.0)
+    ball = Ball(torch.zeros(1, n, dtype=torch.float64), 2.0**-40, "inf")
+    with arithmetic("nearest", worst):
+        ends = _form_ends(graph, 1, form, [x], {1: lines}, ball)
+    assert ends is not None
+    assert float(ends[0]) <= -n <= n <= float(ends[1]) <= n * 1.01
+
+
+def test_a_product_of_a_form_and_a_slope_counts_its_rounding() -> None:
+    """(1 + 2^-12)^2 takes 25 bits."""
+    factor = 1.0 + 2.0**-12
+    graph, x, lines = on_lines(1, 4.0, factor, 0.0, 0.0)
+    with arithmetic("zero"):
+        found = pull(graph.nodes[1], torch.full((1, 1, 1), factor, dtype=torch.float64), [x], lines)
+    assert 4.0 * abs(factor**2 - float(found.parts[0])) <= float(found.error) <= 2.0**-10

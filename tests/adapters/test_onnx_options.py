@@ -133,6 +133,27 @@ def cases() -> dict[str, Case]:
         "sum over none": one("ReduceSum", VECTOR, 18, noop_with_empty_axes=1),
         "product from the left": ([op("MatMul", "c X", "Y")], {"c": normal(3, 5)}, (1, 5, 2), 13),
         "product from the right": one("MatMul", (1, 2, 4), 13, U.T.copy()),
+        "two shapes of one value": (
+            [
+                op("MatMul", "X E", "r"),
+                op("Reshape", "r two", "a"),
+                op("Reshape", "r three", "b"),
+                op("MatMul", "a V", "c"),
+                op("MatMul", "b U", "d"),
+                op("Reshape", "d back", "e"),
+                op("Add", "c e", "Y"),
+            ],
+            {
+                "E": normal(4, 12),
+                "V": normal(6, 3),
+                "U": normal(2, 1),
+                "two": ints(1, 2, 6),
+                "three": ints(1, 2, 3, 2),
+                "back": ints(1, 2, 3),
+            },
+            VECTOR,
+            13,
+        ),
         "a part of the shape": (
             [
                 op("Shape", "X", "s", start=1, end=-2),

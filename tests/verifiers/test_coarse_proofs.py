@@ -22,7 +22,7 @@ from lipbridge.verifiers.lmi_increments import Increments
 from lipbridge.verifiers.lmi_linf import _dominating_trace, box_norm_up
 from lipbridge.verifiers.lmi_proof import entry_norm_up, prove
 from lipbridge.verifiers.lmi_system import Stage, lipsdp_of
-from tests.support.coarse import DIRECTIONS, coarse, coarse_arithmetic
+from tests.support.coarse import COARSE_UNIT, DIRECTIONS, coarse, coarse_arithmetic
 from tests.verifiers.lipsdp_reference import chain, is_positive_semidefinite, lmi
 
 torch.set_num_threads(1)
@@ -285,3 +285,15 @@ def test_the_form_of_many_rows_counts_both_products() -> None:
         with coarse_arithmetic("zero", "low"):
             value = box_norm_up(H, W, torch.ones(count, dtype=torch.float64))
         assert Fraction(value) ** 2 >= (exact(W).T @ exact(H) @ exact(W)).sum()
+
+
+def test_the_diagonal_of_what_must_be_semidefinite_counts_its_rounding(monkeypatch) -> None:
+    """1 - 2^-27 is rounded to 1: only together with that does D - P look semidefinite for D = I."""
+    P = torch.tensor([[2.0**-27, 1.0], [1.0, 2.0**-27]], dtype=torch.float64)
+    monkeypatch.setattr(lmi_linf, "_scale", lambda A, b: 1.0 / (1.0 + 16.0 * COARSE_UNIT))
+    monkeypatch.setattr(lmi_linf, "smallest_eigenvalue_down", lambda M, shift: float(M[0, 0] - M[0, 1].abs()))
+    with coarse_arithmetic("away"):
+        total = _dominating_trace(P, torch.zeros_like(P), torch.ones(2, dtype=torch.float64))
+    assert total is not None
+    assert Fraction(total) >= 2 * (1 + Fraction(2) ** -27)
+    assert total <= 2.0 + 100.0 * COARSE_UNIT
