@@ -23,7 +23,7 @@ from lipbridge.norms.torus import torus
 from lipbridge.rigor import gram_up, largest_eigenvalue_up, magnitude_norm_up, proved_operator_norm
 from lipbridge.rigor import smallest_eigenvalue_down as eigenvalue_down
 from lipbridge.rigor_convolution import proved_conv_norm
-from tests.support.coarse import coarse, coarse_arithmetic
+from tests.support.coarse import COARSE_UNIT, coarse, coarse_arithmetic
 from tests.support.exact.convolution import convolved
 from tests.support.exact.norms import definiteness, matrix_exceeds
 from tests.support.exact.rationals import Rationals, aligned, exact, product
@@ -334,3 +334,26 @@ def test_swamped_weights(pair) -> None:
             assert 4 * Fraction(bound) ** 2 >= sum(x * x for x in image.fractions())
         else:
             assert not matrix_exceeds(exact(W), bound, *pair)
+
+
+@pytest.mark.parametrize("worst", ["low", "high"])
+@pytest.mark.parametrize("size", [2.0**-10, 1.0, 2.0**10])
+def test_the_error_of_a_factor_s_square_is_of_its_size(size: float, worst: str) -> None:
+    L = size * torch.ones(40, 40, dtype=torch.float64)
+    with coarse_arithmetic("nearest", worst):
+        product, error = rigor._lower_gram(L)
+    off = float(torch.linalg.matrix_norm(product - L @ L.T, 2))
+    assert 0.0 < off <= error <= 10.0 * off
+
+
+def test_the_rounding_of_a_factor_s_square_is_no_part_of_the_residual(monkeypatch) -> None:
+    """L L' has the eigenvalue 0; rounded down it is A, so that no residual is seen, and A's eigenvalue is below."""
+    L = torch.zeros(60, 60, dtype=torch.float64)
+    L[:2, 0] = torch.tensor([1.0, -1.0])
+    monkeypatch.setattr(rigor, "cholesky", lambda S: L)
+    with coarse_arithmetic("nearest", "low"):
+        A, _ = rigor._lower_gram(L)
+        found = rigor._scaled_eigenvalue_down(A, 0.0)
+    assert found is not None
+    assert found <= float(torch.linalg.eigvalsh(A)[0]) < -50.0 * COARSE_UNIT / 2
+    assert found >= -1000.0 * COARSE_UNIT

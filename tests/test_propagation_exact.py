@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipbridge import Ball, propagation, propagation_adjoint, rounding, slopes
+from lipbridge import Ball, propagation, propagation_adjoint, propagation_space, rounding, slopes
 from lipbridge.activations import Component, Term, activation, activation_names, derive
 from lipbridge.graph import (
     Add,
@@ -328,4 +328,12 @@ def test_norms_of_the_rows_of_a_transposed_convolution_are_rounded_up(norm: Norm
     node = ConvTranspose("up", (0,), (1, 1), torch.ones(64, 1, 1, dtype=torch.float64), None, (1,), ((0, 0),), (1,))
     with arithmetic("zero", "low"):
         found = propagation_adjoint._row_norms_up(node, (64, 1), norm)
+    assert float(found) >= (64.0 if norm == 1 else 8.0)
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_norms_of_the_rows_of_a_convolution_are_rounded_up(norm: Norm) -> None:
+    node = Conv("down", (0,), (1, 1), torch.ones(1, 64, 1, dtype=torch.float64), None, (1,), ((0, 0),), (1,), 1)
+    with arithmetic("zero", "low"):
+        found = propagation_space._row_norms_up(node, (64, 1), norm)
     assert float(found) >= (64.0 if norm == 1 else 8.0)

@@ -379,3 +379,18 @@ def test_a_product_of_a_form_and_a_slope_counts_its_rounding() -> None:
     with arithmetic("zero"):
         found = pull(graph.nodes[1], torch.full((1, 1, 1), factor, dtype=torch.float64), [x], lines)
     assert 4.0 * abs(factor**2 - float(found.parts[0])) <= float(found.error) <= 2.0**-10
+
+
+@pytest.mark.parametrize("shift", [0.0, -3.0])
+def test_a_maximum_is_an_entry_and_what_another_may_exceed_it_by(shift: float) -> None:
+    """Two entries in [0, 1]: the maximum less either of them runs through [0, 1]."""
+    node = MaxPool("m", (0,), (1, 1), (2,), (2,))
+    low = torch.full((1, 1, 2), shift, dtype=torch.float64)
+    nothing = torch.full((1,), math.inf, dtype=torch.float64)
+    x = Reach(low, low + 1.0, Enclosure(low, 0.0 * low), nothing)
+    found = pull(node, torch.ones(1, 1, 1, dtype=torch.float64), [x], [])
+    assert sorted(found.parts[0].flatten().tolist()) == [0.0, 1.0]
+    offset, error = float(found.offset), float(found.error)
+    assert offset - error <= 0.0 <= 1.0 <= offset + error
+    assert -1e-12 <= offset - error
+    assert offset + error <= 1.0 + 1e-12
