@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lipbridge import rigor, rigor_convolution, rigor_gram
+from lipbridge.errors import NumericalFailure
 from lipbridge.norms import CHEAP_PAIRS
 from lipbridge.norms import torus as torus_module
 from lipbridge.norms.conv_geometry import Convolution
@@ -357,3 +358,67 @@ def test_the_rounding_of_a_factor_s_square_is_no_part_of_the_residual(monkeypatc
     assert found is not None
     assert found <= float(torch.linalg.eigvalsh(A)[0]) < -50.0 * COARSE_UNIT / 2
     assert found >= -1000.0 * COARSE_UNIT
+
+
+def test_angles_of_several_axes_are_added() -> None:
+    geometry = Convolution((1, 5, 4), padding=((1, 1), (1, 0)), padding_mode="circular")
+    held = torus(geometry, torch.ones(1, 1, 3, 2, dtype=torch.float64))
+    cosines, sines = rigor_convolution._twiddles(held, 0, held.frequency_count)
+    turns = held.turns(0, held.frequency_count, torch.device("cpu"))
+    assert len(turns) == 2
+    angles = sum(2.0 * math.pi * t.double() / axis.frequencies for t, axis in zip(turns, held.axes, strict=True))
+    torch.testing.assert_close(
+        torch.complex(cosines, sines), torch.polar(torch.ones_like(angles), angles), atol=1e-14, rtol=0.0
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 16])
+def test_the_rounding_of_a_symbol_s_sum_over_the_taps_counts(channels: int) -> None:
+    """Ones all around a circle: the symbol at frequency zero is their sum, which comes out low."""
+    taps = 256
+    W = torch.ones(1, channels, taps, dtype=torch.float64)
+    held = torus(Convolution((channels, taps), padding=((128, 127),), padding_mode="circular"), W)
+    with coarse_arithmetic("nearest", "low", lambda a, b: a.shape[-1] == taps == len(b)):
+        found = rigor_convolution._torus_up(W, held)
+    assert taps * math.sqrt(channels) <= found <= taps * math.sqrt(channels) * (1.0 + 4000.0 * COARSE_UNIT)
+
+
+def test_a_gram_matrix_of_symbols_off_by_all_that_it_says(monkeypatch) -> None:
+    """[1, 1] on three places has the symbol 2 at frequency zero, and 1 at the others, which another part holds."""
+    plain = rigor_convolution.gram_pair
+
+    def off(B: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        (re, im), error = plain(B)
+        less = torch.where(re > 2.0, 3.0, 0.0)
+        return (re - less, im), error + less.flatten(1).amax(1)
+
+    monkeypatch.setattr(rigor_convolution, "gram_pair", off)
+    W = torch.ones(1, 1, 2, dtype=torch.float64)
+    held = torus(Convolution((1, 3), padding=((1, 0),), padding_mode="circular"), W)
+    for entries in (1, 2**22):
+        monkeypatch.setattr(torus_module, "ENTRIES", entries)
+        assert 2.0 <= rigor_convolution._torus_up(W, held) <= 2.1
+
+
+def test_the_worst_factor_of_a_batch_decides(monkeypatch) -> None:
+    """Of two matrices the first one's factor is of a matrix 1e-6 larger, and the mark is below its eigenvalue."""
+    plain = torch.linalg.cholesky_ex
+
+    def one_wrong(S: Tensor) -> tuple[Tensor, Tensor]:
+        more = torch.zeros(len(S), 1, 1, dtype=torch.float64)
+        more[0] = 1e-6
+        return plain(S + more * torch.eye(S.shape[-1]))
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", one_wrong)
+    G = torch.diag_embed(torch.tensor([[1.0, 0.5], [0.25, 0.125]], dtype=torch.float64))
+    value, _ = rigor_gram._cholesky_up((G, torch.zeros_like(G)), 1.0 - 5e-7)
+    assert 1.0 <= value <= 1.0 + 1e-5
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_kernels_that_are_no_numbers_have_no_norm(value: float) -> None:
+    W = torch.ones(1, 1, 3, dtype=torch.float64)
+    W[0, 0, 1] = value
+    for pair in CHEAP_PAIRS:
+        with pytest.raises(NumericalFailure, match="NaN or infinite"):
+            proved_conv_norm(W, Convolution((1, 5), padding=((1, 1),)), *pair)

@@ -392,5 +392,5 @@ def test_a_maximum_is_an_entry_and_what_another_may_exceed_it_by(shift: float) -
     assert sorted(found.parts[0].flatten().tolist()) == [0.0, 1.0]
     offset, error = float(found.offset), float(found.error)
     assert offset - error <= 0.0 <= 1.0 <= offset + error
-    assert -1e-12 <= offset - error
+    assert offset - error >= -1e-12
     assert offset + error <= 1.0 + 1e-12

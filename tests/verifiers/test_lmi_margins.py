@@ -206,3 +206,12 @@ def test_a_wide_entry_with_a_bad_factor(monkeypatch) -> None:
     monkeypatch.setattr(lmi_proof, "cholesky", cholesky)
     with pytest.raises(NumericalFailure):
         lmi_proof.entry_norm_up(-torch.eye(3, dtype=DOUBLE), W)
+
+
+def test_a_power_of_two_that_underflows_rounds_up() -> None:
+    for value, exponent in ((1.25, -1074), (1.0 + 2.0**-52, -1023), (3.0, -2000), (1.5, -1000)):
+        found = Fraction(lmi_proof.times_power_of_two_up(value, exponent))
+        exact = Fraction(value) * Fraction(2) ** exponent
+        assert exact <= found <= exact + Fraction(2) ** -1074
+    with pytest.raises(NumericalFailure, match="beyond float64"):
+        lmi_proof.times_power_of_two_up(1.0, 1024)
