@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
 
-from lipbridge.graph import Graph
-from lipbridge.search.running_error import Enclosure, enclose_tangent
+from lipbridge.graph import Graph, Normalize
+from lipbridge.search.running_error import Enclosure, _divided, _mean_product, _normalized, enclose_tangent
 from tests.dags import dag
 from tests.support.coarse import coarse, coarse_arithmetic
 
@@ -47,3 +50,48 @@ def test_values_and_tangents_of_every_node_stay_within_their_errors(arithmetic):
         tangents += int(found.sound.sum())
         assert bool(holds(found.tangent, fine.tangent)[found.sound].all()), seed
     assert tangents > 60
+
+
+def corners(x: Enclosure) -> Iterator[Tensor]:
+    """All values at the ends of what is known of the last axis."""
+    for signs in itertools.product((-1.0, 1.0), repeat=x.value.shape[-1]):
+        yield x.value + x.error * torch.tensor(signs, dtype=torch.float64)
+
+
+def known(values: list[float], errors: list[float]) -> Enclosure:
+    return Enclosure(torch.tensor([values], dtype=torch.float64), torch.tensor([errors], dtype=torch.float64))
+
+
+def test_products_and_quotients_of_what_is_known_within_an_error() -> None:
+    a, b = known([1.0, -2.0], [0.5, 0.25]), known([4.0, -3.0], [0.25, 0.5])
+    mean, ratio = _mean_product(a, b), _divided(a, known([4.0, 3.0], [0.25, 0.5]), 1.0)
+    for x in corners(a):
+        for y in corners(b):
+            assert abs(float((x * y).mean() - mean.value)) <= float(mean.error)
+            assert bool(((x / y.abs() - ratio.value).abs() <= ratio.error).all())
+    assert float(mean.error) < 2.5
+    assert float(ratio.error.max()) < 0.5
+
+
+def test_a_mean_of_many_products_counts_its_rounding() -> None:
+    n = 60
+    for worst in ("low", "high"):
+        ones = Enclosure(torch.ones(1, n, dtype=torch.float64), torch.zeros(1, n, dtype=torch.float64))
+        with coarse_arithmetic("nearest", worst):
+            found = _mean_product(ones, ones)
+        assert abs(float(found.value) - 1.0) <= float(found.error) <= 1e-3
+    third = known([1.0 + 2.0**-12], [0.0])  # one product, whose square takes 25 bits
+    with coarse_arithmetic("zero"):
+        found = _mean_product(third, third)
+    assert abs(float(found.value) - (1.0 + 2.0**-12) ** 2) <= float(found.error) <= 1e-5
+
+
+def test_the_deviation_of_what_is_known_within_an_error() -> None:
+    x = known([0.0, 1.0, 3.0], [0.25, 0.5, 0.125])
+    node = Normalize("n", (0,), (3,), 1, 1e-5)
+    found = _normalized(node, x)
+    for point in corners(x):
+        deviation = (point.var(correction=0) + 1e-5).sqrt()
+        assert abs(float(found.deviation.value) - float(deviation)) <= float(found.deviation.error)
+        inside = (found.normal.value - (point - point.mean()) / deviation).abs() <= found.normal.error
+        assert bool(inside.all())
