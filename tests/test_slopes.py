@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import mpmath
@@ -233,3 +234,38 @@ def test_narrow_intervals_of_sums_hold_the_slope_in_many_digits(scale, coefficie
                     for term in row.components[0]
                 )
                 assert a <= exact <= b
+
+
+#: Bounded, convex, concave and mixed functions; pairs of them, of either sign, are sums of two curved terms.
+CURVED = [
+    ("tanh", ()),
+    ("sin", ()),
+    ("softplus", (1.0,)),
+    ("gelu", ()),
+    ("sigmoid", ()),
+    ("elu", (1.0,)),
+    ("celu", (2.0,)),
+]
+
+
+@pytest.mark.parametrize("first", range(len(CURVED)))
+def test_bends_and_ranges_of_sums_of_two_terms(first: int) -> None:
+    """Convex only if all terms are, and the range is that of the sum: against values on a grid."""
+    steps = torch.linspace(0.0, 1.0, 41, dtype=torch.float64)
+    bent = 0
+    for second, signs in itertools.product(range(len(CURVED)), itertools.product((1.0, -2.0), repeat=2)):
+        chosen = zip((CURVED[first], CURVED[second]), signs, strict=True)
+        terms = [Term(name, sign, parameters=parameters) for (name, parameters), sign in chosen]
+        lo = torch.tensor([-6.0, -3.0, -1.0, -0.25, 0.125, 0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
+        hi = lo + torch.tensor([12.0, 2.0, 2.0, 0.125, 0.25, 1.0, 0.5, 3.0, 1.0], dtype=torch.float64)
+        bend = component_bend(tuple(terms), lo, hi)
+        t = lo[:, None] + (hi - lo)[:, None] * steps
+        values = sum((term.value(t) for term in terms), torch.zeros_like(t))
+        second_differences = values[:, 2:] - 2.0 * values[:, 1:-1] + values[:, :-2]
+        assert bool(((bend[:, None] <= 0) | (second_differences >= -1e-12)).all()), terms
+        assert bool(((bend[:, None] >= 0) | (second_differences <= 1e-12)).all()), terms
+        bent += int((bend != 0).sum())
+        low, high = component_range(tuple(terms))
+        assert low <= float(values.min())
+        assert float(values.max()) <= high
+    assert bent > 20

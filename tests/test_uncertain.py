@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lipbridge.errors import NumericalFailure
-from lipbridge.uncertain import Uncertain, composed, image, known, plus
+from lipbridge.uncertain import Uncertain, _product_up, composed, image, known, plus
 
 TINY = 2.0**-1074
 
@@ -126,3 +126,11 @@ def test_numbers_that_are_no_doubles() -> None:
         assert (error == 0.0) == (Fraction(nearest) == number)
     with pytest.raises(NumericalFailure, match="beyond float64"):
         known(Fraction(10) ** 400)
+
+
+def test_products_of_errors_that_underflow_are_no_zeros() -> None:
+    small = torch.full((2, 2), 2.0**-600, dtype=torch.float64)
+    found = _product_up(small, small)
+    assert bool((found > 0).all())
+    large = torch.full((2, 2), 2.0**-500, dtype=torch.float64)
+    assert Fraction(float(_product_up(large, large)[0, 0])) >= Fraction(2) ** -999
