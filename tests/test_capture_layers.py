@@ -280,6 +280,7 @@ def crelu(x: Tensor) -> Tensor:
         (Lambda(lambda x: x / torch.tensor([1.0, 0.0])), (2,), "zero"),
         (Lambda(lambda x: x / 0.0), (2,), "zero"),
         (Lambda(lambda x: x[:, :0]), (2,), "empty"),
+        (Lambda(lambda x: x @ torch.ones(2, 0)), (2,), "empty"),
         (Lambda(lambda x: torch.cat([x[:, :0], x], 1)), (2,), "empty"),
         (nn.LSTM(3, 4), (5, 3), "3 values"),
     ],

@@ -122,7 +122,8 @@ def test_a_weight_of_which_nothing_is_known_is_refused() -> None:
 def test_a_shift_that_is_computed_widens_the_interval() -> None:
     """fl(fl(1e16 + 1) - 1e16) is 0: the first output lies at x + 1 nevertheless."""
     written = Written(lambda x, w, c, d: functional.linear(x, w, (c + d) - c), [[1.0]], [1e16], [1.0])
-    for module in (written, Written(lambda x, c, d: x + ((c + d) - c), [1e16], [1.0])):
+    added = [Written(lambda x, c, d: x + ((c + d) - c), *pair) for pair in (([1e16], [1.0]), (1e16, 1.0))]
+    for module in (written, *added):
         graph = capture(module, (1,))
         (node,) = graph.nodes[1:]
         assert isinstance(node, Dense | Conv)
