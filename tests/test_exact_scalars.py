@@ -119,6 +119,15 @@ def test_a_weight_of_which_nothing_is_known_is_refused() -> None:
         capture(Written(lambda x, c, d: x @ (1.0 / ((c + d) - c)), [[1e16]], [[1.0]]), (1,))
 
 
+def test_a_shift_with_a_factor_keeps_the_error_of_their_product() -> None:
+    node = capture(Written(lambda x, c: torch.add(x, c, alpha=0.3), 0.1), (1,)).nodes[1]
+    assert isinstance(node, Conv)
+    assert node.bias is not None
+    assert node.bias_error is not None
+    exact = Fraction(0.1) * Fraction(0.3)
+    assert 0 < abs(Fraction(float(node.bias)) - exact) <= Fraction(float(node.bias_error))
+
+
 def test_a_shift_that_is_computed_widens_the_interval() -> None:
     """fl(fl(1e16 + 1) - 1e16) is 0: the first output lies at x + 1 nevertheless."""
     written = Written(lambda x, w, c, d: functional.linear(x, w, (c + d) - c), [[1.0]], [1e16], [1.0])

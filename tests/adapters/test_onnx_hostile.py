@@ -88,6 +88,11 @@ def test_constants_of_attributes_that_are_no_numbers(tmp_path: Path) -> None:
         require_error(save(tmp_path / "m.onnx", nodes, {}, (1, 4)), "NaN", ModelFileError)
 
 
+def test_values_that_are_empty(tmp_path: Path) -> None:
+    weight = {"W": np.ones((4, 0), dtype=np.float32)}
+    require_error(save(tmp_path / "m.onnx", [op("MatMul", "X W", "Y")], weight, (1, 4)), "empty")
+
+
 def test_attributes_that_refer_to_a_function(tmp_path: Path) -> None:
     """Outside of a function there is nothing to refer to; the value beside the reference is not the attribute's."""
     node = op("LeakyRelu", "X", "Y", alpha=0.5)
