@@ -137,6 +137,21 @@ def test_batchnorm_belongs_to_the_layer_before_it():
     assert prove_run(run, T, None, None) == pytest.approx(prove_run(plain, T, None, None), rel=1e-9)
 
 
+def test_factors_divide_what_a_run_reads_and_multiply_what_it_gives():
+    net = normalised(nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)))
+    (run,) = runs_of(channel_chain(lipbridge.capture(net, (2, 6, 6))))
+    T = [own.exp() for own in feasible_logs(run, 1)]
+    plain = prove_run(run, T, None, None)
+    for factor in (2.0**-6, 8.0):
+        factors = torch.full((2,), factor, dtype=torch.float64)
+        assert prove_run(run, T, factors, None) == pytest.approx(plain / factor, rel=1e-9)
+        larger = [own * factor**2 for own in T]
+        assert prove_run(run, larger, None, factors) == pytest.approx(plain * factor, rel=1e-9)
+    # The larger one of two decides: a channel of the input that is divided by less than the other.
+    apart = prove_run(run, T, torch.tensor([2.0**-6, 1.0], dtype=torch.float64), None)
+    assert 2.0 * plain < apart <= 64.0 * plain * (1.0 + 1e-9)
+
+
 class Turned(nn.Module):
     """Exchanges rows and columns."""
 
