@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from lipbridge_adapters.onnx_constants import fold
+from lipbridge_adapters.onnx_constants import fold, reshaped
 from lipbridge_adapters.onnx_file import Fault
 
 M = np.arange(-3.0, 9.0).reshape(3, 4) / 4.0
@@ -149,3 +149,12 @@ def test_what_does_not_fit_is_a_fault(kind: str, inputs: list[np.ndarray], attri
 
 def test_other_operators_are_not_folded() -> None:
     assert fold("Einsum", [torch.ones(2, 2)], {}, 17) is None
+
+
+def test_shapes_of_layers_values_are_those_of_onnx() -> None:
+    assert reshaped((2, 3, 4), (0, -1)) == (2, 12)
+    assert reshaped((2, 3, 4), (4, 6)) == (4, 6)
+    assert reshaped((0, 3), (3, 0), allow_zero=True) == (3, 0)
+    for target in ((5, 5), (2, 3), (7, -1)):
+        with pytest.raises(ValueError, match="does not fit"):
+            reshaped((2, 3, 4), target)

@@ -158,9 +158,10 @@ def cases() -> dict[str, Case]:
             [
                 op("Shape", "X", "s", start=1, end=-2),
                 op("Concat", "one s rest", "t", axis=0),
-                op("Reshape", "X t", "Y"),
+                op("Reshape", "X t", "r"),
+                op("ReduceSum", "r last", "Y", keepdims=0),
             ],
-            {"one": ints(1), "rest": ints(-1)},
+            {"one": ints(1), "rest": ints(-1), "last": ints(2)},
             IMAGE,
             18,
         ),
