@@ -21,7 +21,7 @@ from torch import nn
 
 from benchmarks.ratios import compare
 from benchmarks.resnet import resnet18
-from lipbridge.capture import read_module
+from lipbridge.frontend.capture import read_module
 from lipbridge.machine import machine_facts
 
 #: The share of a capture that its check may take.

@@ -23,15 +23,15 @@ import torch
 from torch import nn
 
 import lipbridge
-from lipbridge.activations import activation_module
-from lipbridge.channels import best_factors, channel_chain, proved_product
-from lipbridge.cli.models import open_model
+from lipbridge.activations.registry import activation_module
 from lipbridge.errors import LipbridgeError
-from lipbridge.graph import Graph
-from lipbridge.lowering_dense import lower_to_dense
+from lipbridge.files.models import open_model
+from lipbridge.graph.graph import Graph
+from lipbridge.lipsdp.by_channel.multipliers import bound_by_channels
+from lipbridge.lowering.dense import lower_to_dense
 from lipbridge.machine import machine_facts
+from lipbridge.rescaling.channels import best_factors, channel_chain, proved_product
 from lipbridge.verifiers import Budget, get_verifier
-from lipbridge.verifiers.channel_multipliers import bound_by_channels
 
 #: Channels, kernels, strides of the convolutions, hidden dense widths, and the input's shape.
 NETWORKS = {

@@ -40,9 +40,12 @@ from torch import Tensor, nn
 
 from lipbridge.machine import machine_facts
 from lipbridge.norms import initial_vector
-from lipbridge.norms.convolution import Convolution, circular_norm, conv_operator_norm, gram_bound, toeplitz_bound
+from lipbridge.norms.conv_geometry import Convolution
+from lipbridge.norms.convolution import circular_norm, conv_operator_norm
+from lipbridge.norms.gram_convolution import gram_bound
+from lipbridge.norms.toeplitz import toeplitz_bound
 from lipbridge.norms.torus import torus
-from lipbridge.rigor_convolution import proved_conv_norm
+from lipbridge.rigor.convolution import proved_conv_norm
 
 PEER = Path(__file__).with_name("convolutions_peer.py")
 #: Applications of the operator and its transpose that Lanczos iteration takes, about; operations of an SVD, per n^3.

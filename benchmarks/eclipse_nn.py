@@ -30,7 +30,7 @@ from torch import nn
 
 import lipbridge
 from lipbridge.data import load_dataset
-from lipbridge.graph import as_chain
+from lipbridge.lowering.chain import as_chain
 from lipbridge.machine import machine_facts
 from lipbridge.verifiers import Budget, get_verifier
 

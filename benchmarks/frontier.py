@@ -17,7 +17,7 @@ from dataclasses import replace
 import lipbridge
 from lipbridge.data import load_dataset
 from lipbridge.machine import machine_facts
-from lipbridge.recipes import recipe
+from lipbridge.training.recipes import recipe
 
 #: name -> (dataset, norm, changes to the recipe, changes to its settings)
 SETTINGS = {

@@ -41,8 +41,8 @@ from pathlib import Path
 import torch
 
 import lipbridge
-from lipbridge import run_folder
-from lipbridge.store import load_tensors
+from lipbridge.files import run_folder
+from lipbridge.files.container import load_tensors
 
 DATA = lipbridge.load_dataset("iris")
 OLD = lipbridge.TrainingConfig(epochs=3, batch_size=30, penalty=0.01)
@@ -244,7 +244,7 @@ class Bench:
                 require(time.monotonic() < deadline, "lost", f"processes are left: {left!r}")
                 time.sleep(0.1)
             with contextlib.suppress(ImportError):  # what the next command does first
-                importlib.import_module("lipbridge.temporary").sweep(parent=folder.parent)
+                importlib.import_module("lipbridge.disk.temporary").sweep(parent=folder.parent)
             names = sorted(
                 path.name for path in folder.parent.iterdir() if path.name not in ("run", "report.html", ".ballast")
             )

@@ -20,10 +20,10 @@ import torch
 
 import lipbridge
 from benchmarks.frontier import SETTINGS
-from lipbridge.bounds import Bound
 from lipbridge.data import Dataset, load_dataset
 from lipbridge.machine import machine_facts
-from lipbridge.recipes import recipe
+from lipbridge.problem.bound import Bound
+from lipbridge.training.recipes import recipe
 from lipbridge.verifiers import Budget, get_verifier
 
 TOLERANCE = 1e-3

@@ -29,11 +29,11 @@ import lipbridge
 from benchmarks.ratios import compare
 from lipbridge.data import load_dataset
 from lipbridge.errors import LipbridgeError
+from lipbridge.lipsdp.multipliers import closed_form_bound
+from lipbridge.lipsdp.solve.batch import lipsdp_bounds
 from lipbridge.machine import machine_facts
-from lipbridge.recipes import Recipe, recipe
+from lipbridge.training.recipes import Recipe, recipe
 from lipbridge.verifiers import Budget, get_verifier
-from lipbridge.verifiers.lipsdp_batch import lipsdp_bounds
-from lipbridge.verifiers.lmi import closed_form_bound
 
 NETWORKS = {"2 x 50": [50] * 2, "4 x 50": [50] * 4, "2 x 200": [200] * 2, "4 x 100": [100] * 4}
 LARGE = {

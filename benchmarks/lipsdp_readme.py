@@ -2,7 +2,7 @@
 
     python benchmarks/lipsdp_readme.py PATH/random_weights.mat [EPS]
 
-The last rows are of the file that :func:`lipbridge_adapters.lipsdp_mat.export_mat` writes from it. The file is
+The last rows are of the file that :func:`lipbridge_adapters.matlab.lipsdp_mat.export_mat` writes from it. The file is
 `LipSDP/examples/saved_weights/random_weights.mat` of the LipSDP repository: ReLU, widths 2-10-30-20-2.
 """
 
@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
-from lipbridge.bounds import Problem, trivial_bound
+from lipbridge.constants.trivial import trivial_bound
+from lipbridge.lipsdp.multipliers import closed_form_bound
+from lipbridge.problem.problem import Problem
 from lipbridge.verifiers import Budget, get_verifier
-from lipbridge.verifiers.lmi import closed_form_bound
-from lipbridge_adapters.lipsdp_mat import export_mat, read_mat
+from lipbridge_adapters.matlab.lipsdp_mat import export_mat, read_mat
 
 PUBLISHED = 36.482
 

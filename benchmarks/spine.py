@@ -17,7 +17,7 @@ import torch
 import lipbridge
 from benchmarks.ratios import compare, seconds_of
 from lipbridge.machine import machine_facts
-from lipbridge.training import TrainingConfig, make_optimizer, training_step
+from lipbridge.training.fit import TrainingConfig, make_optimizer, training_step
 
 WIDTHS = [784, 256, 256, 10]
 
@@ -25,7 +25,7 @@ CAPTURE = """
 import time, torch, lipbridge
 torch.set_num_threads({threads})
 module = lipbridge.mlp([784, 256, 256, 10], "abs")
-from lipbridge.capture import capture
+from lipbridge.frontend.capture import capture
 start = time.perf_counter()
 graph = capture(module)
 middle = time.perf_counter()

@@ -8,7 +8,6 @@ and the command line's help do not wait for torch.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
 import lazy_loader
 
-__version__ = "0.1.0"
+from lipbridge.version import __version__ as __version__
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-__all__ += ["__version__"]

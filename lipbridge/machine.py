@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-import lipbridge
+from lipbridge.version import __version__
 
 #: Distributions whose versions can change a result. Those that are not installed are left out.
 _PACKAGES = ("torch", "numpy", "safetensors", "cvxpy", "scs", "auto-LiRPA", "onnx", "onnxruntime", "scikit-learn")
@@ -31,7 +31,7 @@ def machine_facts(threads: int | None = None) -> dict[str, object]:
         "memory": _physical_memory(),
         "load": [round(value, 2) for value in os.getloadavg()],
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "versions": {"python": platform.python_version(), "lipbridge": lipbridge.__version__, **_versions()},
+        "versions": {"python": platform.python_version(), "lipbridge": __version__, **_versions()},
     }
 
 

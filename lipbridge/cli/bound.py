@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from lipbridge.cli import parse
-from lipbridge.cli.output import JsonOption, print_json, spinner, stdout_for_rows
+from lipbridge.cli.output import JsonOption, print_json, spinner
 from lipbridge.cli.tables import warn_of_unsound
 from lipbridge.errors import InvalidArgument
+from lipbridge.processes import stdout_to_stderr
 
 NormOption = Annotated[str, typer.Option(help="Input norm: 1, 2 or inf.")]
 OutputNormOption = Annotated[str | None, typer.Option(help="Output norm; the input norm if not given.")]
@@ -87,8 +88,9 @@ def bound(
             raise InvalidArgument(name, "come with --radius, which asks for a bound in balls", value)
     if points < 1:
         raise InvalidArgument("--points", "be at least 1", points)
-    from lipbridge.cli.models import Reading, balls_of, open_model
+    from lipbridge.cli.models import open_model
     from lipbridge.cli.tables import print_bounds
+    from lipbridge.files.models import Reading, balls_of
     from lipbridge.study.single import bound_network
     from lipbridge.verifiers import Budget
     from lipbridge.vocabulary import Status
@@ -96,7 +98,7 @@ def bound(
     budget = Budget(time_limit, memory, seed)
     opened = open_model(model, Reading(parse.shape(input_shape), output, weights or (), parse.classes(classes), data))
     region = None if radius is None else balls_of(opened, data, points, radius, ball_norm or norm)
-    with spinner() as show, stdout_for_rows():
+    with spinner() as show, stdout_to_stderr():
         show(f"{opened.name}: {', '.join(names)}")
         rows = bound_network(
             opened.name, opened.graph, names, norm, output_norm, region=region, budget=budget, options=settings

@@ -8,9 +8,10 @@ import typer
 
 from lipbridge.cli import parse
 from lipbridge.cli.bound import ModelArgument, NormOption, OutputOption, ShapeOption, WeightsOption
-from lipbridge.cli.output import JsonOption, print_json, print_table, spinner, stdout_for_rows
+from lipbridge.cli.output import JsonOption, print_json, print_table, spinner
 from lipbridge.errors import InvalidArgument
-from lipbridge.study.text import number, percent, seconds
+from lipbridge.processes import stdout_to_stderr
+from lipbridge.text import number, percent, seconds
 
 
 def certify(
@@ -33,7 +34,8 @@ def certify(
     radii, names = parse.radii(radius), parse.names(verifier, "--verifier")
     if points is not None and points < 1:
         raise InvalidArgument("--points", "be at least 1", points)
-    from lipbridge.cli.models import Reading, dataset_of, open_model
+    from lipbridge.cli.models import open_model
+    from lipbridge.files.models import Reading, dataset_of
     from lipbridge.study.single import certified_rows
     from lipbridge.verifiers import Budget
     from lipbridge.vocabulary import as_norm
@@ -45,7 +47,7 @@ def certify(
     if dataset is None:
         raise InvalidArgument("DATA", "name a dataset", data)
     inputs, labels = dataset.test_inputs[:points], dataset.test_labels[:points]
-    with spinner() as show, stdout_for_rows():
+    with spinner() as show, stdout_to_stderr():
         show(f"{opened.name}: {', '.join(names)}")
         rows = certified_rows(opened.name, opened.graph, dataset.name, inputs, labels, radii, p, names, budget)
     if as_json:

@@ -80,7 +80,8 @@ def compare(
         raise InvalidArgument("--data", "name the test points that the balls of --local are around", data)
     names = None if verifiers is None else parse.names(verifiers, "--verifiers")
     left_out: list[VerifierInfo] = []
-    from lipbridge.cli.models import Reading, dataset_of, open_models
+    from lipbridge.cli.models import open_models
+    from lipbridge.files.models import Reading, dataset_of
     from lipbridge.machine import available_cores, machine_facts
     from lipbridge.study.comparison import Points
     from lipbridge.study.comparison import compare as compare_networks
@@ -93,7 +94,7 @@ def compare(
     for name in {*names, *settings}:
         get_verifier(name)
     if report is not None:
-        from lipbridge.study.report import require_writable
+        from lipbridge.report.page import require_writable
 
         require_writable(report)
     budget = Budget(time_limit, memory, seed)
@@ -129,7 +130,7 @@ def compare(
         print_bounds(json_rows)
     warn_of_unsound(json_rows)
     if report is not None:
-        from lipbridge.study.report import Network, write_report
+        from lipbridge.report.page import Network, write_report
 
         networks = [Network.read(opened.name, opened.folder, opened.graph, opened.run) for opened in models]
         write_report(report, json_rows, networks, machine_facts(cores))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lipbridge.cli.output import JsonOption, print_json, print_table
-from lipbridge.study.text import mebibytes
+from lipbridge.text import mebibytes
 
 app = typer.Typer(help="List datasets, and fetch those that are not here.", rich_markup_mode=None)
 

@@ -9,8 +9,9 @@ import typer
 
 from lipbridge.cli import parse
 from lipbridge.cli.bound import ClassesOption, ModelArgument, OutputOption, ShapeOption, WeightsOption
-from lipbridge.cli.output import JsonOption, print_json, stdout_for_rows
+from lipbridge.cli.output import JsonOption, print_json
 from lipbridge.errors import InvalidArgument, UnknownName
+from lipbridge.processes import stdout_to_stderr
 
 FORMATS = ("onnx", "mat")
 DIALECTS = ("relu", "native")
@@ -42,13 +43,14 @@ def export(
     from importlib import import_module
     from typing import Any
 
-    from lipbridge.cli.models import Reading, open_model
+    from lipbridge.cli.models import open_model
+    from lipbridge.files.models import Reading
 
     reading = Reading(parse.shape(input_shape), output, weights or (), parse.classes(classes))
     opened = open_model(model, reading)
-    adapter: Any = import_module(f"lipbridge_adapters.{'onnx' if to == 'onnx' else 'lipsdp_mat'}")
+    adapter: Any = import_module(f"lipbridge_adapters.{'onnx.export' if to == 'onnx' else 'matlab.lipsdp_mat'}")
     row: dict[str, object] = {"network": opened.name, "format": to}
-    with stdout_for_rows():
+    with stdout_to_stderr():
         if to == "onnx":
             adapter.export_onnx(opened.graph, out, dialect)
             row["dialect"] = dialect

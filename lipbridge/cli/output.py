@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Annotated, Any
@@ -69,25 +68,6 @@ def _named_stdout() -> Generator[None]:
         raise
     except OSError as error:
         raise FileNotWritten("standard output", error) from error
-
-
-@contextlib.contextmanager
-def stdout_for_rows() -> Generator[None]:
-    """While work is done, what foreign code prints goes to stderr: stdout is for the rows alone."""
-    sys.stdout.flush()
-    try:
-        kept = os.dup(1)
-    except OSError:  # closed by the caller
-        yield
-        return
-    try:
-        os.dup2(2, 1)
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 @contextlib.contextmanager

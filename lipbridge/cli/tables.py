@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lipbridge.cli.output import JsonRow, note, print_table
-from lipbridge.study.text import mebibytes, number, percent, seconds
+from lipbridge.text import mebibytes, number, percent, seconds
 
 _SIGNS = {"upper": "<= ", "lower": ">= ", "exact": "= "}
 

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from lipbridge.cli import parse
-from lipbridge.cli.output import JsonOption, print_json, print_table, stdout_for_rows
-from lipbridge.study.text import number, percent, seconds
+from lipbridge.cli.output import JsonOption, print_json, print_table
+from lipbridge.processes import stdout_to_stderr
+from lipbridge.text import number, percent, seconds
 
 
 def train(
@@ -94,9 +95,9 @@ def train(
         "shift": shift,
         "seed": seed,
     }
-    from lipbridge.study.runs import train_run
+    from lipbridge.training.runs import train_run
 
-    with stdout_for_rows():  # a user's own architecture may print
+    with stdout_to_stderr():  # a user's own architecture may print
         run = train_run(
             data,
             norm,

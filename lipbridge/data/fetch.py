@@ -13,8 +13,8 @@ from lipbridge.data.catalog import COLLECTIONS, EMBEDDED, IDX_FILES, Collection
 from lipbridge.data.cifar import PUBLISHED
 from lipbridge.data.folders import StrPath
 from lipbridge.data.idx import file_error
+from lipbridge.disk.temporary import temporary_folder
 from lipbridge.errors import DataError, UnknownName
-from lipbridge.temporary import temporary_folder
 
 _TIMEOUT_SECONDS = 20
 #: The largest download is 26 MB; a mirror that sends more than this is not serving the dataset.

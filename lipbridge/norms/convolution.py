@@ -1,7 +1,7 @@
 """Norms of convolutions as the operators that they are on their input's size, not of the reshaped kernel.
 
 :func:`conv_operator_norm` is the accurate value; :func:`penalty_norm` and :func:`toeplitz_bound` are the differentiable
-upper bounds for training; the proved value is in ``lipbridge.rigor_convolution``.
+upper bounds for training; the proved value is in ``lipbridge.rigor.convolution``.
 """
 
 from __future__ import annotations

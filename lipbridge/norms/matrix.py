@@ -37,7 +37,8 @@ def require_cheap(p: Norm, q: Norm, what: str) -> None:
 def operator_norm(matrix: Tensor, p: Norm = 2, q: Norm | None = None) -> Tensor:
     """The operator norm of ``matrix`` ``(..., m, n)`` from l_p to l_q, in its dtype, on its device, differentiable.
 
-    Accurate to rounding, but an estimate all the same: :func:`lipbridge.rigor.proved_operator_norm` gives the bound.
+    Accurate to rounding, but an estimate all the same: :func:`lipbridge.rigor.matrix.proved_operator_norm` gives the
+    bound.
 
     Raises:
         InvalidArgument: for what is no matrix of floating point numbers, or no norm.

@@ -1,7 +1,6 @@
 """Lower bounds with a witness: what no upper bound may fall below, and what tightness is measured against."""
 
 from lipbridge.search.lower_bound import search_lower_bound
-from lipbridge.search.verifier import WitnessVerifier
 from lipbridge.search.witness import witness_value
 
-__all__ = ["WitnessVerifier", "search_lower_bound", "witness_value"]
+__all__ = ["search_lower_bound", "witness_value"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipbridge.graph import Graph
+from lipbridge.graph.graph import Graph
 from lipbridge.search.directions import batch_norm, dual_vector, replaced, smoothed_tangent
 from lipbridge.search.domain import Balls, Domain
 from lipbridge.vocabulary import Norm

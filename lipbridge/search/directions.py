@@ -7,8 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lipbridge.evaluation import evaluate, joined, push
-from lipbridge.graph import Elementwise, Graph
+from lipbridge.graph.evaluation import evaluate, joined, push
+from lipbridge.graph.graph import Graph
+from lipbridge.graph.nodes import Elementwise
 from lipbridge.linalg import vector_norm
 from lipbridge.vocabulary import Norm, dual
 

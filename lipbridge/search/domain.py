@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipbridge.graph import (
+from lipbridge.graph.graph import Graph
+from lipbridge.graph.nodes import (
     Add,
     Concat,
     Conv,
@@ -15,7 +16,6 @@ from lipbridge.graph import (
     Dense,
     Elementwise,
     Gather,
-    Graph,
     GroupSort,
     Input,
     MaxPool,
@@ -120,8 +120,3 @@ def joined(first: Domain, second: Domain) -> Domain:
     if isinstance(first, Balls) and isinstance(second, Balls):
         return Balls(torch.cat([first.centers, second.centers]), first.radius, first.norm)
     return first
-
-
-def device_of(graph: Graph) -> torch.device:
-    """Where the graph's weights are."""
-    return graph.device

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from lipbridge import checks
-from lipbridge.bounds import Bound, Problem, bound_for
 from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
-from lipbridge.graph import Dense
+from lipbridge.graph.nodes import Dense
+from lipbridge.problem.bound import Bound, bound_for
+from lipbridge.problem.problem import Problem
+from lipbridge.rigor.running_error import understood
 from lipbridge.search import starts as origin
 from lipbridge.search.ascent import Climb, ascent_step, deviation_step
 from lipbridge.search.directions import batch_norm, gains, top_directions
-from lipbridge.search.domain import Balls, Domain, Everywhere, device_of, homogeneous, joined
+from lipbridge.search.domain import Balls, Domain, Everywhere, homogeneous, joined
 from lipbridge.search.pool import Pool, settle
-from lipbridge.search.running_error import understood
 from lipbridge.vocabulary import Norm, Quantity, Side
 
 #: Smoothing widths at the beginning and the end of the first climb, and of the later ones, which start from its best.
@@ -103,7 +104,7 @@ class _Search:
         self.generator = torch.Generator().manual_seed(seed)
         self.deadline, self.restarts, self.steps = deadline, restarts, steps
         self.homogeneous = homogeneous(problem.graph)
-        self.device = device_of(problem.graph)
+        self.device = problem.graph.device
 
     def first(self, starts: Tensor | None, count: int) -> tuple[Tensor, Domain]:
         """Points to start from, data and ``count`` random ones."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipbridge.bounds import Problem, Witness
 from lipbridge.errors import InvalidArgument
+from lipbridge.problem.bound import Witness
+from lipbridge.problem.problem import Problem
 from lipbridge.search.domain import Balls, Domain, joined
 from lipbridge.search.witness import witness_value
 from lipbridge.vocabulary import Quantity

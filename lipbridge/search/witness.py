@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from lipbridge import checks
-from lipbridge.bounds import Ball, Problem, Witness
 from lipbridge.errors import InvalidArgument
-from lipbridge.rounding import UNIT, gamma
+from lipbridge.problem.bound import Witness
+from lipbridge.problem.problem import Ball, Problem
+from lipbridge.rigor.running_error import enclose, enclose_tangent
+from lipbridge.rounding.scalars import UNIT, gamma
 from lipbridge.search.directions import batch_norm
-from lipbridge.search.domain import device_of
-from lipbridge.search.running_error import enclose, enclose_tangent
 from lipbridge.vocabulary import Norm, Quantity
 
 
@@ -35,7 +35,7 @@ def witness_value(problem: Problem, witness: Witness) -> float:
     checks.instance(problem, Problem, "problem", "be a Problem, e.g. Problem(lipbridge.capture(module))")
     checks.instance(witness, Witness, "witness", "be a Witness (that of a Bound which a search found)")
     shape, pair = problem.graph.input_shape, witness.direction is None or problem.quantity is Quantity.DEVIATION
-    device = device_of(problem.graph)
+    device = problem.graph.device
     points = _points(witness.points, "points", (2 if pair else 1, *shape)).to(device)
     if problem.quantity is Quantity.DEVIATION or witness.direction is None:
         value = float(pair_values(problem, points[:1], points[1:])[0])

@@ -3,6 +3,4 @@ from .cells import Outcome as Outcome
 from .cells import run_cell as run_cell
 from .comparison import Points as Points
 from .comparison import compare as compare
-from .report import Network as Network
-from .report import write_report as write_report
 from .rows import Row as Row

@@ -20,12 +20,14 @@ from typing import Any
 
 from torch import Tensor
 
-from lipbridge.bounds import Bound, Problem, bound_for
+from lipbridge.disk.temporary import temporary_folder
 from lipbridge.errors import LipbridgeError
-from lipbridge.store import save_problem, save_tensors
+from lipbridge.files.container import save_tensors
+from lipbridge.files.problems import save_problem
+from lipbridge.problem.bound import Bound, bound_for
+from lipbridge.problem.problem import Problem
+from lipbridge.processes import resident_bytes
 from lipbridge.study import wire
-from lipbridge.study.memory import resident_bytes
-from lipbridge.temporary import temporary_folder
 from lipbridge.verifiers import Budget
 from lipbridge.vocabulary import Side, Status
 

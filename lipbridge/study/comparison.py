@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from lipbridge.bounds import Ball, Problem
 from lipbridge.errors import InvalidArgument
-from lipbridge.graph import Graph
+from lipbridge.graph.graph import Graph
+from lipbridge.problem.problem import Ball, Problem
 from lipbridge.study.cells import Cell, Certification, Outcome, run_cell
 from lipbridge.study.here import run_here
 from lipbridge.study.judge import best_lower, judged, judged_together

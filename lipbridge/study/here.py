@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lipbridge.bounds import Bound, Problem
 from lipbridge.errors import LipbridgeError, MissingDependency, UnsupportedOperation, UnsupportedProblem
+from lipbridge.problem.bound import Bound
+from lipbridge.problem.problem import Problem
 from lipbridge.study.cells import Cell, Outcome, failed
 from lipbridge.verifiers import Budget, Certifier, Verifier, get_verifier
 from lipbridge.vocabulary import Status

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from lipbridge.bounds import Problem, Witness
 from lipbridge.errors import LipbridgeError
+from lipbridge.problem.bound import Witness
+from lipbridge.problem.problem import Problem
 from lipbridge.search import witness_value
 from lipbridge.study.cells import Cell, Outcome
 from lipbridge.study.rows import Row, make_row

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from torch import Tensor
-
-from lipbridge.bounds import Bound, Witness
+from lipbridge.disk.strict_json import jsonable
+from lipbridge.problem.bound import Bound, Witness
 from lipbridge.vocabulary import Quantity, Side, Status
 
 
@@ -44,21 +42,6 @@ class Row:
         """The row for programs: JSON types only, and null for whatever is not a finite number."""
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "witness"}
         return jsonable(values)
-
-
-def jsonable(value: Any) -> Any:
-    """``value`` as JSON types; NaN and infinity become None, unknown objects their text."""
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}  # type: ignore[reportUnknownVariableType]
-    if isinstance(value, Tensor):
-        return jsonable(value.tolist())  # type: ignore[reportUnknownMemberType]
-    if isinstance(value, list | tuple | set | frozenset):
-        return [jsonable(item) for item in value]  # type: ignore[reportUnknownVariableType]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int):
-        return value
-    return str(value)
 
 
 def make_row(network: str, verifier: str, bound: Bound, total_seconds: float | None = None) -> Row:

@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from lipbridge.bounds import Ball, Problem
+from lipbridge.disk.strict_json import jsonable
 from lipbridge.errors import UnsupportedProblem
-from lipbridge.graph import Graph
+from lipbridge.graph.graph import Graph
+from lipbridge.problem.problem import Ball, Problem
 from lipbridge.study.cells import Cell, run_cell
 from lipbridge.study.here import run_here
 from lipbridge.study.judge import judged_together
-from lipbridge.study.rows import Row, jsonable
+from lipbridge.study.rows import Row
 from lipbridge.verifiers import Budget, Certifier, get_verifier
 from lipbridge.vocabulary import Norm, as_norm
 

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipbridge.bounds import Bound, Problem, Witness
-from lipbridge.store import load_tensors, save_tensors, write_atomically
-from lipbridge.study.rows import jsonable
+from lipbridge.disk.atomic import write_atomically
+from lipbridge.disk.strict_json import jsonable
+from lipbridge.files.container import load_tensors, save_tensors
+from lipbridge.problem.bound import Bound, Witness
+from lipbridge.problem.problem import Problem
 from lipbridge.vocabulary import Quantity, Side, Status
 
 PROBLEM = "problem.safetensors"

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from lipbridge.errors import FileNotWritten, MissingDependency, ModelFileError
-from lipbridge.rigor import proved_operator_norm
-from lipbridge.store import load_problem, load_tensors
+from lipbridge.files.container import load_tensors
+from lipbridge.files.problems import load_problem
+from lipbridge.processes import own_peak_bytes
+from lipbridge.rigor.matrix import proved_operator_norm
 from lipbridge.study import wire
 from lipbridge.study.cells import failed
 from lipbridge.study.here import bound_or_failure, certify
-from lipbridge.study.memory import own_peak_bytes
 from lipbridge.verifiers import Budget, Certifier, Verifier, get_verifier
 from lipbridge.vocabulary import Status
 

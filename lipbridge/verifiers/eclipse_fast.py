@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from lipbridge.bounds import Bound, Problem
 from lipbridge.errors import UnsupportedProblem
-from lipbridge.verifiers.lmi import unsupported
-from lipbridge.verifiers.lmi_local import bound_on_region
-from lipbridge.verifiers.protocol import Budget
+from lipbridge.lipsdp.balls import bound_on_region
+from lipbridge.lipsdp.multipliers import unsupported
+from lipbridge.problem.bound import Bound
+from lipbridge.problem.problem import Problem
+from lipbridge.problem.verifier import Budget
 
 
 class EclipseFastVerifier:

@@ -14,17 +14,18 @@ from dataclasses import replace
 
 import torch
 
-from lipbridge.bounds import Bound, Problem
 from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
-from lipbridge.verifiers.channel_multipliers import bound_by_channels, has_convolutions, unsupported_by_channels
-from lipbridge.verifiers.lipsdp_barrier import program_of
-from lipbridge.verifiers.lipsdp_descent import descend_one
-from lipbridge.verifiers.lipsdp_newton import Solution, interior_point, minimise
-from lipbridge.verifiers.lmi import closed_form_bound, unsupported
-from lipbridge.verifiers.lmi_local import bound_on_region
-from lipbridge.verifiers.lmi_proof import prove
-from lipbridge.verifiers.lmi_system import LipSDP
-from lipbridge.verifiers.protocol import Budget
+from lipbridge.lipsdp.balls import bound_on_region
+from lipbridge.lipsdp.by_channel.multipliers import bound_by_channels, has_convolutions, unsupported_by_channels
+from lipbridge.lipsdp.multipliers import closed_form_bound, unsupported
+from lipbridge.lipsdp.proof import prove
+from lipbridge.lipsdp.solve.barrier import program_of
+from lipbridge.lipsdp.solve.descent import descend_one
+from lipbridge.lipsdp.solve.newton import Solution, interior_point, minimise
+from lipbridge.lipsdp.system import LipSDP
+from lipbridge.problem.bound import Bound
+from lipbridge.problem.problem import Problem
+from lipbridge.problem.verifier import Budget
 from lipbridge.vocabulary import Side, Status
 
 METHOD = "LipSDP without a solver"
@@ -48,7 +49,7 @@ class LipSDPFastVerifier:
         """A proved upper bound, never above the closed form's; ``extra["gap"]`` says how far above the optimum at most.
 
         Convolutions that are too large for a matrix get one multiplier a channel, and no gap
-        (:mod:`lipbridge.verifiers.channel_multipliers`).
+        (:mod:`lipbridge.lipsdp.by_channel.multipliers`).
 
         Options: ``gap`` (5e-4), the relative distance to the optimum at which to stop. The gap is measured in plain
         floating point by a dual feasible point; the bound itself is proved. Newton's method runs on

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from lipbridge import checks
 from lipbridge.errors import MissingDependency, UnknownName
-from lipbridge.verifiers.protocol import Verifier
+from lipbridge.problem.verifier import Verifier
 
 GROUP = "lipbridge.verifiers"
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lipbridge.bounds import Bound, Problem, trivial_bound
-from lipbridge.graph import Graph
+from lipbridge.constants.trivial import trivial_bound
+from lipbridge.graph.graph import Graph
 from lipbridge.norms.matrix import CHEAP_PAIRS
-from lipbridge.robustness import certified_radii
-from lipbridge.verifiers.protocol import Budget
+from lipbridge.problem.bound import Bound
+from lipbridge.problem.problem import Problem
+from lipbridge.problem.verifier import Budget
+from lipbridge.robustness.radii import certified_radii
 from lipbridge.vocabulary import Norm, Quantity
 
 
@@ -37,5 +39,5 @@ class TrivialVerifier:
     def certify(
         self, graph: Graph, inputs: Tensor, labels: Tensor, radius: float, norm: Norm, budget: Budget
     ) -> Tensor:
-        """By margin and pairwise constants (:func:`lipbridge.robustness.certified_radii`), proved."""
+        """By margin and pairwise constants (:func:`lipbridge.robustness.radii.certified_radii`), proved."""
         return certified_radii(graph, inputs, labels, norm) > radius

@@ -3,8 +3,8 @@
 ``python -m tests.mutants`` (or ``make mutants``) applies every change of ``changes/*.toml`` in a copy of the tree, runs
 the tests that are named for it, and says which changes no test noticed. A list is of one file of the code::
 
-    file = "lipbridge/rigor.py"
-    tests = ["tests/test_rigor.py"]      # run in this order until one fails: files or node ids
+    file = "lipbridge/rigor/matrix.py"
+    tests = ["tests/rigor/test_matrix.py"]      # run in this order until one fails: files or node ids
 
     [[change]]
     name = "gram-error-dropped"          # unique in the file

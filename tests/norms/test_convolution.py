@@ -12,18 +12,13 @@ from torch import nn
 
 from lipbridge.errors import InvalidArgument, UnsupportedProblem
 from lipbridge.norms import CHEAP_PAIRS, operator_norm
-from lipbridge.norms.convolution import (
-    Convolution,
-    circular_norm,
-    conv_dual,
-    conv_operator_norm,
-    gram_bound,
-    penalty_norm,
-    toeplitz_bound,
-)
+from lipbridge.norms.conv_geometry import Convolution
+from lipbridge.norms.convolution import circular_norm, conv_operator_norm
+from lipbridge.norms.gram_convolution import conv_dual, gram_bound, penalty_norm
 from lipbridge.norms.lanczos import largest_singular_value
+from lipbridge.norms.toeplitz import toeplitz_bound
 from lipbridge.norms.torus import torus
-from tests.norms.convolutions import MODES, convolutions
+from tests.support.convolutions import MODES, convolutions
 
 LAYERS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 

@@ -19,7 +19,7 @@ from lipbridge.norms import (
     power_step,
 )
 from lipbridge.vocabulary import exponent
-from tests.families import FLAVOURS, matrix
+from tests.support.families import FLAVOURS, matrix
 
 
 def by_extreme_points(W: Tensor, p, q) -> float:

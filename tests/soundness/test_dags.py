@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lipbridge import Problem, search_lower_bound, trivial_bound, witness_value
 from lipbridge.errors import NumericalFailure
 from lipbridge.norms import CHEAP_PAIRS
-from tests.dags import dag
+from tests.support.dags import dag
 
 
 @settings(max_examples=30)

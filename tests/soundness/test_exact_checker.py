@@ -12,11 +12,12 @@ import torch
 from torch.nn import functional as F
 
 from lipbridge import Ball, Budget, Problem, trivial_bound
-from lipbridge.activations import Term, recognise
-from lipbridge.graph import Dense, Elementwise, Graph, Input
-from lipbridge.robustness import certified_radii
-from lipbridge.search import WitnessVerifier
+from lipbridge.activations.registry import Term, recognise
+from lipbridge.graph.graph import Graph
+from lipbridge.graph.nodes import Dense, Elementwise, Input
+from lipbridge.robustness.radii import certified_radii
 from lipbridge.verifiers.trivial import TrivialVerifier
+from lipbridge.verifiers.witness import WitnessVerifier
 from tests.support.attack import points
 from tests.support.attack.judge import judge
 from tests.support.attack.networks import FAMILIES, Case, draw

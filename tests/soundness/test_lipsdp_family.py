@@ -18,16 +18,16 @@ from torch import nn
 
 import lipbridge
 from lipbridge import Ball, Problem, search_lower_bound, trivial_bound
-from lipbridge.activations import activation_names
+from lipbridge.activations.registry import activation_names
 from lipbridge.errors import NumericalFailure
+from lipbridge.lipsdp.multipliers import closed_form_bound
+from lipbridge.lipsdp.system import lipsdp_of
 from lipbridge.verifiers import Budget
 from lipbridge.verifiers.eclipse_fast import EclipseFastVerifier
 from lipbridge.verifiers.lipsdp_fast import LipSDPFastVerifier, bound_system
-from lipbridge.verifiers.lmi import closed_form_bound
-from lipbridge.verifiers.lmi_system import lipsdp_of
 from lipbridge.vocabulary import NORMS
-from tests.families import FLAVOURS, network
-from tests.verifiers.lipsdp_reference import graph_of
+from tests.support.families import FLAVOURS, network
+from tests.support.lipsdp_reference import graph_of
 
 FAST, CLOSED = LipSDPFastVerifier(), EclipseFastVerifier()
 GAP = 1e-3

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import lipbridge
 from lipbridge import Ball, Bound, Budget, Problem
-from lipbridge.graph import Conv, Dense, Elementwise, Graph
-from lipbridge.verifiers.lipsdp_batch import lipsdp_bounds
+from lipbridge.graph.graph import Graph
+from lipbridge.graph.nodes import Conv, Dense, Elementwise
+from lipbridge.lipsdp.solve.batch import lipsdp_bounds
 
 Row = list[Fraction]
 FAST = ["eclipse-fast", "lipsdp-fast"]

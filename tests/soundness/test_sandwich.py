@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 import lipbridge
 from lipbridge import Problem, search_lower_bound, trivial_bound, witness_value
-from lipbridge.activations import activation, activation_names
+from lipbridge.activations.registry import activation, activation_names
 from lipbridge.errors import NumericalFailure
+from lipbridge.lipsdp.multipliers import closed_form_bound, prove_from_multipliers
 from lipbridge.norms import CHEAP_PAIRS
-from lipbridge.verifiers.lmi import closed_form_bound, prove_from_multipliers
 from lipbridge.vocabulary import NORMS, exponent
-from tests.families import FLAVOURS, network
 from tests.support.exact.norms import compared
 from tests.support.exact.rationals import exact, product
+from tests.support.families import FLAVOURS, network
 
 #: What a norm of a few entries and a quotient round by at most, relatively; taken off a witness before it is compared.
 QUOTIENT = 2.0**-46

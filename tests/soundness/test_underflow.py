@@ -16,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 import lipbridge
-from lipbridge.activations import Activation, Term, activation, derive
-from lipbridge.bounds import Bound, Problem
-from lipbridge.capture import capture
+from lipbridge.activations.registry import Activation, Term, activation, derive
 from lipbridge.errors import NumericalFailure, UnsupportedProblem
-from lipbridge.graph import Conv, Dense, Elementwise, Graph, Input, Node
-from lipbridge.robustness import certified_radii, difference_norms_up
-from lipbridge.search.running_error import enclose, enclose_tangent
+from lipbridge.frontend.capture import capture
+from lipbridge.graph.graph import Graph
+from lipbridge.graph.nodes import Conv, Dense, Elementwise, Input, Node
+from lipbridge.problem.bound import Bound
+from lipbridge.problem.problem import Problem
+from lipbridge.rigor.running_error import enclose, enclose_tangent
+from lipbridge.robustness.radii import certified_radii, difference_norms_up
 from lipbridge.vocabulary import NORMS, Norm
 
 Row = list[Fraction]

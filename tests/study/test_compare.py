@@ -14,7 +14,7 @@ import lipbridge
 from lipbridge.errors import InvalidArgument, MissingDependency, UnknownName
 from lipbridge.study import Points, Row, compare
 from lipbridge.verifiers import Budget, get_verifier, list_verifiers
-from tests.study import third_party
+from tests.support import third_party
 
 HOSTILE = ("honest", "liar", "boaster", "crash", "leave", "raise", "hang", "greedy", "nothing", "nan", "local", "slow")
 

@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from lipbridge import rounding
-from lipbridge.search import accuracy
-from lipbridge.verifiers import lmi_proof
+from lipbridge.lipsdp import proof as lmi_proof
+from lipbridge.rigor import accuracy
+from lipbridge.rounding import scalars as rounding
 
 BITS = 24
 #: The unit roundoff of directed rounding to 24 bits; rounding to nearest has half of it.

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import lipbridge
 from lipbridge.errors import LipbridgeError
-from lipbridge.graph import Elementwise
+from lipbridge.graph.nodes import Elementwise
 from tests.support.fuzz_modules import FuzzModule
 
 NORMS = (1, 2, "inf")

@@ -17,8 +17,9 @@ import mpmath
 import torch
 from torch import Tensor
 
-from lipbridge.evaluation import evaluate, runs
-from lipbridge.graph import (
+from lipbridge.graph.evaluation import evaluate, runs
+from lipbridge.graph.graph import Graph
+from lipbridge.graph.nodes import (
     Add,
     Concat,
     Conv,
@@ -26,7 +27,6 @@ from lipbridge.graph import (
     Dense,
     Elementwise,
     Gather,
-    Graph,
     GroupSort,
     MaxPool,
     Node,

@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lipbridge
-from lipbridge.activations import activation_names
+from lipbridge.activations.registry import activation_names
 from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
+from lipbridge.lipsdp.elimination import eliminate
+from lipbridge.lipsdp.multipliers import closed_form_bound, prove_from_multipliers
+from lipbridge.lipsdp.solve.barrier import LIGHT, program_of
+from lipbridge.lipsdp.solve.newton import interior_point
+from lipbridge.lipsdp.system import lipsdp_of
 from lipbridge.verifiers import Budget, Verifier, get_verifier
 from lipbridge.verifiers.eclipse_fast import EclipseFastVerifier
-from lipbridge.verifiers.lipsdp_barrier import LIGHT, program_of
 from lipbridge.verifiers.lipsdp_fast import LipSDPFastVerifier
-from lipbridge.verifiers.lipsdp_newton import interior_point
-from lipbridge.verifiers.lmi import closed_form_bound, prove_from_multipliers
-from lipbridge.verifiers.lmi_elimination import eliminate
-from lipbridge.verifiers.lmi_system import lipsdp_of
 from lipbridge.vocabulary import Side, Status
-from tests.families import FLAVOURS, network
-from tests.verifiers.lipsdp_reference import chain, graph_of, sampled
+from tests.support.families import FLAVOURS, network
+from tests.support.lipsdp_reference import chain, graph_of, sampled
 
 torch.set_num_threads(1)
 VERIFIER = LipSDPFastVerifier()

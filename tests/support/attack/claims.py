@@ -13,16 +13,17 @@ import torch
 from torch import Tensor
 
 from lipbridge import Ball, Budget, Problem, get_verifier, trivial_bound
-from lipbridge.activations import Term, recognise
-from lipbridge.bounds import Bound
+from lipbridge.activations.registry import Term, recognise
 from lipbridge.errors import LipbridgeError, UnsupportedProblem
-from lipbridge.graph import Conv, ConvTranspose, Dense, Elementwise, Graph, Node
+from lipbridge.graph.graph import Graph
+from lipbridge.graph.nodes import Conv, ConvTranspose, Dense, Elementwise, Node
+from lipbridge.lipsdp.by_channel.multipliers import bound_by_channels, unsupported_by_channels
+from lipbridge.lipsdp.linf import closed_form, pieces_of, prove_piece, unsupported
+from lipbridge.lipsdp.multipliers import closed_form_bound, prove_from_multipliers
+from lipbridge.lipsdp.multipliers import unsupported as no_dense_chain
+from lipbridge.lipsdp.solve.batch import lipsdp_bounds
 from lipbridge.norms import CHEAP_PAIRS
-from lipbridge.verifiers.channel_multipliers import bound_by_channels, unsupported_by_channels
-from lipbridge.verifiers.lipsdp_batch import lipsdp_bounds
-from lipbridge.verifiers.lmi import closed_form_bound, prove_from_multipliers
-from lipbridge.verifiers.lmi import unsupported as no_dense_chain
-from lipbridge.verifiers.lmi_linf import closed_form, pieces_of, prove_piece, unsupported
+from lipbridge.problem.bound import Bound
 from lipbridge.verifiers.registry import list_verifiers
 from lipbridge.vocabulary import Norm, Side
 
@@ -170,8 +171,8 @@ def _channels(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
 
 def _onnx(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
     """The network in float32, written and read: where the file holds it exactly, its bound is one of the network."""
-    from lipbridge_adapters.onnx import export_onnx
-    from lipbridge_adapters.onnx_import import read_onnx
+    from lipbridge_adapters.onnx.export import export_onnx
+    from lipbridge_adapters.onnx.reading import read_onnx
 
     graph = in_float32(graph)
     with tempfile.TemporaryDirectory() as folder:

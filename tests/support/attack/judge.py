@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lipbridge.bounds import Bound, Problem, Witness
-from lipbridge.graph import Graph
+from lipbridge.graph.graph import Graph
+from lipbridge.problem.bound import Bound, Witness
+from lipbridge.problem.problem import Problem
 from lipbridge.vocabulary import Norm, Side
 from tests.support.attack.claims import Claim, Silence, claims
 from tests.support.attack.networks import Case

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipbridge import rigor_convolution
 from lipbridge.errors import LipbridgeError
 from lipbridge.norms import CHEAP_PAIRS
 from lipbridge.norms.conv_geometry import Convolution
-from lipbridge.rigor import proved_operator_norm
-from lipbridge.rigor_convolution import proved_conv_norm
+from lipbridge.rigor import convolution as rigor_convolution
+from lipbridge.rigor.convolution import proved_conv_norm
+from lipbridge.rigor.matrix import proved_operator_norm
 from lipbridge.vocabulary import Norm
 from tests.support.attack.judge import Outcome
 from tests.support.attack.weights import EXTREME, SMALL, TAME, Weights

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipbridge.activations import Activation, Term, activation, recognise
-from lipbridge.evaluation import evaluate
-from lipbridge.graph import (
+from lipbridge.activations.registry import Activation, Term, activation, recognise
+from lipbridge.graph.evaluation import evaluate
+from lipbridge.graph.graph import Graph
+from lipbridge.graph.nodes import (
     Add,
     Concat,
     Conv,
@@ -19,7 +20,6 @@ from lipbridge.graph import (
     Dense,
     Elementwise,
     Gather,
-    Graph,
     GroupSort,
     Input,
     MaxPool,

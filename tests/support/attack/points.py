@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lipbridge import certified_radii
 from lipbridge.errors import LipbridgeError
-from lipbridge.graph import Dense, Graph, Reshape
+from lipbridge.graph.graph import Graph
+from lipbridge.graph.nodes import Dense, Reshape
 from lipbridge.vocabulary import NORMS, Norm
 from tests.support.attack.judge import Outcome
 from tests.support.attack.networks import Case

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from lipbridge.activations import SCALAR_FUNCTIONS, Term
-from lipbridge.graph import (
+from lipbridge.activations.registry import SCALAR_FUNCTIONS, Term
+from lipbridge.graph.graph import Graph
+from lipbridge.graph.nodes import (
     Add,
     Concat,
     Conv,
@@ -25,7 +26,6 @@ from lipbridge.graph import (
     Dense,
     Elementwise,
     Gather,
-    Graph,
     GroupSort,
     Input,
     MaxPool,

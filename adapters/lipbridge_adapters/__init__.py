@@ -1,0 +1,1 @@
+"""The tools of others, a folder each; the core never names one."""

@@ -1,0 +1,1 @@
+"""The weight files of the original LipSDP."""

@@ -1,0 +1,1 @@
+"""Semidefinite programs through cvxpy."""

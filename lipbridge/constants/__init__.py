@@ -1,0 +1,1 @@
+"""Lipschitz constants of nodes and of whole Graphs."""

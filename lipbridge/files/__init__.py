@@ -1,0 +1,1 @@
+"""What lipbridge reads and writes: models, graphs, problems, the folders of runs."""

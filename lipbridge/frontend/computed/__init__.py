@@ -1,0 +1,1 @@
+"""Constants that a program computes, each with a bound of its rounding error."""

@@ -1,0 +1,1 @@
+"""The Graph: nodes, their evaluation, and the network that they make."""

@@ -1,0 +1,174 @@
+"""Graph: the one picture of a network that every verifier reads.
+
+Nodes (:mod:`lipbridge.graph.nodes`) stand in topological order and come from a small closed set. Weights are float64
+copies of what the module stores (exact for float32, float16 and bfloat16), so a Graph is the real-number function that
+bounds are about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from lipbridge import checks
+from lipbridge.errors import InvalidArgument
+from lipbridge.graph.evaluation import evaluate, push
+from lipbridge.graph.nodes import (
+    Conv,
+    ConvTranspose,
+    Dense,
+    Elementwise,
+    Gather,
+    Input,
+    Node,
+    Reshape,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A network as nodes in topological order; the last node is the output.
+
+    Raises:
+        ValueError: if a node reads a later one, has a shape without axes (the last one may be a Reshape to that, for
+            a number an input), or node 0 is not the Input.
+    """
+
+    nodes: tuple[Node, ...]
+    name: str = field(default="network")
+
+    def __post_init__(self) -> None:
+        if not self.nodes or not isinstance(self.nodes[0], Input):
+            raise ValueError("The first node of a Graph is its Input.")
+        for index, node in enumerate(self.nodes):
+            if not node.shape and not (index == len(self.nodes) - 1 and isinstance(node, Reshape)):
+                raise ValueError(f"Node `{node.name}` has a shape without axes: a number is held in the shape (1,).")
+            if any(source >= index or source < 0 for source in node.inputs):
+                raise ValueError(f"Node `{node.name}` reads a node that does not come before it.")
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without batch."""
+        return self.nodes[0].shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one output, without batch."""
+        return self.nodes[-1].shape
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Evaluate at ``x`` of shape ``(batch, *input_shape)``; float64 in, float64 out, on the weights' device.
+
+        Raises:
+            InvalidArgument: for another shape, or numbers that are not of the weights' dtype or not where they are.
+        """
+        spelt = f"(batch, {', '.join(map(str, self.input_shape))})"
+        checks.instance(x, Tensor, "x", f"be a tensor of shape {spelt}")
+        if not x.ndim or tuple(x.shape[1:]) != self.input_shape:
+            raise InvalidArgument("x", f"have shape {spelt}", tuple(x.shape))
+        weight = next((t for node in self.nodes for t in stored(node) if t.is_floating_point()), None)
+        if weight is not None and (x.dtype != weight.dtype or x.device.type != weight.device.type):
+            words = f"be {weight.dtype} on {weight.device}, as the weights are (x.to(graph.device, {weight.dtype}))"
+            raise InvalidArgument("x", words, f"{x.dtype} on {x.device}")
+        return self.values(x)[-1]
+
+    def values(self, x: Tensor) -> list[Tensor]:
+        """The values of all nodes at ``x``, by node index."""
+        values: list[Tensor] = [x]
+        for node in self.nodes[1:]:
+            values.append(evaluate(node, [values[i] for i in node.inputs]))
+        return values
+
+    def tangent(self, x: Tensor, v: Tensor, width: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Value at ``x`` and Jacobian-vector product ``J(x) v``; both of shape ``(batch, *output_shape)``.
+
+        With ``width`` above zero the derivative of kinked activations is smoothed over about that width, which makes
+        the product differentiable in ``x`` (for ascent only: a smoothed Jacobian is no witness).
+        """
+        pairs: list[tuple[Tensor, Tensor]] = [(x, v)]
+        for node in self.nodes[1:]:
+            pairs.append(push(node, [pairs[i] for i in node.inputs], width))
+        return pairs[-1]
+
+    def compose_output(self, matrix: Tensor) -> Graph:
+        """The graph of ``matrix @ f`` for a vector-valued f, with the product rounded if merged into a last Dense."""
+        last = self.nodes[-1]
+        matrix = matrix.to(torch.float64)
+        if isinstance(last, Dense) and not has_errors(last):
+            bias = None if last.bias is None else matrix @ last.bias
+            merged = Dense(last.name, last.inputs, (matrix.shape[0],), matrix @ last.weight, bias)
+            return replace(self, nodes=(*self.nodes[:-1], merged))
+        return replace(self, nodes=(*self.nodes, Dense("output", (len(self.nodes) - 1,), (matrix.shape[0],), matrix)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; the CPU for a Graph without any."""
+        return next((tensor.device for node in self.nodes for tensor in stored(node)), torch.device("cpu"))
+
+    def to(self, device: torch.device | str) -> Graph:
+        """The same graph with its weights on ``device``."""
+        return replace(self, nodes=tuple(_moved(node, device) for node in self.nodes))
+
+    def __repr__(self) -> str:
+        lines = [f"Graph {self.name!r}: {self.input_shape} -> {self.output_shape}"]
+        for index, node in enumerate(self.nodes):
+            kind = type(node).__name__ + (f"({node.activation.name})" if isinstance(node, Elementwise) else "")
+            lines.append(f"  {index:3d} {node.name:24s} {kind:24s} {node.inputs} -> {node.shape}")
+        return "\n".join(lines)
+
+
+def stored(node: Node) -> list[Tensor]:
+    """The tensors that a node holds: its weight first, then its bias; or the index of a Gather."""
+    if isinstance(node, Gather):
+        return [node.index]
+    if isinstance(node, Dense | Conv | ConvTranspose):
+        return [node.weight] if node.bias is None else [node.weight, node.bias]
+    return []
+
+
+def _moved(node: Node, device: torch.device | str) -> Node:
+    if isinstance(node, Gather):
+        return replace(node, index=node.index.to(device))
+    if isinstance(node, Dense | Conv | ConvTranspose):
+        bias, *errors = (None if t is None else t.to(device) for t in (node.bias, node.error, node.bias_error))
+        return replace(node, weight=node.weight.to(device), bias=bias, error=errors[0], bias_error=errors[1])
+    return node
+
+
+def has_errors(node: Node) -> bool:
+    """Whether a node's weight or bias is only known up to an error."""
+    return isinstance(node, Dense | Conv | ConvTranspose) and not (node.error is None and node.bias_error is None)
+
+
+def alive_nodes(graph: Graph, output: int | None = None) -> list[int]:
+    """The places, in order, of the Input and of the nodes that node ``output`` (the last if None) reads on the way."""
+    alive, waiting = {0}, [len(graph.nodes) - 1 if output is None else output]
+    while waiting:
+        index = waiting.pop()
+        if index not in alive:
+            alive.add(index)
+            waiting.extend(graph.nodes[index].inputs)
+    return sorted(alive)
+
+
+def with_axes(graph: Graph) -> Graph:
+    """The Graph with a number an input, of shape ``(batch,)``, in the shape ``(batch, 1)``; others as they are."""
+    return graph if graph.output_shape else replace(graph, nodes=graph.nodes[:-1])
+
+
+def without_dead_nodes(graph: Graph, output: int | None = None) -> Graph:
+    """Only the nodes that node ``output`` (the last if None) reads on the way, and the Input; the output comes last."""
+    order = alive_nodes(graph, output)  # the output comes last: all others are read on the way to it
+    place = {index: position for position, index in enumerate(order)}
+    nodes = [graph.nodes[i] for i in order]
+    kept = tuple(replace(node, inputs=tuple(place[i] for i in node.inputs)) for node in nodes)
+    return replace(graph, nodes=kept)
+
+
+__all__ = ["Graph", "alive_nodes", "has_errors", "stored", "with_axes", "without_dead_nodes"]

@@ -1,0 +1,1 @@
+"""Modules that bound-trained networks are made of, and networks by name."""

@@ -1,0 +1,1 @@
+"""The LipSDP matrix inequality: its system, its proof, and the ways to its multipliers."""

@@ -1,0 +1,170 @@
+"""LipSDP on balls: the matrix inequality with the slopes that each unit has there.
+
+For x, y in a ball every pre-activation stays in a proved interval (:mod:`lipbridge.propagation.bounds`), so each unit
+has slopes of its own (:mod:`lipbridge.lipsdp.unit_slopes`), and the inequality bounds |f(x) - f(y)| / |x - y| in l_2 on
+the ball, whatever the ball's norm. Kinks on the boundary of an interval count, so the bound holds for the Clarke
+Jacobian at every point of the closed ball.
+
+Several balls are regions of their own: the bound is the largest of theirs. All get the closed form; then the ball with
+the largest bound is solved, again and again, until the largest is one that has been solved or time is over.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from lipbridge.activations.slopes import Slopes
+from lipbridge.errors import InvalidArgument, NumericalFailure
+from lipbridge.graph.graph import Graph
+from lipbridge.lipsdp.multipliers import closed_form_bound
+from lipbridge.lipsdp.system import LipSDP, lipsdp_of
+from lipbridge.lipsdp.unit_slopes import is_joint
+from lipbridge.lowering.chain import Chain, as_chain
+from lipbridge.problem.bound import Bound
+from lipbridge.problem.problem import Ball, Problem
+from lipbridge.propagation.bounds import layer_norms, reaches
+from lipbridge.vocabulary import Side, Status
+
+#: Balls whose intervals are found at once.
+TOGETHER = 8
+
+#: What a verifier does with one matrix inequality until a time (of ``time.perf_counter``).
+Solve = Callable[[LipSDP, float], Bound]
+
+
+def local_intervals(graph: Graph, region: Ball, *, linear: bool = True) -> list[list[Slopes]]:
+    """Per ball and activation layer the interval ``(lower, upper)`` of each unit's source, on the CPU.
+
+    They hold for the network itself, also where its chain's weights are rounded.
+
+    Args:
+        graph: a network that :func:`lipbridge.lowering.chain.as_chain` reads.
+        region: the balls.
+        linear: see :func:`lipbridge.propagation.bounds.reaches`.
+
+    Raises:
+        InvalidArgument: if the centres do not fit the network, or are not finite.
+        NumericalFailure: for NaN weights.
+    """
+    if tuple(region.centers.shape[1:]) != graph.input_shape:
+        raise InvalidArgument("centers", f"have shape (k, *{graph.input_shape})", tuple(region.centers.shape))
+    if not bool(region.centers.isfinite().all()):
+        raise InvalidArgument("centers", "be finite", "NaN or infinity")
+    norms = layer_norms(graph, region.norm)
+    sources = as_chain(graph, rounded=True).sources
+    found: list[list[Slopes]] = []
+    for first in range(0, len(region.centers), TOGETHER):
+        part = replace(region, centers=region.centers[first : first + TOGETHER])
+        reached = reaches(graph, part, norms, linear=linear)
+        ends = [(reached[i].lower.flatten(1).cpu(), reached[i].upper.flatten(1).cpu()) for i in sources]
+        found += [[(lower[ball], upper[ball]) for lower, upper in ends] for ball in range(len(part.centers))]
+    return found
+
+
+def local_systems(network: Graph | Chain, intervals: Sequence[Slopes] | None) -> list[LipSDP]:
+    """The matrix inequalities of one ball: any of them bounds the network there. Everywhere, for None.
+
+    There are two where a layer has a joint constraint (sin, cos): with its global constraint, and with local slopes.
+    """
+    if intervals is None:
+        return [lipsdp_of(network)]
+    chain = network if isinstance(network, Chain) else as_chain(network, rounded=True)
+    both = any(is_joint(activation) for activation in chain.activations)
+    return [lipsdp_of(chain, intervals, joint=joint) for joint in ((True, False) if both else (True,))]
+
+
+@dataclass(eq=False)
+class _Candidate:
+    """A ball's best bound so far."""
+
+    ball: int
+    intervals: Sequence[Slopes] | None
+    bound: Bound
+    solved: bool = False
+
+
+def bound_on_region(problem: Problem, deadline: float, solve: Solve | None = None) -> Bound:
+    """The proved l_2 bound of a problem that LipSDP supports, everywhere or on its balls.
+
+    Args:
+        problem: see :func:`lipbridge.lipsdp.multipliers.unsupported`.
+        deadline: of ``time.perf_counter``; shared by the balls.
+        solve: improves on the closed form; None for the closed form alone.
+
+    Returns:
+        A Bound of the problem's region; on balls ``extra["ball"]`` is the one with the largest bound, the multipliers
+        are those of its system, and ``extra["joint"]`` says which of its systems (:func:`local_systems`) that is.
+
+    Raises:
+        NumericalFailure: if no bound could be proved.
+
+    Law: never below a witness of the region; never above the closed form's bound everywhere.
+    """
+    graph, region = problem.graph, problem.region
+    chain = as_chain(graph, rounded=True)
+    if region is None:
+        system = lipsdp_of(chain)
+        return closed_form_bound(system) if solve is None else solve(system, deadline)
+    everywhere = _closed_form(lipsdp_of(chain))
+    candidates: list[_Candidate] = []
+    for ball, intervals in enumerate(local_intervals(graph, region)):
+        bounds = [everywhere]
+        if time.perf_counter() < deadline:  # otherwise what holds everywhere has to do
+            for joint, system in zip((True, False), local_systems(chain, intervals), strict=False):
+                bounds.append(_labelled(_closed_form(system), joint))
+        candidates.append(_Candidate(ball, intervals, min(bounds, key=_order)))
+    solved = 0
+    while True:
+        worst = max(candidates, key=lambda candidate: _order(candidate.bound))
+        if worst.solved or solve is None or time.perf_counter() >= deadline:
+            break
+        waiting = sum(not candidate.solved for candidate in candidates)
+        _improve(chain, worst, solve, deadline, min(waiting, 4))
+        solved += 1
+    bound = worst.bound
+    if math.isnan(bound.value):
+        raise NumericalFailure("No LipSDP bound could be proved: the weights are beyond float64; rescale them.")
+    if solve is not None and not worst.solved and bound.status is Status.OK:
+        detail = f"The time limit was reached after {solved} of {len(candidates)} balls; the others have closed forms."
+        bound = replace(bound, status=Status.TIMEOUT, detail=detail)
+    where = {"ball": worst.ball} | ({"balls_solved": solved} if solve is not None and len(candidates) > 1 else {})
+    return replace(bound, region=problem.region_name, extra={**bound.extra, **where})
+
+
+def _improve(chain: Chain, candidate: _Candidate, solve: Solve, deadline: float, waiting: int) -> None:
+    """Solve a ball's systems; an equal share of what is left of the time is for each ball that may have to follow."""
+    candidate.solved = True
+    now = time.perf_counter()
+    until = now + (deadline - now) / waiting
+    systems = local_systems(chain, candidate.intervals)
+    known = candidate.bound
+    for index, (joint, system) in enumerate(zip((True, False), systems, strict=False)):
+        begin = time.perf_counter()
+        share = begin + (until - begin) / (len(systems) - index)
+        try:
+            found = _labelled(solve(system, share), joint)
+        except NumericalFailure:
+            continue  # the closed form stands
+        if _order(found) <= _order(candidate.bound):
+            candidate.bound = found
+        elif candidate.bound is known:  # what became of the attempt is told with the closed form
+            candidate.bound = replace(known, status=found.status, detail=found.detail)
+
+
+def _labelled(bound: Bound, joint: bool) -> Bound:
+    return replace(bound, method=f"{bound.method}, local", extra={**bound.extra, "joint": joint})
+
+
+def _closed_form(system: LipSDP) -> Bound:
+    """The closed form, NaN where float64 has no room for it."""
+    try:
+        return closed_form_bound(system)
+    except NumericalFailure:
+        return Bound(math.nan, Side.UPPER, False, "2", "LipSDP, closed form")
+
+
+def _order(bound: Bound) -> float:
+    return math.inf if math.isnan(bound.value) else bound.value

@@ -1,0 +1,1 @@
+"""LipSDP on convolutions: one multiplier a channel, and no matrix of a convolution."""

@@ -1,0 +1,107 @@
+"""LipSDP bounds from multipliers: any multipliers in, a proved bound out.
+
+A solver's multipliers are a claim, never trusted: they are clipped, mixed with a feasible point where they are not
+feasible, and the constant that they give is proved in outward-rounded arithmetic
+(:mod:`lipbridge.lipsdp.proof`).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lipbridge.errors import NumericalFailure, UnsupportedProblem
+from lipbridge.graph.graph import Graph
+from lipbridge.lipsdp.elimination import closed_form, mix
+from lipbridge.lipsdp.proof import prove
+from lipbridge.lipsdp.system import LipSDP, Multipliers, lipsdp_of
+from lipbridge.lowering.chain import as_chain
+from lipbridge.problem.bound import Bound
+from lipbridge.problem.problem import Problem
+from lipbridge.vocabulary import Quantity, Side
+
+
+def unsupported(problem: Problem) -> str | None:
+    """None if LipSDP can take the problem, otherwise the reason why it cannot, in one line."""
+    reason = other_question(problem)
+    if reason is not None:
+        return reason
+    try:
+        as_chain(problem.graph, rounded=True)
+    except UnsupportedProblem as error:
+        return str(error)
+    except NumericalFailure:
+        return None  # NaN weights: `bound` says so
+    return None
+
+
+def other_question(problem: Problem) -> str | None:
+    """Why a problem does not ask for the l_2 Lipschitz constant; None if it does."""
+    if problem.quantity is not Quantity.LIPSCHITZ:
+        return "it bounds the Lipschitz constant, not the deviation from a centre"
+    if (problem.input_norm, problem.output_norm) != (2, 2):
+        return f"it bounds the l2 constant, not the norm {problem.norm_name}"
+    return None
+
+
+def closed_form_multipliers(network: Graph | LipSDP) -> dict[str, Tensor]:
+    """Feasible multipliers in closed form, one value a layer. Their bound is never above the trivial bound's product.
+
+    Raises:
+        UnsupportedProblem: if the network is no dense chain.
+        NumericalFailure: if weights hold NaN.
+
+    Source: in the manner of ECLipsE-Fast (Xu and Sivaranjani 2024). Law: :func:`prove_from_multipliers` succeeds.
+    """
+    system = network if isinstance(network, LipSDP) else lipsdp_of(network)
+    if system.constant:
+        return system.multipliers([torch.zeros(s.increments.constraints, s.width) for s in system.stages])
+    return system.multipliers(closed_form(system))
+
+
+def prove_from_multipliers(network: Graph | LipSDP, multipliers: Multipliers, method: str = "LipSDP") -> Bound:
+    """The proved l_2 bound that multipliers from anywhere give.
+
+    Args:
+        network: a Graph, or its LipSDP inequality (:func:`lipsdp_of`).
+        multipliers: per activation layer "T1", "T2", ... a vector of ``constraints * units`` entries, of the network
+            scaled as :class:`LipSDP` says. Negative entries count as zero.
+        method: what the Bound is to be called.
+
+    Returns:
+        A Bound, upper and proved, everywhere, with the multipliers that were proved.
+
+    Raises:
+        InvalidArgument: for missing layers, wrong lengths, NaN or infinity.
+        NumericalFailure: if rounding leaves no room for a proof (weights beyond float64).
+
+    Law: never below a witness, whatever the multipliers.
+    """
+    start = time.perf_counter()
+    system = network if isinstance(network, LipSDP) else lipsdp_of(network)
+    vectors = system.vectors(multipliers)
+    if system.constant or not system.stages:
+        value, proved = prove(system, vectors)
+    else:
+        feasible = closed_form(system)
+        try:
+            value, proved = prove(system, mix(system, vectors, feasible))
+        except NumericalFailure:  # too close to infeasible for rounding; the closed form has room
+            value, proved = prove(system, feasible)
+    bound = Bound(value, Side.UPPER, True, "2", method, multipliers=system.multipliers(proved))
+    return replace(bound, seconds=time.perf_counter() - start)
+
+
+def closed_form_bound(network: Graph | LipSDP) -> Bound:
+    """The proved bound of :func:`closed_form_multipliers`."""
+    start = time.perf_counter()
+    system = network if isinstance(network, LipSDP) else lipsdp_of(network)
+    multipliers = closed_form_multipliers(system)
+    if not all(bool(torch.isfinite(T).all()) for T in multipliers.values()):
+        raise NumericalFailure("The LipSDP multipliers are beyond float64; rescale the network.")
+    value, proved = prove(system, system.vectors(multipliers))
+    bound = Bound(value, Side.UPPER, True, "2", "LipSDP, closed form", multipliers=system.multipliers(proved))
+    return replace(bound, seconds=time.perf_counter() - start)

@@ -1,0 +1,1 @@
+"""Multipliers of LipSDP without an SDP solver."""

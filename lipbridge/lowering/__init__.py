@@ -1,0 +1,1 @@
+"""Rewrites of a Graph that keep its function."""

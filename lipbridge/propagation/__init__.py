@@ -1,0 +1,1 @@
+"""Which values the nodes of a Graph take on balls."""

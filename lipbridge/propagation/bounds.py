@@ -1,0 +1,213 @@
+"""Which values the nodes of a Graph take on balls: intervals, propagated forward and backward, rounded outward.
+
+Three enclosures of every node are intersected:
+
+* interval arithmetic, in centre-and-radius form for dense layers and convolutions;
+* distance: on the ball a node moves from its value at the centre by at most D in l_p, the radius times the layers'
+  norms and the activations' *local* slopes, so a unit of the next layer moves by at most ``|w|_dual D``. This is exact
+  for the first layer, and much the best for networks that were trained for a small bound;
+* linear: each activation is enclosed on its interval between two parallel lines, the lines are pulled back to the
+  input, and what is left is a linear function on the ball (as Fast-Lin and CROWN do).
+
+Every step is a batch over balls in float64, on the weights' device, and never looks at a value. A dot product of
+length n is trusted to |fl(w'x) - w'x| <= gamma_n |w|'|x| (Higham 2002, section 3.1), scalar functions to
+:mod:`lipbridge.rigor.accuracy`. An overflow makes an interval infinite, never wrong.
+
+Source: Weng et al. 2018 (Fast-Lin, parallel lines), Zhang et al. 2018 (CROWN); distances and rounding are ours.
+The rules of the nodes are in :mod:`lipbridge.propagation.rules`, :mod:`lipbridge.propagation.space` and
+:mod:`lipbridge.propagation.softmax`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lipbridge.activations.slopes import FLOOR, WIDER, outward
+from lipbridge.constants.layer_constants import conv_norm_up, transposed_norm_up
+from lipbridge.errors import InvalidArgument
+from lipbridge.graph.graph import Graph, has_errors, stored
+from lipbridge.graph.nodes import Conv, ConvTranspose, Dense, Elementwise, Node
+from lipbridge.problem.problem import Ball
+from lipbridge.propagation import softmax as _softmax
+from lipbridge.propagation import space as _space
+from lipbridge.propagation.adjoint import moves
+from lipbridge.propagation.rules import (
+    DUAL,
+    Context,
+    Lines,
+    Pulled,
+    Reach,
+    lines_around,
+    narrowed,
+    norm_up,
+    nothing,
+    pull,
+    reach,
+    times,
+)
+from lipbridge.rigor.matrix import proved_operator_norm
+from lipbridge.rigor.running_error import Enclosure, uncertainty
+from lipbridge.rounding.scalars import gamma
+from lipbridge.vocabulary import Norm
+
+#: Linear forms are pulled back in pieces of at most so many numbers.
+LARGEST = 2**24
+
+
+def layer_norms(graph: Graph, norm: Norm) -> dict[Node, float]:
+    """Proved l_p norms of dense layers and convolutions (by node: names may repeat), which :func:`reaches` may use.
+
+    Raises:
+        NumericalFailure: if weights hold NaN or a norm overflows.
+    """
+    found: dict[Node, float] = {}
+    for node in graph.nodes:
+        if isinstance(node, Dense):
+            found[node] = proved_operator_norm(node.weight, norm)
+        elif isinstance(node, Conv):
+            found[node] = conv_norm_up(node, graph.nodes[node.inputs[0]].shape, norm, norm)
+        elif isinstance(node, ConvTranspose):
+            found[node] = transposed_norm_up(node, graph.nodes[node.inputs[0]].shape, norm, norm)
+    return found
+
+
+def reaches(graph: Graph, ball: Ball, norms: Mapping[Node, float] | None = None, *, linear: bool = True) -> list[Reach]:
+    """What each node's values are enclosed by on each ball.
+
+    Args:
+        graph: the network.
+        ball: k balls; centres are moved to the weights' device.
+        norms: of :func:`layer_norms`; without, distances come from the intervals alone.
+        linear: whether to pull lines back to the input; costs about a product of all layers for each activation.
+
+    Raises:
+        InvalidArgument: if the centres do not fit the network.
+        UnsupportedProblem: for a node without a rule.
+
+    Law: the value of a node at any x of a ball is in its interval, in real arithmetic.
+    """
+    if tuple(ball.centers.shape[1:]) != graph.input_shape:
+        raise InvalidArgument("centers", f"have shape (k, *{graph.input_shape})", tuple(ball.centers.shape))
+    context = Context(ball.norm, norms or {})
+    centers = ball.centers.detach().to(device=_device(graph, ball), dtype=torch.float64)
+    zero = torch.zeros_like(centers)
+    radius = torch.full((len(centers),), ball.radius, dtype=torch.float64, device=centers.device)
+    lower, upper = outward(centers - ball.radius, centers + ball.radius)
+    found = [Reach(lower, upper, Enclosure(centers, zero), radius)]
+    lines: dict[int, list[Lines]] = {}
+    for index, node in enumerate(graph.nodes[1:], start=1):
+        if linear and _gains(graph, index):
+            source = node.inputs[0]
+            pulled = _pulled_back(graph, source, found, lines, ball)
+            if pulled is not None:
+                found[source] = narrowed(found[source], *pulled, context)
+        if isinstance(node, Elementwise):
+            lines[index] = lines_around(node, found[node.inputs[0]])
+        found.append(_widened(node, reach(node, [found[i] for i in node.inputs], context), found, context))
+    return found
+
+
+def _uncertainty(node: Node, found: list[Reach]) -> Tensor | None:
+    """How far a node's values may be from those that its weights give, which are known up to an error alone."""
+    if not isinstance(node, Dense | Conv | ConvTranspose) or not has_errors(node):
+        return None
+    source = found[node.inputs[0]]
+    return uncertainty(node, source.magnitude.reshape(source.lower.shape))
+
+
+def _widened(node: Node, own: Reach, found: list[Reach], context: Context) -> Reach:
+    """What encloses a node's values for all weights within their errors."""
+    more = _uncertainty(node, found)
+    if more is None:
+        return own
+    lower, upper = outward(own.lower - more, own.upper + more)
+    distance = own.distance + 2.0 * norm_up(more.flatten(1), context.norm) * (1.0 + WIDER)
+    return Reach(lower, upper, own.center, distance * (1.0 + WIDER))
+
+
+def _device(graph: Graph, ball: Ball) -> torch.device:
+    return graph.device if any(stored(node) for node in graph) else ball.centers.device
+
+
+def _gains(graph: Graph, index: int) -> bool:
+    """Whether lines may narrow a node's source: it is nonlinear, and behind more than one layer or copying padding.
+
+    Behind an activation only another one asks: what the lines know went into the activation's own source.
+    """
+    node = graph.nodes[index]
+    if not isinstance(node, (Elementwise, *_softmax.NONLINEAR, *_space.NONLINEAR)):
+        return False
+    source = node.inputs[0]
+    if isinstance(graph.nodes[source], Elementwise) and not isinstance(node, Elementwise):
+        return False
+    before = [node for node in graph.nodes[1 : source + 1] if not moves(node)]
+    return len(before) > 1 or any(_copies(graph, node) for node in before)
+
+
+def _copies(graph: Graph, node: Node) -> bool:
+    """Whether taps of a convolution meet on one input, so that only lines know their sum."""
+    return isinstance(node, Conv) and _space.meeting_taps(node, graph.nodes[node.inputs[0]].shape) > 1
+
+
+def _pulled_back(
+    graph: Graph, index: int, found: list[Reach], lines: Mapping[int, list[Lines]], ball: Ball
+) -> tuple[Tensor, Tensor] | None:
+    """An interval of node ``index`` from linear forms pulled back to the input; None if a node has no rule."""
+    center = found[0].center.value
+    size = math.prod(graph.nodes[index].shape)
+    longest = max(math.prod(node.shape) for node in graph.nodes[: index + 1])
+    step = max(1, LARGEST // (len(center) * longest))
+    units = torch.arange(size, device=center.device)
+    ends: list[tuple[Tensor, Tensor]] = []
+    for start in range(0, size, step):
+        rows = (units[start : start + step, None] == units).to(torch.float64)
+        end = _form_ends(graph, index, rows[None], found, lines, ball)
+        if end is None:
+            return None
+        ends.append(end)
+    shape = (len(center), *graph.nodes[index].shape)
+    lower, upper = (torch.cat(parts, 1).expand(len(center), size).reshape(shape) for parts in zip(*ends, strict=True))
+    return lower, upper
+
+
+def _form_ends(
+    graph: Graph, index: int, form: Tensor, found: list[Reach], lines: Mapping[int, list[Lines]], ball: Ball
+) -> tuple[Tensor, Tensor] | None:
+    """An interval of each linear form ``(1, m, size)`` of node ``index``: ``(k, m)``."""
+    center = found[0].center.value.flatten(1)
+    forms = {index: form}
+    offset, error = nothing(form), nothing(form)
+    for i in range(index, 0, -1):
+        if i not in forms:
+            continue
+        node, form = graph.nodes[i], forms.pop(i)
+        if pull.dispatch(type(node)) is pull.dispatch(Node):
+            return None
+        step = pull(node, form, [found[j] for j in node.inputs], lines.get(i, []))
+        own = _uncertainty(node, found)
+        if own is not None:
+            error = error + times(form.abs(), own.flatten(1)) * (1.0 + WIDER)
+        offset = offset + step.offset
+        error = error + step.error + WIDER * offset.abs()
+        for j, part in zip(node.inputs, step.parts, strict=True):
+            if j in forms:
+                forms[j] = forms[j] + part
+                error = error + WIDER * times(forms[j].abs(), found[j].magnitude)
+            else:
+                forms[j] = part
+    n = center.shape[1]
+    form = forms.get(0, center.new_zeros(1, form.shape[1], n))
+    value = times(form, center) + offset
+    spread = norm_up(form.abs(), DUAL[ball.norm]) * ball.radius
+    error = error + spread + gamma(n + 4) * times(form.abs(), center.abs()) + WIDER * value.abs() + n * FLOOR
+    # Sums of numbers >= 0, each computed with a relative error below that of the longest dot product.
+    longest = max(math.prod(node.shape) for node in graph.nodes)
+    error = error * (1.0 + 8.0 * gamma(longest + 64))
+    return outward(value - error, value + error)
+
+
+__all__ = ["Lines", "Pulled", "Reach", "layer_norms", "pull", "reach", "reaches"]

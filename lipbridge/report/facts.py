@@ -1,0 +1,73 @@
+"""What reports tell of a network, read off its Graph: how many parameters it has, and how it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+from torch import Tensor
+
+from lipbridge.frontend.reader import FIXED
+from lipbridge.graph.graph import Graph
+from lipbridge.graph.nodes import Conv, Elementwise, GroupSort, Input, MaxPool, Node, Normalize, Softmax
+
+#: More layers than this are shown as the first ones and the last.
+SHOWN = 12
+
+
+def parameter_count(graph: Graph) -> int:
+    """The numbers that the layers of a network hold: weights, kernels, biases, scales, shifts.
+
+    Every node counts by its floating point tensors, whatever it is. What the architecture fixes (the kernel of an
+    average) is no parameter. A tensor that several layers share counts once where the Graph knows it, by the name of
+    the module's tensor (a file in ONNX has no such names); a weight that is computed from others counts as it is.
+
+    Law: of a module of dense and convolutional layers, the sum of ``numel`` over its parameters.
+    """
+    found: dict[object, int] = {}
+    for index, node in enumerate(graph.nodes):
+        name = getattr(node, "parameter", None)
+        if name == FIXED:
+            continue
+        for field, tensor in _numbers(node):
+            # The layer belongs to the key of a bias: a decoder with its encoder's weight has a bias of its own.
+            key = (index, field) if name is None else name if field == "weight" else (name, field, node.name)
+            found[key] = tensor.numel()
+    return sum(found.values())
+
+
+def architecture(graph: Graph) -> str:
+    """The sizes of the input and of each layer with weights, and the functions between them, in one line.
+
+    E.g. ``784–256–256–10, abs, no bias`` or ``1×28×28–48×14×14–256–10, relu, MaxPool``.
+    """
+    layers = [node for node in graph if has_weights(node)]
+    sizes = ["×".join(map(str, node.shape)) for node in (graph.nodes[0], *layers)]
+    if len(sizes) > SHOWN:
+        sizes = [*sizes[: SHOWN - 2], "…", sizes[-1]]
+    words = dict.fromkeys(word for node in graph if (word := _word(node)))
+    bias = "" if any(getattr(node, "bias", None) is not None for node in layers) else ", no bias"
+    return f"{'–'.join(sizes)}, {', '.join(words) or 'linear'}{bias}"
+
+
+def has_weights(node: Node) -> bool:
+    """Whether a node is a layer with a matrix or a kernel: no scale of single channels, nothing that is fixed."""
+    fixed = getattr(node, "parameter", None) == FIXED or (isinstance(node, Conv) and node.diagonal)
+    return not fixed and not isinstance(node, Input) and any(field == "weight" for field, _ in _numbers(node))
+
+
+def _numbers(node: Node) -> Iterator[tuple[str, Tensor]]:
+    """Floating point tensors of a node, but for how far they may be off."""
+    for field in fields(node):
+        value: object = getattr(node, field.name)
+        if isinstance(value, Tensor) and value.is_floating_point() and not field.name.endswith("error"):
+            yield field.name, value
+
+
+def _word(node: Node) -> str:
+    if isinstance(node, Elementwise):
+        return node.activation.name
+    return type(node).__name__ if isinstance(node, MaxPool | GroupSort | Normalize | Softmax) else ""
+
+
+__all__ = ["architecture", "has_weights", "parameter_count"]

@@ -1,0 +1,1 @@
+"""Scaling factors of chains."""

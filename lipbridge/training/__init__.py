@@ -1,0 +1,1 @@
+"""Training with the trivial bound in the loss."""

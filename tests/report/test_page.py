@@ -1,0 +1,84 @@
+"""The report: complete, escaped, self-contained, and with a headline that its table bears out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lipbridge import text
+from lipbridge.machine import machine_facts
+from lipbridge.report.headline import headline
+from lipbridge.report.page import Network, render
+
+
+def row(network: str = "net", verifier: str = "trivial", **changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        **{"network": network, "verifier": verifier, "method": "a method", "side": "upper", "value": 2.0},
+        **{"proved": True, "norm": "2", "region": "everywhere", "quantity": "lipschitz", "seconds": 0.001},
+        **{"status": "ok", "tightness": 1.25, "memory": 2**28, "total_seconds": 2.0, "detail": ""},
+        **{"certified_accuracy": None, "extra": {}},
+    }
+    return values | changes
+
+
+def page(rows: list[dict[str, Any]], history: list[dict[str, Any]] | None = None) -> str:
+    names = dict.fromkeys(item["network"] for item in rows)
+    return render(rows, [Network(name, "4–8–3, abs", 56, history=history or []) for name in names], machine_facts(1))
+
+
+def test_the_headline_is_what_the_table_says() -> None:
+    rows = [
+        row("good", tightness=1.0123),
+        row("bad", tightness=15.3),
+        row("bad", "lipsdp", tightness=1.1, seconds=12.0),
+    ]
+    first, second = headline(rows)
+    assert first == "The trivial bound of good is at most 1.2 % above the true l2 Lipschitz constant, and took 1 ms."
+    assert "up to 15.3 times the truth" in second
+    assert "lipsdp, the tightest verifier there, brings that to 10 % in 12 s" in second
+
+
+@pytest.mark.parametrize("change", [{"status": "unsound", "tightness": 0.5}, {"proved": False}, {"tightness": None}])
+def test_the_headline_rests_on_proved_bounds_alone(change: dict[str, Any]) -> None:
+    assert headline([row(**change)]) == ["No verifier gave a proved upper bound of a Lipschitz constant."]
+
+
+def test_names_and_messages_are_escaped() -> None:
+    evil = "<script>alert(1)</script>&\"'"
+    html = page([row(evil, evil, detail=evil, method=evil, status="failed"), row(evil, "trivial")])
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_an_unsound_value_is_told_at_the_top() -> None:
+    html = page([row(verifier="liar", status="unsound", proved=False, tightness=0.5, detail="a witness proves 4")])
+    assert 'role="alert"' in html
+    assert "liar on net is unsound" in html
+    assert html.index('role="alert"') < html.index("<table")
+
+
+def test_missing_figures_leave_gaps_and_not_words() -> None:
+    html = page([row(value=None, tightness=None, memory=None, status="timeout", proved=False)])
+    assert "None" not in html
+    assert "nan" not in html.lower().split("<table")[1].split("</table>")[0]
+    assert "<svg" not in html
+
+
+def test_plots_take_the_colours_of_the_page() -> None:
+    history = [{"epoch": e, "loss": 1.0 / e, "accuracy": 0.9, "bound": float(e)} for e in range(1, 50)]
+    html = page([row(), row("other", "exact", tightness=1.0, seconds=100.0)], history)
+    assert html.count("<svg") == 2
+    plots = "".join(part.split("</svg>")[0] for part in html.split("<svg")[1:])
+    assert "var(--c0)" in plots
+    assert "currentColor" in plots
+    assert "#0101" not in plots
+    assert "#0404" not in plots
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.0012, "1.2 ms"), (3.25, "3.25 s"), (240.0, "4 min"), (None, ""), (float("nan"), "")],
+)
+def test_times_are_readable(value: float | None, expected: str) -> None:
+    assert text.seconds(value) == expected

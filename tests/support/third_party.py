@@ -1,0 +1,134 @@
+"""A package of somebody else's verifiers, installed in a folder: well-behaved, lying, crashing, hanging, greedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SOURCE = '''
+import math, os, sys, time
+import torch
+from lipbridge.problem.bound import Bound, Witness, bound_for
+from lipbridge.constants.trivial import trivial_bound
+from lipbridge.vocabulary import Quantity, Side
+
+
+class Base:
+    summary, norms, proved, requires, install = "for tests", "2", True, (), ""
+
+    @property
+    def name(self):
+        return type(self).__name__.lower()
+
+    def supports(self, problem):
+        return None if problem.quantity is Quantity.LIPSCHITZ else "no deviation"
+
+    def value(self, problem, factor=1.0):
+        value = factor * trivial_bound(problem.graph, problem.input_norm).value
+        return bound_for(problem, value, Side.UPPER, proved=True, method=self.name)
+
+
+class Honest(Base):
+    def bound(self, problem, budget):
+        print("chatter on stdout")
+        os.write(1, b"chatter from C\\n")
+        return self.value(problem, float(budget.options.get("factor", 2.0)))
+
+
+class Liar(Base):
+    def bound(self, problem, budget):
+        return self.value(problem, 1e-3)
+
+
+class Boaster(Base):
+    """Claims a lower bound that nothing backs: it must not make others look unsound."""
+
+    def bound(self, problem, budget):
+        witness = Witness(torch.ones(1, 3), torch.ones(1, 3))  # of another network
+        return Bound(1e9, Side.LOWER, True, "2", "boast", witness=witness)
+
+
+class Crash(Base):
+    def bound(self, problem, budget):
+        sys.stderr.write("solver core: the last words\\n")
+        sys.stderr.flush()
+        os.abort()
+
+
+class Leave(Base):
+    def bound(self, problem, budget):
+        os._exit(7)
+
+
+class Raise(Base):
+    def bound(self, problem, budget):
+        raise ZeroDivisionError("first line\\nsecond line")
+
+
+class Hang(Base):
+    def bound(self, problem, budget):
+        os.system("sleep 300")
+
+
+class Greedy(Base):
+    def bound(self, problem, budget):
+        kept = []
+        while True:
+            kept.append(b"x" * 2**26)
+            time.sleep(0.01)
+
+
+class Nothing(Base):
+    def bound(self, problem, budget):
+        return None
+
+
+class Nan(Base):
+    def bound(self, problem, budget):
+        return self.value(problem, math.nan)
+
+
+class Local(Base):
+    """Bounds only the deviation in balls, and certifies predictions."""
+
+    def supports(self, problem):
+        return None if problem.quantity is Quantity.DEVIATION else "deviation only"
+
+    def bound(self, problem, budget):
+        return self.value(problem)
+
+    def certify(self, graph, inputs, labels, radius, norm, budget):
+        return graph(inputs).argmax(1) == labels
+
+
+class Slow(Base):
+    """A bound at once, a certification never."""
+
+    def bound(self, problem, budget):
+        return self.value(problem)
+
+    def certify(self, graph, inputs, labels, radius, norm, budget):
+        time.sleep(300)
+
+
+class Absent(Base):
+    requires, install = ("a_package_that_nobody_has",), "pip install a-package-that-nobody-has"
+
+    def bound(self, problem, budget):
+        raise AssertionError("never called")
+'''
+
+NAMES = (
+    *("honest", "liar", "boaster", "crash", "leave", "raise", "hang", "greedy", "nothing", "nan"),
+    *("local", "slow", "absent"),
+)
+
+
+def install(folder: Path) -> Path:
+    """Write the package and its metadata, as an installer would; returns the folder for ``sys.path``."""
+    (folder / "their_verifiers.py").write_text(SOURCE)
+    metadata = folder / "their_verifiers-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their-verifiers\nVersion: 1.0\n")
+    points = "\n".join(f"{name} = their_verifiers:{name.title()}" for name in NAMES)
+    (metadata / "entry_points.txt").write_text(f"[lipbridge.verifiers]\n{points}\nbroken = their_verifiers:Gone\n")
+    return folder
