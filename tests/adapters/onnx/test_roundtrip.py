@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import lipbridge
 from lipbridge.activations.registry import activation, activation_module, activation_names
 from lipbridge.errors import UnsupportedOperation
+from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.graph import Graph, without_dead_nodes
 from lipbridge.graph.nodes import (
     Add,
@@ -77,7 +78,7 @@ def image(*nodes: Node, shape: tuple[int, ...] = (4, 6, 5)) -> Graph:
     found: list[Node] = [Input("input", (), shape)]
     for node in nodes:
         meta = [torch.zeros(1, *found[i].shape, dtype=torch.float64) for i in node.inputs]
-        value = lipbridge.graph.graph.evaluate(node, meta)
+        value = evaluate(node, meta)
         found.append(replace(node, shape=tuple(value.shape[1:])))
     return Graph(tuple(found))
 

@@ -23,7 +23,7 @@ import lipbridge
 from lipbridge.activations.registry import CReLU, activation
 from lipbridge.errors import LipbridgeError
 from lipbridge.graph.graph import Graph
-from lipbridge.graph.nodes import Reshape
+from lipbridge.graph.nodes import Add, Concat, Reshape
 from tests.support.attack.judge import Outcome, judge_against
 from tests.support.attack.networks import SLOPES, Case, Maker, hardtanh, leaky
 from tests.support.attack.weights import EXTREME, TAME
@@ -143,7 +143,7 @@ class Builder:
 
     def total(self, *nodes: int) -> int:
         n = self.make.nodes[nodes[0]]
-        return self.make.add(lipbridge.graph.graph.Add(self.make.name(), nodes, n.shape))
+        return self.make.add(Add(self.make.name(), nodes, n.shape))
 
     def terms(self, at: tuple[int, int]) -> tuple[int, int]:
         """Sums of lines and hinges of one value, that nearly cancel at times."""
@@ -318,7 +318,7 @@ class Builder:
         if self.shape(left)[1:] != self.shape(right)[1:]:
             left, right = self.flat(left), self.flat(right)
         shape = (self.shape(left)[0] + self.shape(right)[0], *self.shape(left)[1:])
-        made = self.make.add(lipbridge.graph.graph.Concat(self.make.name(), (left[1], right[1]), shape, 0))
+        made = self.make.add(Concat(self.make.name(), (left[1], right[1]), shape, 0))
         return self.program.add(lambda a, b: torch.cat([a, b], 1), left[0], right[0]), made
 
     def step(self, at: tuple[int, int]) -> tuple[int, int]:
