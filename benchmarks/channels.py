@@ -62,7 +62,7 @@ def network(name: str, activation: str, padding: str) -> Graph:
 
 def row(label: str, graph: Graph, seconds: float, *, dense: bool) -> None:
     """Bound one network by everything and print a line."""
-    problem = lipbridge.Problem(graph)
+    problem = lipbridge.Problem(graph, lipbridge.Question.everywhere(2))
     trivial = lipbridge.trivial_bound(graph).value
     start = time.perf_counter()
     chain = channel_chain(graph)
@@ -72,7 +72,7 @@ def row(label: str, graph: Graph, seconds: float, *, dense: bool) -> None:
     end = time.perf_counter()
     each = math.nan
     if dense:
-        lowered = lipbridge.Problem(lower_to_dense(graph).graph)
+        lowered = lipbridge.Problem(lower_to_dense(graph).graph, lipbridge.Question.everywhere(2))
         each = get_verifier("lipsdp-fast").bound(lowered, Budget(seconds)).value
     witness = get_verifier("witness").bound(problem, Budget(seconds)).value
     print(

@@ -48,7 +48,9 @@ def run(setting: str, seed: int, search_seconds: float) -> dict[str, object]:
     trained = time.perf_counter() - start
     graph = lipbridge.capture(result.module)
     images = data.test_inputs[:2000].double()
-    lower = lipbridge.search_lower_bound(lipbridge.Problem(graph, norm, norm), images, seconds=search_seconds)
+    lower = lipbridge.search_lower_bound(
+        lipbridge.Problem(graph, lipbridge.Question.everywhere(norm)), images, seconds=search_seconds
+    )
     certified = lipbridge.certified_accuracy(graph, data.test_inputs, data.test_labels, RADII[norm], norm)
     return {
         "setting": setting,

@@ -46,7 +46,7 @@ def trained(setting: str, epochs: int | None, widths: tuple[int, ...] | None) ->
 def ladder(module: torch.nn.Module, data: Dataset, seconds: float) -> list[tuple[str, Bound]]:
     """The bounds, from the cheapest down to the witness."""
     graph = lipbridge.capture(module)
-    problem = lipbridge.Problem(graph)
+    problem = lipbridge.Problem(graph, lipbridge.Question.everywhere(2))
     rungs = [("trivial", lipbridge.trivial_bound(graph)), ("rescaled", lipbridge.rescale(module).after)]
     for name in ("eclipse-fast", "lipsdp-fast", "lipsdp"):
         rungs.append((name, get_verifier(name).bound(problem, Budget(seconds=seconds, memory=12 * 2**30))))

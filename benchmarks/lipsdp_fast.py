@@ -72,8 +72,10 @@ def small() -> None:
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, hidden in NETWORKS.items():
         graph = network([10, *hidden, 5])
-        problem = lipbridge.Problem(graph)
-        ours.bound(lipbridge.Problem(network([4, 4, 4, 2])), Budget())  # imports and first calls are not timed
+        problem = lipbridge.Problem(graph, lipbridge.Question.everywhere(2))
+        ours.bound(
+            lipbridge.Problem(network([4, 4, 4, 2]), lipbridge.Question.everywhere(2)), Budget()
+        )  # imports and first calls are not timed
         found = ours.bound(problem, Budget())
         for eps in TOLERANCES:
             budget = Budget(seconds=300, options={"eps": eps})
@@ -95,8 +97,10 @@ def small() -> None:
 
 def row(name: str, graph: lipbridge.Graph) -> str:
     """A network's row: its bounds, the time, and the peak memory of this process."""
-    get_verifier("lipsdp-fast").bound(lipbridge.Problem(network([4, 4, 4, 2])), Budget())
-    found = get_verifier("lipsdp-fast").bound(lipbridge.Problem(graph), LIMIT)
+    get_verifier("lipsdp-fast").bound(
+        lipbridge.Problem(network([4, 4, 4, 2]), lipbridge.Question.everywhere(2)), Budget()
+    )
+    found = get_verifier("lipsdp-fast").bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), LIMIT)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     gap = found.extra.get("gap")
     return (
@@ -142,7 +146,8 @@ def batch() -> None:
         print(f"{ratio}; {count / ratio.ours:.1f} networks a second, {count / ratio.theirs:.1f} in the loop")
         verifier = get_verifier("lipsdp-fast")
         excess = [
-            bound.value / verifier.bound(lipbridge.Problem(graph), Budget()).value - 1.0
+            bound.value / verifier.bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget()).value
+            - 1.0
             for graph, bound in zip(graphs[:8], lipsdp_bounds(graphs[:8], 300), strict=True)
         ]
         print(f"  above lipsdp-fast after 300 steps, 8 networks: mean {sum(excess) / 8:.2%}, worst {max(excess):.2%}")

@@ -19,8 +19,9 @@ from .layers.layers import mlp as mlp
 from .norms import operator_norm as operator_norm
 from .problem.bound import Bound as Bound
 from .problem.bound import Witness as Witness
-from .problem.problem import Ball as Ball
 from .problem.problem import Problem as Problem
+from .problem.question import Ball as Ball
+from .problem.question import Question as Question
 from .rigor.matrix import proved_operator_norm as proved_operator_norm
 from .robustness.radii import certified_accuracy as certified_accuracy
 from .robustness.radii import certified_radii as certified_radii

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from torch import nn
 
 from lipbridge.constants.layer_constants import notes, output_constants
 from lipbridge.graph.graph import Graph
-from lipbridge.problem.bound import Bound, bound_for
-from lipbridge.problem.problem import Problem
-from lipbridge.vocabulary import Norm, Side, as_norm
+from lipbridge.problem.bound import Bound
+from lipbridge.problem.question import Question
+from lipbridge.vocabulary import Norm, Side
 
 
 def trivial_bound(
@@ -47,10 +46,16 @@ def trivial_bound(
         from lipbridge.frontend.capture import capture
 
         network = capture(network, input_shape)
-    p = as_norm(norm)
-    q = p if output_norm is None else as_norm(output_norm, "output_norm")
+    question = Question.everywhere(norm, output_norm)
     start = time.perf_counter()
-    value = output_constants(network, p, q)[q]
-    problem = Problem(network, p, q)
-    bound = bound_for(problem, value, Side.UPPER, proved=True, method="trivial bound", detail=notes(network))
-    return replace(bound, seconds=time.perf_counter() - start)
+    value = output_constants(network, question.input_norm, question.output_norm)[question.output_norm]
+    told = notes(network)
+    return Bound(
+        value=value,
+        side=Side.UPPER,
+        proved=True,
+        question=question,
+        method="trivial bound",
+        detail=told,
+        seconds=time.perf_counter() - start,
+    )

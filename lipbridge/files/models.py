@@ -25,7 +25,7 @@ from lipbridge.files.modules import load
 from lipbridge.files.run_folder import settle
 from lipbridge.frontend.capture import capture
 from lipbridge.graph.graph import Graph
-from lipbridge.problem.problem import Ball
+from lipbridge.problem.question import Ball
 from lipbridge.processes import stdout_to_stderr
 from lipbridge.vocabulary import as_norm
 

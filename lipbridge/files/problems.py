@@ -11,7 +11,8 @@ from lipbridge import checks
 from lipbridge.files.container import model_file, named_faults, open_container, write_container
 from lipbridge.files.graphs import NUMBERS, decode_graph, encode_graph
 from lipbridge.files.header import Fault, as_object, as_real, as_text
-from lipbridge.problem.problem import Ball, Problem
+from lipbridge.problem.problem import Problem
+from lipbridge.problem.question import Ball, Question
 from lipbridge.vocabulary import Quantity, as_norm
 
 
@@ -58,8 +59,13 @@ def load_problem(path: str | os.PathLike[str]) -> Problem:
             if centers.shape[1:] != graph.input_shape:
                 raise Fault(f"the region's centres have shape {tuple(centers.shape)}, which does not fit the input")
             region = Ball(centers, as_real(ball["radius"]), as_norm(ball["norm"]))
-        norms = as_norm(body["input_norm"]), as_norm(body["output_norm"])
-        return Problem(graph, *norms, region, Quantity(as_text(body["quantity"])))
+        question = Question(
+            input_norm=as_norm(body["input_norm"]),
+            output_norm=as_norm(body["output_norm"]),
+            region=region,
+            quantity=Quantity(as_text(body["quantity"])),
+        )
+        return Problem(graph, question)
 
 
 __all__ = ["load_problem", "save_problem"]

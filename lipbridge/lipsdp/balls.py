@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lipbridge.activations.slopes import Slopes
 from lipbridge.errors import InvalidArgument, NumericalFailure
 from lipbridge.graph.graph import Graph
 from lipbridge.lipsdp.multipliers import closed_form_bound
-from lipbridge.lipsdp.system import LipSDP, lipsdp_of
+from lipbridge.lipsdp.system import Intervals, LipSDP, lipsdp_of
 from lipbridge.lipsdp.unit_slopes import is_joint
 from lipbridge.lowering.chain import Chain, as_chain
 from lipbridge.problem.bound import Bound
-from lipbridge.problem.problem import Ball, Problem
+from lipbridge.problem.problem import Problem
+from lipbridge.problem.question import Ball
 from lipbridge.propagation.bounds import layer_norms, reaches
-from lipbridge.vocabulary import Side, Status
+from lipbridge.vocabulary import Status
 
 #: Balls whose intervals are found at once.
 TOGETHER = 8
@@ -35,8 +35,8 @@ TOGETHER = 8
 Solve = Callable[[LipSDP, float], Bound]
 
 
-def local_intervals(graph: Graph, region: Ball, *, linear: bool = True) -> list[list[Slopes]]:
-    """Per ball and activation layer the interval ``(lower, upper)`` of each unit's source, on the CPU.
+def local_intervals(graph: Graph, region: Ball, *, linear: bool = True) -> list[Intervals]:
+    """Per ball the intervals ``(lower, upper)`` of each activation layer's sources, on the CPU.
 
     They hold for the network itself, also where its chain's weights are rounded.
 
@@ -55,16 +55,18 @@ def local_intervals(graph: Graph, region: Ball, *, linear: bool = True) -> list[
         raise InvalidArgument("centers", "be finite", "NaN or infinity")
     norms = layer_norms(graph, region.norm)
     sources = as_chain(graph, rounded=True).sources
-    found: list[list[Slopes]] = []
+    found: list[Intervals] = []
     for first in range(0, len(region.centers), TOGETHER):
         part = replace(region, centers=region.centers[first : first + TOGETHER])
         reached = reaches(graph, part, norms, linear=linear)
         ends = [(reached[i].lower.flatten(1).cpu(), reached[i].upper.flatten(1).cpu()) for i in sources]
-        found += [[(lower[ball], upper[ball]) for lower, upper in ends] for ball in range(len(part.centers))]
+        for ball in range(len(part.centers)):
+            own = replace(region, centers=part.centers[ball : ball + 1])
+            found.append(Intervals(own, [(lower[ball], upper[ball]) for lower, upper in ends]))
     return found
 
 
-def local_systems(network: Graph | Chain, intervals: Sequence[Slopes] | None) -> list[LipSDP]:
+def local_systems(network: Graph | Chain, intervals: Intervals | None) -> list[LipSDP]:
     """The matrix inequalities of one ball: any of them bounds the network there. Everywhere, for None.
 
     There are two where a layer has a joint constraint (sin, cos): with its global constraint, and with local slopes.
@@ -81,7 +83,7 @@ class _Candidate:
     """A ball's best bound so far."""
 
     ball: int
-    intervals: Sequence[Slopes] | None
+    intervals: Intervals | None
     bound: Bound
     solved: bool = False
 
@@ -131,7 +133,8 @@ def bound_on_region(problem: Problem, deadline: float, solve: Solve | None = Non
         detail = f"The time limit was reached after {solved} of {len(candidates)} balls; the others have closed forms."
         bound = replace(bound, status=Status.TIMEOUT, detail=detail)
     where = {"ball": worst.ball} | ({"balls_solved": solved} if solve is not None and len(candidates) > 1 else {})
-    return replace(bound, region=problem.region_name, extra={**bound.extra, **where})
+    # The largest of the balls' bounds, each proved of its ball or everywhere, holds on all of them.
+    return replace(bound, question=problem.question, extra={**bound.extra, **where})
 
 
 def _improve(chain: Chain, candidate: _Candidate, solve: Solve, deadline: float, waiting: int) -> None:
@@ -163,7 +166,7 @@ def _closed_form(system: LipSDP) -> Bound:
     try:
         return closed_form_bound(system)
     except NumericalFailure:
-        return Bound(math.nan, Side.UPPER, False, "2", "LipSDP, closed form")
+        return system.no_bound("LipSDP, closed form")
 
 
 def _order(bound: Bound) -> float:

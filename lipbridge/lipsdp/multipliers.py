@@ -8,7 +8,6 @@ feasible, and the constant that they give is proved in outward-rounded arithmeti
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from lipbridge.lipsdp.system import LipSDP, Multipliers, lipsdp_of
 from lipbridge.lowering.chain import as_chain
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
-from lipbridge.vocabulary import Quantity, Side
+from lipbridge.vocabulary import Quantity
 
 
 def unsupported(problem: Problem) -> str | None:
@@ -72,7 +71,7 @@ def prove_from_multipliers(network: Graph | LipSDP, multipliers: Multipliers, me
         method: what the Bound is to be called.
 
     Returns:
-        A Bound, upper and proved, everywhere, with the multipliers that were proved.
+        A Bound, upper and proved, of the inequality's question, with the multipliers that were proved.
 
     Raises:
         InvalidArgument: for missing layers, wrong lengths, NaN or infinity.
@@ -91,17 +90,15 @@ def prove_from_multipliers(network: Graph | LipSDP, multipliers: Multipliers, me
             value, proved = prove(system, mix(system, vectors, feasible))
         except NumericalFailure:  # too close to infeasible for rounding; the closed form has room
             value, proved = prove(system, feasible)
-    bound = Bound(value, Side.UPPER, True, "2", method, multipliers=system.multipliers(proved))
-    return replace(bound, seconds=time.perf_counter() - start)
+    return system.bound(value, proved, method, time.perf_counter() - start)
 
 
 def closed_form_bound(network: Graph | LipSDP) -> Bound:
-    """The proved bound of :func:`closed_form_multipliers`."""
+    """The proved bound of :func:`closed_form_multipliers`, of the inequality's question."""
     start = time.perf_counter()
     system = network if isinstance(network, LipSDP) else lipsdp_of(network)
     multipliers = closed_form_multipliers(system)
     if not all(bool(torch.isfinite(T).all()) for T in multipliers.values()):
         raise NumericalFailure("The LipSDP multipliers are beyond float64; rescale the network.")
     value, proved = prove(system, system.vectors(multipliers))
-    bound = Bound(value, Side.UPPER, True, "2", "LipSDP, closed form", multipliers=system.multipliers(proved))
-    return replace(bound, seconds=time.perf_counter() - start)
+    return system.bound(value, proved, "LipSDP, closed form", time.perf_counter() - start)

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lipbridge import checks
 from lipbridge.activations.registry import Activation
 from lipbridge.activations.slopes import Slopes
 from lipbridge.errors import InvalidArgument, NumericalFailure
@@ -33,7 +34,10 @@ from lipbridge.lipsdp.chain_rounding import rounding_term
 from lipbridge.lipsdp.constraints import Increments, increments_of
 from lipbridge.lipsdp.unit_slopes import Apart, UnitRule, unit_rule
 from lipbridge.lowering.chain import Chain, as_chain
+from lipbridge.problem.bound import Bound
+from lipbridge.problem.question import Ball, Question
 from lipbridge.rigor.matrix import times_power_of_two
+from lipbridge.vocabulary import Side, Status
 
 #: Multipliers by activation layer ("T1", "T2", ...): float64 vectors, constraint by constraint, unit by unit.
 Multipliers = Mapping[str, Tensor]
@@ -82,10 +86,26 @@ class Stage:
 
 
 @dataclass(frozen=True, eq=False)
+class Intervals:
+    """Where a region takes the sources of the units: enclosures ``(lower, upper)`` a layer, ``(u,)`` each.
+
+    Raises:
+        InvalidArgument: without a region; bounds that hold everywhere need no intervals.
+    """
+
+    region: Ball
+    layers: Sequence[Slopes]
+
+    def __post_init__(self) -> None:
+        checks.instance(self.region, Ball, "region", "be the Ball on which the intervals hold")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LipSDP:
     """The matrix inequality of a network, scaled to entries of about one.
 
     Attributes:
+        question: what a bound of it answers: l_2 to l_2, and the region whose slopes its units have.
         entry: W_1, ``(u_1, n)`` float64.
         stages: the activation layers.
         exponent: the network is ``2**exponent`` times the one described here.
@@ -98,11 +118,36 @@ class LipSDP:
     increment (a zero row before or zero columns after) are dropped; their multipliers are zero.
     """
 
+    question: Question
     entry: Tensor
     stages: tuple[Stage, ...]
     exponent: int
     constant: bool
     rounding: float = 0.0
+
+    def bound(self, value: float, vectors: Sequence[Tensor], method: str, seconds: float = 0.0) -> Bound:
+        """The Bound of a value that was proved by multipliers ``(constraints, u)``, one a stage."""
+        return Bound(
+            value=value,
+            side=Side.UPPER,
+            proved=True,
+            question=self.question,
+            method=method,
+            multipliers=self.multipliers(vectors),
+            seconds=seconds,
+        )
+
+    def no_bound(self, method: str, *, status: Status = Status.OK, detail: str = "") -> Bound:
+        """The Bound NaN: there is none, for a limit or for want of room in float64."""
+        return Bound(
+            value=math.nan,
+            side=Side.UPPER,
+            proved=False,
+            question=self.question,
+            method=method,
+            status=status,
+            detail=detail,
+        )
 
     def vectors(self, multipliers: Multipliers) -> list[Tensor]:
         """Multipliers as clipped tensors ``(constraints, u)`` of the kept units, one a stage.
@@ -145,13 +190,13 @@ def _only(T: Tensor, free: Tensor) -> Tensor:
     return kept
 
 
-def lipsdp_of(network: Graph | Chain, intervals: Sequence[Slopes] | None = None, *, joint: bool = True) -> LipSDP:
+def lipsdp_of(network: Graph | Chain, intervals: Intervals | None = None, *, joint: bool = True) -> LipSDP:
     """Read a Graph as a LipSDP matrix inequality.
 
     Args:
         network: a Graph, or the chain that it was read as, with weights that may be rounded.
-        intervals: per activation layer enclosures ``(lower, upper)`` of its units' sources, ``(u,)`` each, for a bound
-            on the (convex) region where they hold. None for a bound everywhere.
+        intervals: of each activation layer's sources on a region, for a bound on that region. None for a bound
+            everywhere. It is the inequality's question, and so that of its bounds.
         joint: whether layers whose joint constant is below what their slopes imply (sin, cos) keep their one global
             constraint on a region. Without, each function has its local slopes, which is better on small regions.
 
@@ -166,7 +211,7 @@ def lipsdp_of(network: Graph | Chain, intervals: Sequence[Slopes] | None = None,
             raise NumericalFailure(f"The weights of layer `{layer.name}` hold NaN or infinite entries.")
     local: list[UnitRule | None] = [None for _ in chain.activations]
     if intervals is not None:
-        pairs = zip(chain.activations, intervals, strict=True)
+        pairs = zip(chain.activations, intervals.layers, strict=True)
         local = [unit_rule(g, lower.cpu(), upper.cpu(), joint=joint) for g, (lower, upper) in pairs]
     kept, constant = _kept(weights, chain.activations, local)
     rows = [*kept, torch.arange(weights[-1].shape[0])]
@@ -187,7 +232,14 @@ def lipsdp_of(network: Graph | Chain, intervals: Sequence[Slopes] | None = None,
             free = None if every else own.free.nonzero().flatten()
             stages.append(Stage(own.increments, own.weight(W), alive, count, free, own.apart(W)))
     dead = [own is not None and not bool(own.alive.any()) for own in local]
-    return LipSDP(weights[0], tuple(stages), sum(exponents), constant, rounding_term(chain, 2, dead))
+    return LipSDP(
+        question=Question.everywhere(2) if intervals is None else Question.on(intervals.region, 2),
+        entry=weights[0],
+        stages=tuple(stages),
+        exponent=sum(exponents),
+        constant=constant,
+        rounding=rounding_term(chain, 2, dead),
+    )
 
 
 def _kept(

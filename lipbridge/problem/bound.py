@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lipbridge.problem.problem import Problem
+from lipbridge.problem.question import Question
 from lipbridge.vocabulary import Quantity, Side, Status
 
 
@@ -23,7 +23,7 @@ class Witness:
     direction: Tensor | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Bound:
     """A number that never travels alone: its side, whether it is proved, and what it is about.
 
@@ -31,10 +31,8 @@ class Bound:
         value: the bound; NaN where ``status`` says that there is none.
         side: upper, lower or exact.
         proved: whether it survives floating-point rounding.
-        norm: input and output norm, as in :attr:`Problem.norm_name`.
-        region: as in :attr:`Problem.region_name`.
+        question: what it answers: norms, region and quantity. It has no default, so that none is forgotten.
         method: how it was found, in words.
-        quantity: ``lipschitz`` or ``deviation``.
         seconds: wall time of the verifier alone.
         memory: peak resident memory of the process in bytes, if it was measured.
         status: how the computation ended; its ``advice`` says what to do.
@@ -47,10 +45,8 @@ class Bound:
     value: float
     side: Side
     proved: bool
-    norm: str
+    question: Question
     method: str
-    region: str = "everywhere"
-    quantity: Quantity = Quantity.LIPSCHITZ
     seconds: float = 0.0
     memory: int | None = None
     status: Status = Status.OK
@@ -58,6 +54,21 @@ class Bound:
     witness: Witness | None = None
     multipliers: Mapping[str, Tensor] | None = None
     extra: Mapping[str, object] = field(default_factory=lambda: {})
+
+    @property
+    def norm(self) -> str:
+        """Input and output norm in words, as in :attr:`Question.norm_name`."""
+        return self.question.norm_name
+
+    @property
+    def region(self) -> str:
+        """The region in words, as in :attr:`Question.region_name`."""
+        return self.question.region_name
+
+    @property
+    def quantity(self) -> Quantity:
+        """``lipschitz`` or ``deviation``."""
+        return self.question.quantity
 
     def __repr__(self) -> str:
         sign = {Side.UPPER: "<=", Side.LOWER: ">=", Side.EXACT: "="}[self.side]
@@ -68,29 +79,3 @@ class Bound:
             f"Bound({self.quantity.value} {sign} {self.value:.6g}, {word}, l{self.norm}, {self.region}, "
             f"{self.method}, {self.seconds:.3g} s)"
         )
-
-
-def bound_for(
-    problem: Problem,
-    value: float,
-    side: Side,
-    *,
-    proved: bool,
-    method: str,
-    seconds: float = 0.0,
-    status: Status = Status.OK,
-    detail: str = "",
-) -> Bound:
-    """A Bound with norm, region and quantity of ``problem``."""
-    return Bound(
-        value,
-        side,
-        proved,
-        problem.norm_name,
-        method,
-        problem.region_name,
-        problem.quantity,
-        seconds,
-        status=status,
-        detail=detail,
-    )

@@ -31,7 +31,7 @@ from lipbridge.constants.layer_constants import conv_norm_up, transposed_norm_up
 from lipbridge.errors import InvalidArgument
 from lipbridge.graph.graph import Graph, has_errors, stored
 from lipbridge.graph.nodes import Conv, ConvTranspose, Dense, Elementwise, Node
-from lipbridge.problem.problem import Ball
+from lipbridge.problem.question import Ball
 from lipbridge.propagation import softmax as _softmax
 from lipbridge.propagation import space as _space
 from lipbridge.propagation.adjoint import moves

@@ -12,7 +12,7 @@ from torch import Tensor
 from lipbridge import checks
 from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
 from lipbridge.graph.nodes import Dense
-from lipbridge.problem.bound import Bound, bound_for
+from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
 from lipbridge.rigor.running_error import understood
 from lipbridge.search import starts as origin
@@ -88,10 +88,17 @@ def search_lower_bound(
         x, domain = search.again(pool)
     assert pool is not None  # there is at least one round
     value, witness = settle(problem, pool)
-    bound = bound_for(problem, value, Side.LOWER, proved=True, method="witness search")
-    detail = "" if witness else "no differentiable point was found; zero always holds"
-    seconds = time.perf_counter() - began
-    return replace(bound, witness=witness, seconds=seconds, detail=detail, extra={"rounds": count})
+    return Bound(
+        value=value,
+        side=Side.LOWER,
+        proved=True,
+        question=problem.question,
+        method="witness search",
+        detail="" if witness else "no differentiable point was found; zero always holds",
+        witness=witness,
+        extra={"rounds": count},
+        seconds=time.perf_counter() - began,
+    )
 
 
 class _Search:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lipbridge.problem.problem import Ball
+from lipbridge.problem.question import Ball
 from lipbridge.search.domain import Balls, Domain
 
 #: Sizes of random points where the size matters: near zero, where biases decide, to far away, where they do not.

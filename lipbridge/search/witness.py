@@ -10,7 +10,8 @@ from torch import Tensor
 from lipbridge import checks
 from lipbridge.errors import InvalidArgument
 from lipbridge.problem.bound import Witness
-from lipbridge.problem.problem import Ball, Problem
+from lipbridge.problem.problem import Problem
+from lipbridge.problem.question import Ball
 from lipbridge.rigor.running_error import enclose, enclose_tangent
 from lipbridge.rounding.scalars import UNIT, gamma
 from lipbridge.search.directions import batch_norm

@@ -24,7 +24,7 @@ from lipbridge.disk.temporary import temporary_folder
 from lipbridge.errors import LipbridgeError
 from lipbridge.files.container import save_tensors
 from lipbridge.files.problems import save_problem
-from lipbridge.problem.bound import Bound, bound_for
+from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
 from lipbridge.processes import resident_bytes
 from lipbridge.study import wire
@@ -89,8 +89,15 @@ def run_cell(cell: Cell) -> Outcome:
 def failed(problem: Problem, verifier: str, status: Status, detail: str, seconds: float = 0.0) -> Bound:
     """The Bound of a verifier that gave none."""
     side = Side.LOWER if verifier == "witness" else Side.UPPER
-    return bound_for(
-        problem, math.nan, side, proved=False, method=verifier, seconds=seconds, status=status, detail=detail
+    return Bound(
+        value=math.nan,
+        side=side,
+        proved=False,
+        question=problem.question,
+        method=verifier,
+        seconds=seconds,
+        status=status,
+        detail=detail,
     )
 
 

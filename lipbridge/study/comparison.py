@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lipbridge.errors import InvalidArgument
 from lipbridge.graph.graph import Graph
-from lipbridge.problem.problem import Ball, Problem
+from lipbridge.problem.problem import Problem
+from lipbridge.problem.question import Ball, Question
 from lipbridge.study.cells import Cell, Certification, Outcome, run_cell
 from lipbridge.study.here import run_here
 from lipbridge.study.judge import best_lower, judged, judged_together
@@ -131,7 +132,7 @@ def plan(
     options: Mapping[str, Mapping[str, object]],
 ) -> list[Cell]:
     """The cells of one network: which question each verifier is asked, witness first."""
-    everywhere = Problem(graph, p, q)
+    everywhere = Problem(graph, Question.everywhere(p, q))
     local, certification = _local(graph, p, q, points)
 
     def limits(name: str, **more: object) -> Budget:
@@ -149,10 +150,10 @@ def plan(
         cells.append(
             Cell(network, asked, name, limits(name), certification if isinstance(verifier, Certifier) else None)
         )
-    if local is not None and any(cell.problem is local for cell in cells):
+    if local is not None and any(cell.problem.question == local.question for cell in cells):
         cells.insert(1, Cell(network, local, WITNESS, limits(WITNESS)))
     if local is not None and points is not None and points.lipschitz:
-        question = replace(local, quantity=Quantity.LIPSCHITZ)
+        question = replace(local, question=replace(local.question, quantity=Quantity.LIPSCHITZ))
         able = [name for name in verifiers if name not in (WITNESS, TRIVIAL) and _answers(name, question)]
         cells += [Cell(network, question, name, limits(name)) for name in (WITNESS, *able)]
     return cells
@@ -169,7 +170,7 @@ def _local(
         return None, None
     radius = DEFAULT_RADIUS[p] if points.radius is None else points.radius
     inputs = _shaped(points.inputs[: points.count], graph)
-    problem = Problem(graph, p, q, Ball(inputs, radius, p), Quantity.DEVIATION)
+    problem = Problem(graph, Question.on(Ball(inputs, radius, p), p, q, quantity=Quantity.DEVIATION))
     if points.labels is None:
         return problem, None
     return problem, Certification(inputs, points.labels[: points.count], radius)
@@ -184,7 +185,7 @@ def _shaped(inputs: Tensor, graph: Graph) -> Tensor:
 
 def _with_trivial(rows: list[Row], outcomes: Sequence[tuple[Cell, Outcome]]) -> list[Row]:
     """The rows, and the trivial bound restated for each local question, judged by that question's witness."""
-    local = {id(cell.problem): cell.problem for cell, _ in outcomes if cell.problem.region is not None}
+    local = {cell.problem.question: cell.problem for cell, _ in outcomes if cell.problem.region is not None}
     own = [row for row in rows if row.verifier == TRIVIAL]
     witnesses = [outcome.bound.witness for _, outcome in outcomes]
     for problem in local.values():

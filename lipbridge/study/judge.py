@@ -9,6 +9,7 @@ from dataclasses import replace
 from lipbridge.errors import LipbridgeError
 from lipbridge.problem.bound import Witness
 from lipbridge.problem.problem import Problem
+from lipbridge.problem.question import Question
 from lipbridge.search import witness_value
 from lipbridge.study.cells import Cell, Outcome
 from lipbridge.study.rows import Row, make_row
@@ -54,10 +55,10 @@ def judged(row: Row, lower: float | None) -> Row:
 def judged_together(outcomes: Sequence[tuple[Cell, Outcome]]) -> list[Row]:
     """The rows of one network's cells, each judged by the best witness of its own question."""
     witnesses = [outcome.bound.witness for _, outcome in outcomes]
-    lower: dict[int, float | None] = {}
+    lower: dict[Question, float | None] = {}
     rows: list[Row] = []
     for cell, outcome in outcomes:
-        question = id(cell.problem)
+        question = cell.problem.question
         if question not in lower:
             lower[question] = best_lower(cell.problem, witnesses)
         row = make_row(cell.network, cell.verifier, outcome.bound, outcome.total_seconds)

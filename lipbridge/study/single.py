@@ -12,13 +12,14 @@ from torch import Tensor
 from lipbridge.disk.strict_json import jsonable
 from lipbridge.errors import UnsupportedProblem
 from lipbridge.graph.graph import Graph
-from lipbridge.problem.problem import Ball, Problem
+from lipbridge.problem.problem import Problem
+from lipbridge.problem.question import Ball, Question
 from lipbridge.study.cells import Cell, run_cell
 from lipbridge.study.here import run_here
 from lipbridge.study.judge import judged_together
 from lipbridge.study.rows import Row
 from lipbridge.verifiers import Budget, Certifier, get_verifier
-from lipbridge.vocabulary import Norm, as_norm
+from lipbridge.vocabulary import Norm
 
 
 def bound_network(
@@ -37,8 +38,8 @@ def bound_network(
     Raises:
         UnknownName, MissingDependency, UnsupportedProblem: for a verifier that cannot do it, before any one runs.
     """
-    p = as_norm(norm)
-    problem = Problem(graph, p, p if output_norm is None else as_norm(output_norm, "output_norm"), region)
+    everywhere = Question.everywhere(norm, output_norm)
+    problem = Problem(graph, replace(everywhere, region=region))
     budget = budget or Budget()
     for verifier in verifiers:
         reason = get_verifier(verifier).supports(problem)

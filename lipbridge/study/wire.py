@@ -16,7 +16,7 @@ from lipbridge.disk.strict_json import jsonable
 from lipbridge.files.container import load_tensors, save_tensors
 from lipbridge.problem.bound import Bound, Witness
 from lipbridge.problem.problem import Problem
-from lipbridge.vocabulary import Quantity, Side, Status
+from lipbridge.vocabulary import Side, Status
 
 PROBLEM = "problem.safetensors"
 REQUEST = "request.safetensors"
@@ -43,10 +43,7 @@ def write_bound(path: Path, bound: Bound) -> None:
         "seconds": repr(float(bound.seconds)),
         "side": str(Side(bound.side)),
         "proved": bool(bound.proved),
-        "norm": str(bound.norm),
         "method": str(bound.method),
-        "region": str(bound.region),
-        "quantity": str(Quantity(bound.quantity)),
         "memory": bound.memory,
         "status": str(Status(bound.status)),
         "detail": str(bound.detail),
@@ -56,7 +53,7 @@ def write_bound(path: Path, bound: Bound) -> None:
 
 
 def read_bound(path: Path, problem: Problem) -> Bound:
-    """The Bound that :func:`write_bound` wrote, about ``problem``: its norm and region are the problem's own."""
+    """The Bound that :func:`write_bound` wrote, about ``problem``: its question is the problem's own."""
     tensors, facts = load_tensors(path)
     points = tensors.get("witness.points")
     prefix = "multiplier."
@@ -65,14 +62,12 @@ def read_bound(path: Path, problem: Problem) -> Bound:
     if math.isnan(value) and status is Status.OK:
         status, detail = Status.FAILED, detail or "it returned NaN"
     return Bound(
-        value,
-        Side(facts["side"]),
-        bool(facts["proved"]) and not math.isnan(value),
-        problem.norm_name,
-        str(facts["method"]),
-        problem.region_name,
-        problem.quantity,
-        float(facts["seconds"]),
+        value=value,
+        side=Side(facts["side"]),
+        proved=bool(facts["proved"]) and not math.isnan(value),
+        question=problem.question,
+        method=str(facts["method"]),
+        seconds=float(facts["seconds"]),
         memory=facts["memory"],
         status=status,
         detail=detail,

@@ -33,7 +33,7 @@ from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, Dense, Elementwise, Input, Node
 from lipbridge.lipsdp.constraints import Increments
-from lipbridge.lipsdp.system import LipSDP, lipsdp_of
+from lipbridge.lipsdp.system import lipsdp_of
 from lipbridge.problem.bound import Bound
 from lipbridge.rescaling.channels import LARGEST_FACTOR, ChannelChain, Layer, best_factors, channel_chain, ones
 from lipbridge.training.same_function import same_function
@@ -226,7 +226,7 @@ def _by_newton(chain: ChannelChain, first: int, last: int, deadline: float) -> l
     if system.constant:
         return unchanged
     stages = tuple(replace(stage, increments=_joint(stage.increments.components)) for stage in system.stages)
-    system = LipSDP(system.entry, stages, system.exponent, system.constant)
+    system = replace(system, stages=stages, rounding=0.0)
     if predicted_seconds(system) > NEWTON_SECONDS:
         return None
     solution = solve(system, GAP, deadline, system.entry.device)

@@ -26,7 +26,7 @@ from lipbridge.lipsdp.system import LipSDP
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.verifier import Budget
-from lipbridge.vocabulary import Side, Status
+from lipbridge.vocabulary import Status
 
 METHOD = "LipSDP without a solver"
 
@@ -69,14 +69,14 @@ class LipSDPFastVerifier:
             raise InvalidArgument("gap", "be between 0 and 1", gap)
         if by_channels:
             bound = bound_by_channels(problem, start + budget.seconds, budget.memory)
-            return replace(bound, region=problem.region_name, seconds=time.perf_counter() - start)
+            return replace(bound, seconds=time.perf_counter() - start)
         device = _device(problem)
 
         def solved(system: LipSDP, deadline: float) -> Bound:
             return bound_system(system, float(gap), deadline, device, budget.memory)
 
         bound = bound_on_region(problem, start + budget.seconds, solved)
-        return replace(bound, region=problem.region_name, seconds=time.perf_counter() - start)
+        return replace(bound, seconds=time.perf_counter() - start)
 
 
 def _route(problem: Problem) -> tuple[str | None, bool]:
@@ -92,7 +92,7 @@ def bound_system(system: LipSDP, gap: float, deadline: float, device: torch.devi
     size = min(predicted_memory(system), predicted_memory_of_descent(system))
     if size > memory:
         detail = f"It would take about {size / 2**30:.2g} GiB; the limit is {memory / 2**30:.2g} GiB."
-        return Bound(math.nan, Side.UPPER, False, "2", METHOD, status=Status.MEMORY, detail=detail)
+        return system.no_bound(METHOD, status=Status.MEMORY, detail=detail)
     start = time.perf_counter()
     best = closed_form_bound(system)
     status, extra = Status.OK, dict[str, object]()
@@ -168,7 +168,7 @@ def _better(system: LipSDP, solution: Solution, fallback: Bound) -> Bound:
         return fallback
     if value > fallback.value:
         return fallback
-    return Bound(value, Side.UPPER, True, "2", METHOD, multipliers=system.multipliers(proved))
+    return system.bound(value, proved, METHOD)
 
 
 def _gap(system: LipSDP, solution: Solution, value: float) -> float:

@@ -28,7 +28,7 @@ from tests.support.faults import Disk, Killed
 
 MODULE = lipbridge.mlp([4, 3, 2], "relu")
 GRAPH = lipbridge.capture(MODULE)
-PROBLEM = lipbridge.Problem(GRAPH)
+PROBLEM = lipbridge.Problem(GRAPH, lipbridge.Question.everywhere(2))
 
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "save": lambda file: lipbridge.save(MODULE, file),

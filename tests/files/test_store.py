@@ -54,7 +54,8 @@ from lipbridge.graph.nodes import (
     Reshape,
 )
 from lipbridge.layers.layers import Sinusoidal, mlp
-from lipbridge.problem.problem import Ball, Problem
+from lipbridge.problem.problem import Problem
+from lipbridge.problem.question import Ball, Question
 from lipbridge.vocabulary import Quantity
 from tests.support.dags import dag
 
@@ -311,7 +312,9 @@ def test_problem_comes_back(quantity: Quantity, tmp_path: Path) -> None:
     for region in (None, ball):
         if region is None and quantity is Quantity.DEVIATION:
             continue
-        problem = Problem(capture(mlp([3, 4, 2])), 1, "inf", region, quantity)
+        problem = Problem(
+            capture(mlp([3, 4, 2])), Question(input_norm=1, output_norm="inf", region=region, quantity=quantity)
+        )
         again = problems.load_problem(problems.save_problem(problem, tmp_path))
         assert_same_graph(problem.graph, again.graph)
         assert (again.input_norm, again.output_norm, again.quantity) == (1, "inf", quantity)
@@ -628,7 +631,7 @@ def test_hostile_axes(axes: list[int], tmp_path: Path) -> None:
     ],
 )
 def test_hostile_headers_of_problems(change: dict[str, Any], tmp_path: Path) -> None:
-    problem = Problem(capture(mlp([3, 4, 2])), region=Ball(torch.zeros(2, 3, dtype=torch.float64), 1.0, 2))
+    problem = Problem(capture(mlp([3, 4, 2])), Question.on(Ball(torch.zeros(2, 3, dtype=torch.float64), 1.0, 2), 2))
     file = problems.save_problem(problem, tmp_path / "problem.safetensors")
     refuse(rewritten(file, lambda h: h["body"].update(change)), "Cannot read", problems.load_problem)
     for shape in ((2, 4), (3,), (0, 3)):
@@ -643,7 +646,9 @@ def test_hostile_headers_of_problems(change: dict[str, Any], tmp_path: Path) -> 
 
 
 def _valid_files(folder: Path) -> list[tuple[bytes, Callable[[Path], object]]]:
-    problem = Problem(capture(mlp([2, 3, 2], "elu")), region=Ball(torch.zeros(1, 2, dtype=torch.float64), 1.0, 2))
+    problem = Problem(
+        capture(mlp([2, 3, 2], "elu")), Question.on(Ball(torch.zeros(1, 2, dtype=torch.float64), 1.0, 2), 2)
+    )
     files: list[tuple[Path, Callable[[Path], object]]] = [
         (modules.save(mlp([2, 3, 2], "softplus"), folder / "m"), modules.load),
         (graphs.save_graph(graph_of_everything(), folder / "g"), graphs.load_graph),

@@ -30,7 +30,8 @@ from lipbridge.lipsdp.by_channel import runs as channel_runs
 from lipbridge.lipsdp.by_channel.multipliers import bound_by_channels
 from lipbridge.lipsdp.by_channel.runs import prove_run, runs_of
 from lipbridge.lowering.chain import as_chain
-from lipbridge.problem.problem import Ball, Problem
+from lipbridge.problem.problem import Problem
+from lipbridge.problem.question import Ball, Question
 from lipbridge.propagation.bounds import reaches
 from lipbridge.rescaling.channels import Layer, best_factors, channel_chain, ones, proved_product
 from lipbridge.rigor.running_error import enclose
@@ -559,7 +560,7 @@ def positive_graph(kind: str, seed: int) -> tuple[Graph, float]:
 def test_every_verifier_counts_the_errors_of_weights(kind: str, seed: int) -> None:
     graph, exact = positive_graph(kind, seed)
     for name in OWN:
-        found = get_verifier(name).bound(Problem(graph), Budget(seconds=20.0))
+        found = get_verifier(name).bound(Problem(graph, Question.everywhere(2)), Budget(seconds=20.0))
         assert found.value >= exact * (1.0 - 1e-12), name
         assert found.value <= 8.0 * exact, name
 
@@ -586,7 +587,7 @@ def test_layers_and_runs_of_a_chain_count_the_errors_of_weights(kind: str, seed:
             low = (layer.node.weight - layer.node.error) * (stored - lost)[:, None, None]
             assert bool(((low - layer.weight()).abs() <= layer.error).all())
     bounds = [proved_product(chain, ones(chain)), proved_product(chain, best_factors(chain))]
-    bounds.append(bound_by_channels(Problem(graph), time.perf_counter() + 20.0).value)
+    bounds.append(bound_by_channels(Problem(graph, Question.everywhere(2)), time.perf_counter() + 20.0).value)
     assert min(bounds) >= exact * (1.0 - 1e-12)
     for run in runs_of(chain):
         for block, layer in zip(run.blocks, chain.layers[run.first :], strict=False):

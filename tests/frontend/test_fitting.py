@@ -128,7 +128,13 @@ def test_each_row_has_the_bound_of_a_fresh_capture(penalty: float, iris: Dataset
     monkeypatch.setattr("lipbridge.training.fit._Run.accuracy", accuracy)
     monkeypatch.setattr(
         "lipbridge.training.fit.TrivialBoundPenalty.bound",
-        lambda self: lipbridge.Bound(1.0, lipbridge.vocabulary.Side.UPPER, True, "2", "nonsense"),
+        lambda self: lipbridge.Bound(
+            value=1.0,
+            side=lipbridge.vocabulary.Side.UPPER,
+            proved=True,
+            question=lipbridge.Question.everywhere(2),
+            method="nonsense",
+        ),
     )
     result = fit(module, iris, TrainingConfig(epochs=4, batch_size=32, penalty=penalty))
     rows = [row["bound"] for row in result.history]

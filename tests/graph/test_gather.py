@@ -17,7 +17,7 @@ from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Add, Conv, Dense, Elementwise, Gather, Input
 from lipbridge.lowering.chain import as_chain
 from lipbridge.lowering.dense import lower_to_dense
-from lipbridge.problem.problem import Ball
+from lipbridge.problem.question import Ball
 from lipbridge.propagation.bounds import layer_norms, reaches
 from lipbridge.rescaling.channels import channel_chain, ones, proved_product
 from lipbridge.rigor.running_error import enclose_tangent

@@ -19,7 +19,7 @@ from lipbridge.files.graphs import load_graph, save_graph
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Dense, Input, Node, Softmax
 from lipbridge.lowering.chain import as_chain
-from lipbridge.problem.problem import Ball
+from lipbridge.problem.question import Ball
 from lipbridge.propagation.bounds import layer_norms, reaches
 from lipbridge.rigor.running_error import enclose, enclose_tangent
 from lipbridge.search import search_lower_bound
@@ -84,7 +84,7 @@ def test_rounding_of_the_constants(log: bool) -> None:
 def test_witness_search_reaches_it(log: bool) -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.LogSoftmax(-1) if log else nn.Softmax(-1))
     for norm in NORMS:
-        problem = lipbridge.Problem(lipbridge.capture(module), norm, norm)
+        problem = lipbridge.Problem(lipbridge.capture(module), lipbridge.Question.everywhere(norm))
         lower, upper = search_lower_bound(problem), lipbridge.trivial_bound(module, norm)
         assert 0.2 * upper.value < lower.value <= upper.value
         assert lower.proved

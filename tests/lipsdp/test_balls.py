@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lipbridge import Ball, Problem, search_lower_bound
+from lipbridge import Ball, Problem, Question, search_lower_bound
 from lipbridge.activations.registry import Term as T
 from lipbridge.activations.registry import activation, activation_names, derive
 from lipbridge.activations.slopes import component_range
@@ -34,7 +34,7 @@ NAMES = activation_names()
 
 
 def on(graph, centers, radius, norm=2) -> Problem:
-    return Problem(graph, region=Ball(torch.as_tensor(centers, dtype=torch.float64), radius, norm))
+    return Problem(graph, Question.on(Ball(torch.as_tensor(centers, dtype=torch.float64), radius, norm), 2))
 
 
 def jacobians(module, x) -> torch.Tensor:
@@ -170,7 +170,7 @@ def test_never_below_the_exact_constant_of_tiny_relu_networks(seed) -> None:
     exact = float(torch.linalg.matrix_norm(torch.stack(products), 2).max())
     bound = FAST.bound(on(graph, center, 0.5, "inf"), BUDGET).value
     assert exact <= bound
-    assert bound <= FAST.bound(Problem(graph), BUDGET).value * (1 + GAP)
+    assert bound <= FAST.bound(Problem(graph, Question.everywhere(2)), BUDGET).value * (1 + GAP)
 
 
 def test_a_kink_exactly_on_the_boundary_of_the_ball_counts() -> None:
@@ -229,7 +229,7 @@ def test_a_tiny_ball_has_the_norm_of_the_jacobian(name) -> None:
 def test_a_huge_ball_has_the_global_bound(name) -> None:
     graph = graph_of(network(4, 4, (name,), width=8))
     problem = on(graph, torch.zeros(1, *graph.input_shape), 1e9)
-    everywhere = Problem(graph)
+    everywhere = Problem(graph, Question.everywhere(2))
     local, known = FAST.bound(problem, BUDGET).value, FAST.bound(everywhere, BUDGET).value
     assert local <= known * (1 + GAP)
     if math.inf in (high for component in activation(name).components for high in component_range(component)):

@@ -18,7 +18,7 @@ from lipbridge.lipsdp.chain_rounding import rounding_term
 from lipbridge.lipsdp.linf import closed_form, pieces_of, prove_piece
 from lipbridge.lipsdp.proof import prove
 from lipbridge.lipsdp.solve.batch import lipsdp_bounds
-from lipbridge.lipsdp.system import lipsdp_of
+from lipbridge.lipsdp.system import Intervals, lipsdp_of
 from lipbridge.lowering.chain import Chain, as_chain
 
 relu = lipbridge.activation("relu")
@@ -124,7 +124,10 @@ def test_bounds_of_the_rounded_chain_alone_are_below_the_constant() -> None:
     assert Fraction(alone.value) + Fraction(rounding_term(chain, 2)) >= truth
     for name in ("eclipse-fast", "lipsdp-fast"):
         for region in (None, lipbridge.Ball(torch.ones(1, 1, dtype=torch.float64), 0.5, 2)):
-            bound = lipbridge.get_verifier(name).bound(lipbridge.Problem(graph, region=region), lipbridge.Budget())
+            bound = lipbridge.get_verifier(name).bound(
+                lipbridge.Problem(graph, lipbridge.Question(input_norm=2, output_norm=2, region=region)),
+                lipbridge.Budget(),
+            )
             assert truth <= Fraction(bound.value) <= 10 * truth
     (batched,) = lipsdp_bounds([graph])
     assert truth <= Fraction(batched.value)
@@ -133,10 +136,11 @@ def test_bounds_of_the_rounded_chain_alone_are_below_the_constant() -> None:
 @pytest.mark.parametrize(("low", "high"), [(1.0, 2.0), (-2.0, -1.0)])
 def test_only_units_that_are_all_dead_on_a_region_hide_what_was_rounded(low: float, high: float) -> None:
     chain = as_chain(lipbridge.capture(cancelling(), (1,)), rounded=True)
+    ball = lipbridge.Ball(torch.tensor([[0.5 * (low + high)]], dtype=torch.float64), 0.5 * (high - low), 2)
     interval = (torch.tensor([low], dtype=torch.float64), torch.tensor([high], dtype=torch.float64))
     term = rounding_term(chain, 2)
     assert term > 0.0
-    assert lipsdp_of(chain, [interval]).rounding == (term if high > 0.0 else 0.0)
+    assert lipsdp_of(chain, Intervals(ball, [interval])).rounding == (term if high > 0.0 else 0.0)
 
 
 def test_a_chain_that_is_constant_by_underflow_alone_is_not_proved_constant() -> None:

@@ -153,7 +153,7 @@ def test_the_box_norm_uses_a_good_diagonal() -> None:
 
 def test_what_is_not_supported_has_a_reason() -> None:
     graph = graph_of(network(0, 2, ("relu",)))
-    assert unsupported(lipbridge.Problem(graph, "inf", "inf")) is None
-    assert unsupported(lipbridge.Problem(graph, 1, 1)) is None
-    assert "2" in (unsupported(lipbridge.Problem(graph, 2, 2)) or "")
-    assert "1->inf" in (unsupported(lipbridge.Problem(graph, 1, "inf")) or "")
+    assert unsupported(lipbridge.Problem(graph, lipbridge.Question.everywhere("inf"))) is None
+    assert unsupported(lipbridge.Problem(graph, lipbridge.Question.everywhere(1))) is None
+    assert "2" in (unsupported(lipbridge.Problem(graph, lipbridge.Question.everywhere(2))) or "")
+    assert "1->inf" in (unsupported(lipbridge.Problem(graph, lipbridge.Question.everywhere(1, "inf"))) or "")

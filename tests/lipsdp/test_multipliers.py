@@ -316,7 +316,13 @@ def test_errors():
 def test_what_is_not_supported_says_why():
     graph = graph_of(network(1, 3, ("relu",)))
     ball = lipbridge.Ball(torch.zeros(1, *graph.input_shape, dtype=torch.float64), 1.0, 2)
-    assert unsupported(lipbridge.Problem(graph)) is None
-    assert unsupported(lipbridge.Problem(graph, region=ball)) is None
-    assert "norm inf" in str(unsupported(lipbridge.Problem(graph, "inf", "inf")))
-    assert "chain" in str(unsupported(lipbridge.Problem(lipbridge.capture(nn.Sequential(nn.Linear(2, 2), nn.ReLU())))))
+    assert unsupported(lipbridge.Problem(graph, lipbridge.Question.everywhere(2))) is None
+    assert unsupported(lipbridge.Problem(graph, lipbridge.Question.on(ball, 2))) is None
+    assert "norm inf" in str(unsupported(lipbridge.Problem(graph, lipbridge.Question.everywhere("inf"))))
+    assert "chain" in str(
+        unsupported(
+            lipbridge.Problem(
+                lipbridge.capture(nn.Sequential(nn.Linear(2, 2), nn.ReLU())), lipbridge.Question.everywhere(2)
+            )
+        )
+    )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lipbridge
-from lipbridge import Problem
+from lipbridge import Problem, Question
 from lipbridge.errors import UnsupportedProblem
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Concat, Conv, Dense, Elementwise, Input, Reshape
@@ -86,7 +86,9 @@ def test_a_convolutional_network_is_read_as_a_chain() -> None:
 def test_lipsdp_takes_a_convolutional_network_and_is_above_its_witness() -> None:
     graph = lipbridge.capture(network(), (1, 8, 8))
     upper = closed_form_bound(graph)
-    lower = lipbridge.search_lower_bound(Problem(graph), seconds=5.0, restarts=8, steps=10, rounds=1)
+    lower = lipbridge.search_lower_bound(
+        Problem(graph, Question.everywhere(2)), seconds=5.0, restarts=8, steps=10, rounds=1
+    )
     assert 0.0 < lower.value <= upper.value <= lipbridge.trivial_bound(lower_to_dense(graph).graph).value * (1 + 1e-7)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import lipbridge
-from lipbridge import Ball, Problem
+from lipbridge import Ball, Problem, Question
 from lipbridge.constants.layer_constants import output_constants
 from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
 from lipbridge.graph.graph import Graph
@@ -140,9 +140,9 @@ def test_problem_and_ball_are_checked() -> None:
     with pytest.raises(InvalidArgument, match="centers"):
         Ball(torch.zeros(3), 1.0, 2)
     with pytest.raises(InvalidArgument, match="region"):
-        Problem(graph, quantity=Quantity.DEVIATION)
+        Problem(graph, Question(input_norm=2, output_norm=2, region=None, quantity=Quantity.DEVIATION))
     region = Ball(torch.zeros(4, 3), 0.5, "inf")
-    assert Problem(graph, region=region).region_name == "4 linf balls, radius 0.5"
+    assert Problem(graph, Question.on(region, 2)).region_name == "4 linf balls, radius 0.5"
 
 
 def test_norm_spellings() -> None:

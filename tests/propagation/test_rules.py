@@ -33,7 +33,7 @@ from lipbridge.graph.nodes import (
     Reshape,
     Softmax,
 )
-from lipbridge.problem.problem import Ball
+from lipbridge.problem.question import Ball
 from lipbridge.propagation.bounds import _form_ends
 from lipbridge.propagation.rules import (
     DUAL,

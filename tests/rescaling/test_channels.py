@@ -216,7 +216,9 @@ def test_for_abs_it_lies_between_lipsdp_and_the_trivial_bound():
         nn.Flatten(), nn.Linear(36, 4),
     ).double()  # fmt: skip
     graph = lipbridge.capture(net, (1, 6, 6))
-    each = get_verifier("lipsdp-fast").bound(lipbridge.Problem(graph), Budget())  # small: a multiplier for each unit
+    each = get_verifier("lipsdp-fast").bound(
+        lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget()
+    )  # small: a multiplier for each unit
     chain = channel_chain(graph)
     found = proved_product(chain, best_factors(chain))
     assert each.value * (1 - 1e-3) <= found < 0.99 * lipbridge.trivial_bound(graph).value
@@ -282,14 +284,14 @@ def test_lipsdp_fast_takes_convolutions_too_large_for_a_matrix():
         nn.Conv2d(3, 16, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU(),
         nn.Flatten(), nn.Linear(16 * 64, 10),
     )  # fmt: skip
-    problem = lipbridge.Problem(lipbridge.capture(net, (3, 16, 16)))
+    problem = lipbridge.Problem(lipbridge.capture(net, (3, 16, 16)), lipbridge.Question.everywhere(2))
     verifier = get_verifier("lipsdp-fast")
     assert verifier.supports(problem) is None
     bound = verifier.bound(problem, Budget())
     assert bound.proved
     assert bound.value < 0.95 * lipbridge.trivial_bound(problem.graph).value
     assert {len(T) for T in bound.multipliers.values()} == {16}
-    ball = lipbridge.Problem(problem.graph, region=lipbridge.Ball(torch.zeros(1, 3, 16, 16), 0.1, 2))
+    ball = lipbridge.Problem(problem.graph, lipbridge.Question.on(lipbridge.Ball(torch.zeros(1, 3, 16, 16), 0.1, 2), 2))
     assert "everywhere" in verifier.supports(ball)
 
 

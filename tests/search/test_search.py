@@ -25,7 +25,8 @@ from lipbridge.layers.layers import mlp
 from lipbridge.norms import operator_norm
 from lipbridge.norms.matrix import CHEAP_PAIRS
 from lipbridge.problem.bound import Witness
-from lipbridge.problem.problem import Ball, Problem
+from lipbridge.problem.problem import Problem
+from lipbridge.problem.question import Ball, Question
 from lipbridge.problem.verifier import Budget, Verifier
 from lipbridge.rigor.accuracy import ACCURACY
 from lipbridge.rigor.running_error import enclose, enclose_tangent
@@ -77,7 +78,7 @@ def plain_value(problem: Problem, witness: Witness) -> float:
 @pytest.mark.parametrize(("p", "q"), CHEAP_PAIRS)
 def test_linear_network_is_exact(p: Norm, q: Norm) -> None:
     W = torch.randn(7, 12, dtype=torch.float64)
-    bound = search_lower_bound(Problem(dense_chain([W], activation("abs")), p, q), **QUICK)
+    bound = search_lower_bound(Problem(dense_chain([W], activation("abs")), Question.everywhere(p, q)), **QUICK)
     assert bound.value == pytest.approx(float(operator_norm(W, p, q)), rel=1e-12)
 
 
@@ -88,7 +89,7 @@ def test_linear_network_in_hard_norms(p: Norm, q: Norm) -> None:
     M, r = (W, exponent(q)) if p == "inf" else (W.T, 2.0)
     signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=M.shape[1])), dtype=torch.float64)
     exact = float(torch.linalg.vector_norm(signs @ M.T, r, dim=1).max())
-    bound = search_lower_bound(Problem(dense_chain([W], activation("abs")), p, q), **QUICK)
+    bound = search_lower_bound(Problem(dense_chain([W], activation("abs")), Question.everywhere(p, q)), **QUICK)
     assert bound.value <= exact * (1 + 1e-12)
     assert bound.value >= exact * 0.98
 
@@ -97,7 +98,7 @@ def test_linear_network_in_hard_norms(p: Norm, q: Norm) -> None:
 def test_nonnegative_relu_network_is_exact(p: Norm) -> None:
     matrices = [torch.rand(m, n, dtype=torch.float64) for n, m in ((15, 20), (20, 20), (20, 6))]
     exact = float(operator_norm(matrices[2] @ matrices[1] @ matrices[0], p))
-    bound = search_lower_bound(Problem(dense_chain(matrices, activation("relu")), p, p), **QUICK)
+    bound = search_lower_bound(Problem(dense_chain(matrices, activation("relu")), Question.everywhere(p)), **QUICK)
     assert exact * (1 - 1e-6) <= bound.value <= exact * (1 + 1e-12)
 
 
@@ -110,7 +111,7 @@ def test_plane_homogeneous_networks_reach_the_enumerated_constant(name: str, p: 
     x = torch.stack([angles.cos(), angles.sin()], dim=1)
     columns = [graph.tangent(x, e.expand_as(x))[1] for e in torch.eye(2, dtype=torch.float64)]
     exact = float(operator_norm(torch.stack(columns, dim=2), p).max())
-    bound = search_lower_bound(Problem(graph, p, p), restarts=16, steps=50)
+    bound = search_lower_bound(Problem(graph, Question.everywhere(p)), restarts=16, steps=50)
     assert bound.value >= exact * (1 - 1e-9)
 
 
@@ -121,7 +122,7 @@ def test_plane_networks_with_bias_reach_a_fine_grid(name: str) -> None:
     x = torch.cartesian_prod(axis, axis)
     columns = [graph.tangent(x, e.expand_as(x))[1] for e in torch.eye(2, dtype=torch.float64)]
     exact = float(operator_norm(torch.stack(columns, dim=2), 2).max())
-    bound = search_lower_bound(Problem(graph), restarts=16, steps=60)
+    bound = search_lower_bound(Problem(graph, Question.everywhere(2)), restarts=16, steps=60)
     assert bound.value >= exact * 0.999
 
 
@@ -141,7 +142,7 @@ def test_bound_trained_digits_are_tight() -> None:
         optimiser.step()
         schedule.step()
     graph = capture(module)
-    bound = search_lower_bound(Problem(graph), x)
+    bound = search_lower_bound(Problem(graph, Question.everywhere(2)), x)
     assert trivial_bound(graph).value / bound.value < 1.05
 
 
@@ -151,7 +152,7 @@ def test_bound_trained_digits_are_tight() -> None:
 @pytest.mark.parametrize(("p", "q"), PAIRS)
 @pytest.mark.parametrize("name", ["abs", "relu", "sincos", "gelu"])
 def test_witness_reproduces_the_value(name: str, p: Norm, q: Norm) -> None:
-    problem = Problem(network([9, 11, 7, 5], name, bias=True), p, q)
+    problem = Problem(network([9, 11, 7, 5], name, bias=True), Question.everywhere(p, q))
     bound = search_lower_bound(problem, **QUICK)
     assert bound.side is Side.LOWER
     assert bound.proved
@@ -180,7 +181,7 @@ def test_never_above_the_trivial_bound(
         for parameter in module.parameters():
             parameter.mul_(scale).mul_(torch.rand(()) < 0.9)
     graph = capture(module)
-    bound = search_lower_bound(Problem(graph, *pair), restarts=4, steps=10, rounds=1)
+    bound = search_lower_bound(Problem(graph, Question.everywhere(*pair)), restarts=4, steps=10, rounds=1)
     assert 0.0 <= bound.value <= trivial_bound(graph, *pair).value
 
 
@@ -188,7 +189,9 @@ def test_never_above_the_trivial_bound(
 def test_size_of_the_weights_does_not_matter(scale: float) -> None:
     matrices = [torch.randn(6, 8, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)]
     values = [
-        search_lower_bound(Problem(dense_chain([s * W for W in matrices], activation("relu"))), **QUICK).value
+        search_lower_bound(
+            Problem(dense_chain([s * W for W in matrices], activation("relu")), Question.everywhere(2)), **QUICK
+        ).value
         for s in (1.0, scale)
     ]
     assert values[1] / scale / scale == pytest.approx(values[0], rel=1e-2)
@@ -198,7 +201,7 @@ def test_derivative_at_a_kink_is_no_witness() -> None:
     # x - relu(x) + relu(-x) is zero, but its pieces' derivatives at zero add up to one.
     zero = derive("zero", ((Term("identity"), Term("relu", -1.0), Term("relu", 1.0, -1.0)),))
     one = torch.ones(1, 1, dtype=torch.float64)
-    problem = Problem(dense_chain([one, one], zero))
+    problem = Problem(dense_chain([one, one], zero), Question.everywhere(2))
     at_kink = Witness(torch.zeros(1, 1, dtype=torch.float64), one)
     assert float(problem.graph.tangent(at_kink.points, one)[1]) == 1.0
     with pytest.raises(InvalidArgument, match="kink"):
@@ -218,7 +221,7 @@ def test_same_kink_across_branches_is_no_witness() -> None:
         Dense("difference", (5,), (1,), torch.tensor([[-1.0, 1.0]], dtype=torch.float64)),
         Add("sum", (0, 6), (1,)),
     )
-    problem = Problem(Graph(nodes))
+    problem = Problem(Graph(nodes), Question.everywhere(2))
     with pytest.raises(InvalidArgument, match="kink"):
         witness_value(problem, Witness(torch.zeros(1, 1), torch.ones(1, 1)))
     assert search_lower_bound(problem, torch.zeros(3, 1), **QUICK).value == 0.0
@@ -234,7 +237,7 @@ def test_dead_network_has_value_zero() -> None:
         Elementwise("h", (3,), (1,), activation("relu")),
         Dense("last", (4,), (1,), one),
     )
-    bound = search_lower_bound(Problem(Graph(nodes)), **QUICK)
+    bound = search_lower_bound(Problem(Graph(nodes), Question.everywhere(2)), **QUICK)
     assert (bound.value, bound.proved) == (0.0, True)
 
 
@@ -243,13 +246,13 @@ def test_units_that_are_constant_may_sit_on_their_kink() -> None:
     W[2:4] = 0.0  # their pre-activation is zero everywhere
     V = torch.randn(3, 6, dtype=torch.float64)
     graph = dense_chain([W, V, torch.eye(3, dtype=torch.float64)], activation("abs"))
-    assert search_lower_bound(Problem(graph), **QUICK).value > 0.0
+    assert search_lower_bound(Problem(graph, Question.everywhere(2)), **QUICK).value > 0.0
 
 
 def test_networks_that_vanish() -> None:
     graph = dense_chain([torch.zeros(3, 4), torch.zeros(2, 3)], activation("abs"))
     for p, q in PAIRS:
-        assert search_lower_bound(Problem(graph, p, q), **QUICK).value == 0.0
+        assert search_lower_bound(Problem(graph, Question.everywhere(p, q)), **QUICK).value == 0.0
 
 
 # --- regions ---------------------------------------------------------------------------------------------------------
@@ -260,14 +263,16 @@ def test_networks_that_vanish() -> None:
 def test_ball_witness_is_inside_and_reproducible(ball_norm: Norm, quantity: Quantity) -> None:
     graph = network([6, 10, 4], "relu", bias=True)
     ball = Ball(torch.randn(3, 6, dtype=torch.float64), 0.3, ball_norm)
-    problem = Problem(graph, ball_norm, 2 if ball_norm != "inf" else "inf", ball, quantity)
+    problem = Problem(graph, Question.on(ball, ball_norm, 2 if ball_norm != "inf" else "inf", quantity=quantity))
     bound = search_lower_bound(problem, **QUICK)
     assert bound.witness is not None
     offsets = (bound.witness.points[-1] - ball.centers).numpy()
     assert min(torch.linalg.vector_norm(torch.tensor(o), exponent(ball_norm)) for o in offsets) <= ball.radius
     assert witness_value(problem, bound.witness) == bound.value
     assert bound.value == pytest.approx(plain_value(problem, bound.witness), rel=1e-9)
-    everywhere = search_lower_bound(replace(problem, region=None, quantity=Quantity.LIPSCHITZ), restarts=16)
+    everywhere = search_lower_bound(
+        replace(problem, question=replace(problem.question, region=None, quantity=Quantity.LIPSCHITZ)), restarts=16
+    )
     assert 0.0 < bound.value <= everywhere.value * (1 + 1e-6)
 
 
@@ -275,7 +280,7 @@ def test_ball_witness_is_inside_and_reproducible(ball_norm: Norm, quantity: Quan
 def test_deviation_of_a_linear_network_is_its_norm(p: Norm) -> None:
     W = torch.randn(5, 7, dtype=torch.float64)
     ball = Ball(torch.randn(2, 7, dtype=torch.float64), 2.0, p)
-    problem = Problem(dense_chain([W], activation("abs")), p, p, ball, Quantity.DEVIATION)
+    problem = Problem(dense_chain([W], activation("abs")), Question.on(ball, p, quantity=Quantity.DEVIATION))
     exact = float(operator_norm(W, p))
     value = search_lower_bound(problem, restarts=32, steps=200).value
     assert exact * 0.99 <= value <= exact
@@ -283,7 +288,7 @@ def test_deviation_of_a_linear_network_is_its_norm(p: Norm) -> None:
 
 def test_points_outside_the_region_prove_nothing() -> None:
     ball = Ball(torch.zeros(1, 3, dtype=torch.float64), 1.0, 2)
-    problem = Problem(network([3, 4, 2]), region=ball)
+    problem = Problem(network([3, 4, 2]), Question.on(ball, 2))
     with pytest.raises(InvalidArgument, match="region"):
         witness_value(problem, Witness(torch.full((1, 3), 0.9), torch.ones(1, 3)))
     with pytest.raises(InvalidArgument, match="region"):
@@ -298,10 +303,10 @@ def test_one_bent_ball_sees_only_its_own_slope() -> None:
     one = torch.ones(1, 1, dtype=torch.float64)
     graph = dense_chain([one, one], activation("relu"))
     dead, alive = torch.tensor([[-1.0]], dtype=torch.float64), torch.tensor([[1.0]], dtype=torch.float64)
-    assert search_lower_bound(Problem(graph, region=Ball(dead, 0.5, 2)), **QUICK).value == 0.0
-    assert search_lower_bound(Problem(graph, region=Ball(alive, 0.5, 2)), **QUICK).value == pytest.approx(1.0)
+    assert search_lower_bound(Problem(graph, Question.on(Ball(dead, 0.5, 2), 2)), **QUICK).value == 0.0
+    assert search_lower_bound(Problem(graph, Question.on(Ball(alive, 0.5, 2), 2)), **QUICK).value == pytest.approx(1.0)
     both = Ball(torch.cat([dead, alive]), 0.5, 2)
-    assert search_lower_bound(Problem(graph, region=both), **QUICK).value == pytest.approx(1.0)
+    assert search_lower_bound(Problem(graph, Question.on(both, 2)), **QUICK).value == pytest.approx(1.0)
 
 
 # --- running errors, against exact arithmetic ------------------------------------------------------------------------
@@ -412,7 +417,7 @@ def test_a_step_never_waits_for_the_device(name: str, p: Norm, q: Norm) -> None:
 
 
 def test_same_seed_same_bound() -> None:
-    problem = Problem(network([8, 12, 4], "relu", bias=True))
+    problem = Problem(network([8, 12, 4], "relu", bias=True), Question.everywhere(2))
     first, second = (search_lower_bound(problem, seed=7, **QUICK) for _ in range(2))
     assert first.value == second.value
     assert first.witness is not None
@@ -421,7 +426,9 @@ def test_same_seed_same_bound() -> None:
 
 
 def test_time_is_kept() -> None:
-    bound = search_lower_bound(Problem(network([50, 60, 60, 5])), seconds=0.2, restarts=64, steps=10_000, rounds=50)
+    bound = search_lower_bound(
+        Problem(network([50, 60, 60, 5]), Question.everywhere(2)), seconds=0.2, restarts=64, steps=10_000, rounds=50
+    )
     assert bound.value > 0.0
     assert bound.seconds < 5.0
 
@@ -429,7 +436,7 @@ def test_time_is_kept() -> None:
 def test_verifier() -> None:
     verifier = WitnessVerifier()
     assert isinstance(verifier, Verifier)
-    problem = Problem(network([6, 8, 3]))
+    problem = Problem(network([6, 8, 3]), Question.everywhere(2))
     assert verifier.supports(problem) is None
     options: dict[str, object] = {"starts": torch.randn(4, 6), "restarts": 4, "steps": 10}
     bound = verifier.bound(problem, Budget(options=options))
@@ -445,20 +452,22 @@ def test_layers_of_unknown_rounding_are_refused() -> None:
         """A layer of somebody else's."""
 
     graph = Graph((Input("x", (), (1, 4)), Pool("pool", (0,), (1, 2))))
-    assert "pool" in (WitnessVerifier().supports(Problem(graph)) or "")
+    assert "pool" in (WitnessVerifier().supports(Problem(graph, Question.everywhere(2))) or "")
     with pytest.raises(UnsupportedProblem, match="pool"):
-        search_lower_bound(Problem(graph))
+        search_lower_bound(Problem(graph, Question.everywhere(2)))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_numbers_that_are_none_are_errors(bad: float) -> None:
     W = torch.eye(3, dtype=torch.float64)
     with pytest.raises(NumericalFailure):
-        search_lower_bound(Problem(dense_chain([W * bad], activation("abs"))))
+        search_lower_bound(Problem(dense_chain([W * bad], activation("abs")), Question.everywhere(2)))
     with pytest.raises(NumericalFailure):
-        search_lower_bound(Problem(dense_chain([W], activation("abs"))), torch.full((2, 3), bad))
+        search_lower_bound(
+            Problem(dense_chain([W], activation("abs")), Question.everywhere(2)), torch.full((2, 3), bad)
+        )
     with pytest.raises(InvalidArgument):
-        search_lower_bound(Problem(dense_chain([W], activation("abs"))), torch.zeros(2, 4))
+        search_lower_bound(Problem(dense_chain([W], activation("abs")), Question.everywhere(2)), torch.zeros(2, 4))
 
 
 def test_no_derivative_is_taken_where_the_argument_rounds_across_its_kink() -> None:

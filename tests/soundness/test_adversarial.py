@@ -26,7 +26,7 @@ NAN, INF = math.nan, math.inf
 MODULE = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
 INPUTS, LABELS = torch.linspace(0, 1, 20).reshape(5, 4), torch.arange(5) % 3
 GRAPH = lipbridge.capture(MODULE)
-PROBLEM = lipbridge.Problem(GRAPH)
+PROBLEM = lipbridge.Problem(GRAPH, lipbridge.Question.everywhere(2))
 BALL = lipbridge.Ball(torch.zeros(1, 4), 0.1, 2)
 DATA = lipbridge.Dataset("toy", INPUTS, LABELS, INPUTS, LABELS, 3, (4,))
 WITNESS = lipbridge.Witness(torch.full((1, 4), 0.3, dtype=torch.float64), torch.ones(1, 4, dtype=torch.float64))
@@ -82,7 +82,7 @@ def rows(folder: Path) -> dict[str, Row]:
     problem = problems.save_problem(PROBLEM, folder / "problem.safetensors")
     tensors = container.save_tensors(folder / "tensors.safetensors", {"a": INPUTS}, {})
     config = lipbridge.TrainingConfig(epochs=1, batch_size=5)
-    balls = lipbridge.Problem(GRAPH, region=BALL)
+    balls = lipbridge.Problem(GRAPH, lipbridge.Question.on(BALL, 2))
     flags = {"resume": False, "overwrite": False, "rescale": False, "progress": False}
     return {
         "capture": (lipbridge.capture, {"module": MODULE, "input_shape": (4,)}),
@@ -210,11 +210,17 @@ SAYS: Mapping[str, tuple[Callable[[], object], list[str]]] = {
     "a ball of NaN radius": (lambda: lipbridge.Ball(INPUTS, NAN, 2), ["radius", "above 0 and finite"]),
     "a ball in l3": (lambda: lipbridge.Ball(INPUTS, 0.1, 3), ["norm", "1, 2 or inf"]),
     "a ball elsewhere": (
-        lambda: lipbridge.Problem(GRAPH, region=lipbridge.Ball(torch.zeros(1, 5), 1.0, 2)),
+        lambda: lipbridge.Problem(GRAPH, lipbridge.Question.on(lipbridge.Ball(torch.zeros(1, 5), 1.0, 2), 2)),
         ["(k, 4)"],
     ),
-    "a module as graph": (lambda: lipbridge.Problem(MODULE), ["lipbridge.capture(module)", "a Sequential"]),
-    "no such quantity": (lambda: lipbridge.Problem(GRAPH, quantity="size"), ["lipschitz, deviation", "'size'"]),
+    "a module as graph": (
+        lambda: lipbridge.Problem(MODULE, lipbridge.Question.everywhere(2)),
+        ["lipbridge.capture(module)", "a Sequential"],
+    ),
+    "no such quantity": (
+        lambda: lipbridge.Problem(GRAPH, lipbridge.Question(input_norm=2, output_norm=2, region=None, quantity="size")),
+        ["lipschitz, deviation", "'size'"],
+    ),
     "starts elsewhere": (lambda: lipbridge.search_lower_bound(PROBLEM, torch.zeros(2, 5)), ["starts", "(n, 4)"]),
     "half a step": (lambda: lipbridge.search_lower_bound(PROBLEM, steps=0.5), ["steps", "whole number"]),
     "NaN seconds": (lambda: lipbridge.search_lower_bound(PROBLEM, seconds=NAN), ["seconds", "at least 0"]),
@@ -243,7 +249,7 @@ def test_arrays_and_texts_are_taken_where_they_say_the_same() -> None:
     assert torch.equal(lipbridge.certified_radii(MODULE, INPUTS.numpy(), LABELS.numpy(), "l2"), radii)
     ball = lipbridge.Ball(INPUTS.numpy(), np.float32(0.5), "2")
     assert (ball.centers.dtype, ball.radius, ball.norm) == (torch.float64, 0.5, 2)
-    problem = lipbridge.Problem(GRAPH, "2", "inf", ball, "deviation")
+    problem = lipbridge.Problem(GRAPH, lipbridge.Question.on(ball, "2", "inf", quantity="deviation"))
     assert (problem.norm_name, problem.quantity) == ("2->inf", Quantity.DEVIATION)
     assert lipbridge.TrainingConfig(norm="inf", epochs=np.int64(3)) == lipbridge.TrainingConfig(norm="inf", epochs=3)
     assert lipbridge.certified_radii(MODULE, INPUTS[:0], LABELS[:0]).shape == (0,)

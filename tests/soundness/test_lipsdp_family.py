@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lipbridge
-from lipbridge import Ball, Problem, search_lower_bound, trivial_bound
+from lipbridge import Ball, Problem, Question, search_lower_bound, trivial_bound
 from lipbridge.activations.registry import activation_names
 from lipbridge.errors import NumericalFailure
 from lipbridge.lipsdp.multipliers import closed_form_bound
-from lipbridge.lipsdp.system import lipsdp_of
+from lipbridge.lipsdp.system import Intervals, lipsdp_of
 from lipbridge.verifiers import Budget
 from lipbridge.verifiers.eclipse_fast import EclipseFastVerifier
 from lipbridge.verifiers.lipsdp_fast import LipSDPFastVerifier, bound_system
@@ -84,14 +84,20 @@ def study(module: nn.Sequential, radius: float, norm, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     centers = torch.randn(1, *graph.input_shape, generator=generator, dtype=torch.float64)
     ball = Ball(centers, radius, norm)
-    everywhere, local = bounds(Problem(graph)), bounds(Problem(graph, region=ball))
+    everywhere, local = bounds(Problem(graph, Question.everywhere(2))), bounds(Problem(graph, Question.on(ball, 2)))
     if everywhere is None:
         with pytest.raises(NumericalFailure):
             trivial_bound(graph)
         return
     assert local is not None
     for region, found in ((None, everywhere), (ball, local)):
-        witness = search_lower_bound(Problem(graph, region=region), seconds=5, restarts=4, steps=8, rounds=1)
+        witness = search_lower_bound(
+            Problem(graph, Question(input_norm=2, output_norm=2, region=region)),
+            seconds=5,
+            restarts=4,
+            steps=8,
+            rounds=1,
+        )
         points = inside(ball, seed)
         for bound in found:
             assert bound.proved
@@ -149,7 +155,7 @@ def test_a_narrower_slope_interval_has_no_larger_bound(seed, depth, slopes) -> N
         for layer in module:
             if isinstance(layer, nn.LeakyReLU):
                 layer.negative_slope = slope
-        values.append(FAST.bound(Problem(lipbridge.capture(module)), BUDGET).value)
+        values.append(FAST.bound(Problem(lipbridge.capture(module), Question.everywhere(2)), BUDGET).value)
     assert values[1] <= values[0] * (1 + 1.1 * GAP)
 
 
@@ -162,10 +168,11 @@ def test_smaller_intervals_have_no_larger_bound(module, seed, narrow, more) -> N
     units = [node.shape[0] for node in graph.nodes[1:-1] if type(node).__name__ == "Dense"]
     middles = [torch.randn(u, generator=generator, dtype=torch.float64) for u in units]
     deviations = [torch.rand(u, generator=generator, dtype=torch.float64) for u in units]
+    region = Ball(torch.zeros(1, *graph.input_shape), 1.0, 2)  # whichever
     values = []
     for width in (narrow, narrow + more):
         intervals = [(m - width * d, m + width * d) for m, d in zip(middles, deviations, strict=True)]
-        system = lipsdp_of(graph, intervals)
+        system = lipsdp_of(graph, Intervals(region, intervals))
         values.append(bound_system(system, GAP, time.perf_counter() + 60, torch.device("cpu")).value)
     assert values[0] <= values[1] * (1 + 1.1 * GAP) + 1e-300
 
@@ -197,7 +204,7 @@ def test_permuted_units_and_turned_inputs_change_nothing(module, seed, local) ->
     center = torch.randn(1, n, generator=generator, dtype=torch.float64)
     regions = (Ball(center, 0.3, 2), Ball(center @ Q, 0.3, 2)) if local else (None, None)
     found = [
-        FAST.bound(Problem(graph_of(net), region=region), BUDGET).value
+        FAST.bound(Problem(graph_of(net), Question(input_norm=2, output_norm=2, region=region)), BUDGET).value
         for net, region in zip((module, twin), regions, strict=True)
     ]
     assert found[1] == pytest.approx(found[0], rel=1.5 * GAP)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import lipbridge
-from lipbridge import Ball, Bound, Budget, Problem
+from lipbridge import Ball, Bound, Budget, Problem, Question
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, Dense, Elementwise
 from lipbridge.lipsdp.solve.batch import lipsdp_bounds
@@ -180,7 +180,13 @@ def test_everywhere(kind: str, size: str, double: bool) -> None:
     by_hand = lipbridge.capture(folded(graph), (3,))
     assert all(isinstance(node, Dense | Elementwise) for node in by_hand.nodes[1:])
     (batched,), (expected,) = lipsdp_bounds([graph], 50), lipsdp_bounds([by_hand], 50)
-    pairs = [(batched, expected), *((bound_of(n, Problem(graph)), bound_of(n, Problem(by_hand))) for n in FAST)]
+    pairs = [
+        (batched, expected),
+        *(
+            (bound_of(n, Problem(graph, Question.everywhere(2))), bound_of(n, Problem(by_hand, Question.everywhere(2))))
+            for n in FAST
+        ),
+    ]
     for found, plain in pairs:
         at_least(found, graph, points_of(module))
         assert found.value <= plain.value * (1 + 1e-6)
@@ -203,9 +209,9 @@ def test_everywhere_by_a_solver(name: str, kind: str) -> None:
     graph = lipbridge.capture(module, (3,))
     name, _, norm_name = name.partition(" ")
     p = {"": 2, "1": 1, "inf": "inf"}[norm_name]
-    found = bound_of(name, Problem(graph, p, p))
+    found = bound_of(name, Problem(graph, Question.everywhere(p)))
     at_least(found, graph, points_of(module))
-    plain = bound_of(name, Problem(lipbridge.capture(folded(graph), (3,)), p, p))
+    plain = bound_of(name, Problem(lipbridge.capture(folded(graph), (3,)), Question.everywhere(p)))
     assert found.value <= plain.value * (1 + 1e-4)
 
 
@@ -214,7 +220,10 @@ def test_a_shift_alone_changes_nothing() -> None:
     module = network("shift")
     shifted, plain = lipbridge.capture(module, (3,)), lipbridge.capture(module.net, (3,))
     for name in FAST:
-        assert bound_of(name, Problem(shifted)).value == bound_of(name, Problem(plain)).value
+        assert (
+            bound_of(name, Problem(shifted, Question.everywhere(2))).value
+            == bound_of(name, Problem(plain, Question.everywhere(2))).value
+        )
 
 
 # --- on balls --------------------------------------------------------------------------------------------------------
@@ -236,10 +245,13 @@ def test_on_balls(kind: str, size: str, ball_norm) -> None:
     p = math.inf if ball_norm == "inf" else float(ball_norm)
     inside = directions / directions.norm(p, dim=1, keepdim=True) * radius * 0.999
     for name in FAST:
-        found, plain = bound_of(name, Problem(graph, region=region)), bound_of(name, Problem(by_hand, region=region))
+        found, plain = (
+            bound_of(name, Problem(graph, Question.on(region, 2))),
+            bound_of(name, Problem(by_hand, Question.on(region, 2))),
+        )
         at_least(found, graph, torch.cat([center + inside for center in centers]))
         assert found.value <= plain.value * (1 + 1e-6)
-        assert found.value <= bound_of(name, Problem(graph)).value * (1 + 1e-9)
+        assert found.value <= bound_of(name, Problem(graph, Question.everywhere(2))).value * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("name", SLOW)
@@ -249,7 +261,7 @@ def test_on_balls_by_a_solver(name: str, kind: str) -> None:
     module = network(kind).double()
     graph = lipbridge.capture(module, (3,))
     centers = points_of(module, 2)
-    problem = Problem(graph, region=Ball(centers, 0.1, 2))
+    problem = Problem(graph, Question.on(Ball(centers, 0.1, 2), 2))
     found = bound_of(name, problem)
     inside = torch.nn.functional.normalize(torch.randn(20, 3).double()) * 0.0999
     at_least(found, graph, torch.cat([center + inside for center in centers]))
@@ -277,5 +289,5 @@ def test_intervals_on_a_ball_are_the_networks_own() -> None:
     graph = lipbridge.capture(Far(), (1,))
     center = torch.full((1, 1), 1e9, dtype=torch.float64)
     for name in FAST:
-        found = bound_of(name, Problem(graph, region=Ball(center, 1e-6, 2)))
+        found = bound_of(name, Problem(graph, Question.on(Ball(center, 1e-6, 2), 2)))
         at_least(found, graph, center + torch.tensor([[5e-7], [-5e-7], [0.0]], dtype=torch.float64))

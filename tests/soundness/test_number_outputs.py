@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import lipbridge
-from lipbridge import Ball, Problem
+from lipbridge import Ball, Problem, Question
 from lipbridge.errors import InvalidArgument, UnsupportedProblem
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, Dense, Input, Node, Reshape
@@ -58,8 +58,8 @@ def test_the_graph_gives_the_number(ending: str) -> None:
     assert graph.output_shape == ()
     torch.testing.assert_close(graph(x), module(x).detach())
     assert all(node.shape for node in graph.nodes[:-1])
-    assert Problem(graph).graph.output_shape == (1,)
-    torch.testing.assert_close(Problem(graph).graph(x)[:, 0], graph(x))
+    assert Problem(graph, Question.everywhere(2)).graph.output_shape == (1,)
+    torch.testing.assert_close(Problem(graph, Question.everywhere(2)).graph(x)[:, 0], graph(x))
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -68,7 +68,7 @@ def test_the_graph_gives_the_number(ending: str) -> None:
 def test_every_verifier_bounds_it_or_says_no(ending: str, norm: lipbridge.vocabulary.Norm, local: bool) -> None:
     graph, _ = graph_of(ending)
     region = Ball(torch.zeros(1, 3, dtype=torch.float64), 0.5, norm) if local else None
-    problem = Problem(graph, norm, norm, region)
+    problem = Problem(graph, Question(input_norm=norm, output_norm=norm, region=region))
     low = lipbridge.search_lower_bound(problem).value
     assert low > 0.0
     taken = []

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lipbridge
-from lipbridge import Problem, search_lower_bound, trivial_bound, witness_value
+from lipbridge import Problem, Question, search_lower_bound, trivial_bound, witness_value
 from lipbridge.activations.registry import activation, activation_names
 from lipbridge.errors import NumericalFailure
 from lipbridge.lipsdp.multipliers import closed_form_bound, prove_from_multipliers
@@ -41,7 +41,9 @@ families = st.builds(
 
 
 def lower(graph, p, q=None, seconds: float = 5.0) -> lipbridge.Bound:
-    return search_lower_bound(Problem(graph, p, q or p), seconds=seconds, restarts=8, steps=15, rounds=2)
+    return search_lower_bound(
+        Problem(graph, Question.everywhere(p, q or p)), seconds=seconds, restarts=8, steps=15, rounds=2
+    )
 
 
 def difference_quotient(module: nn.Module, p, q, scale: float) -> float:
@@ -68,7 +70,7 @@ def test_witness_is_below_the_trivial_bound(module: nn.Sequential, pair) -> None
     assert found.proved
     assert found.value <= upper.value
     if found.witness is not None:
-        assert witness_value(Problem(graph, *pair), found.witness) == found.value
+        assert witness_value(Problem(graph, Question.everywhere(*pair)), found.witness) == found.value
     for scale in (1e-2, 1.0, 30.0):
         assert difference_quotient(module, *pair, scale) <= upper.value
 
@@ -145,7 +147,7 @@ def test_one_isometric_layer_with_orthonormal_rows_is_tight(seed: int, name: str
         module[2].weight.copy_(V)
     graph = lipbridge.capture(module)
     upper = trivial_bound(graph).value
-    found = search_lower_bound(Problem(graph), seconds=20, restarts=32, steps=60).value
+    found = search_lower_bound(Problem(graph, Question.everywhere(2)), seconds=20, restarts=32, steps=60).value
     assert found <= upper
     if name in ("abs", "sincos"):  # norming ones: the constant is attained
         assert found >= upper * (1 - 1e-4)
@@ -265,7 +267,9 @@ def test_a_derivative_at_a_kink_is_no_witness() -> None:
             return self.b(torch.cat([z, z.relu(), (-z).relu()], -1))
 
     graph = lipbridge.capture(Zero())
-    found = search_lower_bound(Problem(graph), torch.zeros(3, 1, dtype=torch.float64), seconds=5, restarts=4, steps=10)
+    found = search_lower_bound(
+        Problem(graph, Question.everywhere(2)), torch.zeros(3, 1, dtype=torch.float64), seconds=5, restarts=4, steps=10
+    )
     assert found.value == 0.0
 
 

@@ -23,6 +23,7 @@ from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, Dense, Elementwise, Input, Node
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
+from lipbridge.problem.question import Question
 from lipbridge.rigor.running_error import enclose, enclose_tangent
 from lipbridge.robustness.radii import certified_radii, difference_norms_up
 from lipbridge.vocabulary import NORMS, Norm
@@ -150,7 +151,7 @@ def points(graph: Graph, seed: int) -> list[Row]:
 def bound(name: str, graph: Graph, p: Norm) -> Bound | None:
     """The bound, or None where a verifier refuses or float64 has no room."""
     try:
-        return lipbridge.get_verifier(name).bound(Problem(graph, p, p), lipbridge.Budget(seconds=5.0))
+        return lipbridge.get_verifier(name).bound(Problem(graph, Question.everywhere(p)), lipbridge.Budget(seconds=5.0))
     except (NumericalFailure, UnsupportedProblem):
         return None
 

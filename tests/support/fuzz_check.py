@@ -289,7 +289,11 @@ def lower_bounds(judged: Judged, graph: lipbridge.Graph, bounds: dict[Any, float
     for norm in NORMS:
         try:
             found = lipbridge.search_lower_bound(
-                lipbridge.Problem(graph, norm, norm), seconds=0.5, restarts=4, steps=10, rounds=1
+                lipbridge.Problem(graph, lipbridge.Question.everywhere(norm)),
+                seconds=0.5,
+                restarts=4,
+                steps=10,
+                rounds=1,
             )
         except LipbridgeError:
             continue

@@ -7,7 +7,7 @@ from pathlib import Path
 SOURCE = '''
 import math, os, sys, time
 import torch
-from lipbridge.problem.bound import Bound, Witness, bound_for
+from lipbridge.problem.bound import Bound, Witness
 from lipbridge.constants.trivial import trivial_bound
 from lipbridge.vocabulary import Quantity, Side
 
@@ -24,7 +24,9 @@ class Base:
 
     def value(self, problem, factor=1.0):
         value = factor * trivial_bound(problem.graph, problem.input_norm).value
-        return bound_for(problem, value, Side.UPPER, proved=True, method=self.name)
+        return Bound(
+            value=value, side=Side.UPPER, proved=True, question=problem.question, method=self.name
+        )
 
 
 class Honest(Base):
@@ -44,7 +46,9 @@ class Boaster(Base):
 
     def bound(self, problem, budget):
         witness = Witness(torch.ones(1, 3), torch.ones(1, 3))  # of another network
-        return Bound(1e9, Side.LOWER, True, "2", "boast", witness=witness)
+        return Bound(
+            value=1e9, side=Side.LOWER, proved=True, question=problem.question, method="boast", witness=witness
+        )
 
 
 class Crash(Base):

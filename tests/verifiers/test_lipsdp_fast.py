@@ -34,7 +34,9 @@ MIXED = [["relu", "abs", "gelu"], ["sincos", "relu"], ["crelu", "sin2_pair", "ab
 
 
 def bound(graph: lipbridge.Graph, seconds: float = 60.0, **options: object) -> lipbridge.Bound:
-    return VERIFIER.bound(lipbridge.Problem(graph), Budget(seconds=seconds, options=options))
+    return VERIFIER.bound(
+        lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget(seconds=seconds, options=options)
+    )
 
 
 # --- the barrier against autograd ------------------------------------------------------------------------------------
@@ -84,7 +86,9 @@ def test_the_barrier_is_finite_exactly_where_the_elimination_succeeds(names):
 def test_it_agrees_with_the_semidefinite_program(names):
     pytest.importorskip("cvxpy")
     graph, _ = chain(names, [*[4, 8, 7, 5][: len(names) + 1], 3], seed=7)
-    reference = get_verifier("lipsdp").bound(lipbridge.Problem(graph), Budget(options={"eps": 1e-6}))
+    reference = get_verifier("lipsdp").bound(
+        lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget(options={"eps": 1e-6})
+    )
     found = bound(graph, gap=1e-4)
     assert found.status is Status.OK
     assert found.value == pytest.approx(reference.value, rel=1e-3)
@@ -211,7 +215,7 @@ def test_descent_takes_the_place_of_newton_where_that_does_not_fit(names, monkey
 
 def test_memory_is_predicted_and_refused():
     graph, _ = chain(["relu"], [10, 50, 5], seed=0)
-    found = VERIFIER.bound(lipbridge.Problem(graph), Budget(memory=10**8))
+    found = VERIFIER.bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget(memory=10**8))
     assert (found.status, found.proved) == (Status.MEMORY, False)
     assert math.isnan(found.value)
 
@@ -231,11 +235,14 @@ def test_errors():
     for verifier in (VERIFIER, EclipseFastVerifier()):
         assert isinstance(verifier, Verifier)
         with pytest.raises(UnsupportedProblem, match="l2"):
-            verifier.bound(lipbridge.Problem(graph, "inf", "inf"), Budget())
+            verifier.bound(lipbridge.Problem(graph, lipbridge.Question.everywhere("inf")), Budget())
 
 
 def test_eclipse_fast_is_the_closed_form():
     graph = graph_of(network(3, 4, ("relu", "gelu"), width=8))
-    found = get_verifier("eclipse-fast").bound(lipbridge.Problem(graph), Budget())
+    found = get_verifier("eclipse-fast").bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget())
     assert found.value == closed_form_bound(graph).value
-    assert get_verifier("lipsdp-fast").bound(lipbridge.Problem(graph), Budget()).value < found.value
+    assert (
+        get_verifier("lipsdp-fast").bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget()).value
+        < found.value
+    )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
@@ -43,8 +43,9 @@ from lipbridge.graph.nodes import (
 )
 from lipbridge.linalg import vector_norm
 from lipbridge.lowering.dense import lower_to_dense
-from lipbridge.problem.bound import Bound, bound_for
-from lipbridge.problem.problem import Ball, Problem
+from lipbridge.problem.bound import Bound
+from lipbridge.problem.problem import Problem
+from lipbridge.problem.question import Ball
 from lipbridge.problem.verifier import Budget
 from lipbridge.rigor.running_error import window_places
 from lipbridge.rounding.scalars import UNIT, gamma
@@ -571,11 +572,17 @@ class AutoLirpaVerifier:
             raise
         except Exception as error:  # whatever the tool does is a row, not the end of a study
             status, detail = _outcome(error)
-        seconds = time.perf_counter() - start
-        bound = bound_for(
-            problem, value, Side.UPPER, proved=False, method=name, seconds=seconds, status=status, detail=detail
+        return Bound(
+            value=value,
+            side=Side.UPPER,
+            proved=False,
+            question=problem.question,
+            method=name,
+            seconds=time.perf_counter() - start,
+            status=status,
+            detail=detail,
+            extra={**extra, "centers_done": len(values)},
         )
-        return replace(bound, extra={**extra, "centers_done": len(values)})
 
     def certify(
         self, graph: Graph, inputs: Tensor, labels: Tensor, radius: float, norm: Norm, budget: Budget

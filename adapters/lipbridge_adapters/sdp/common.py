@@ -24,7 +24,7 @@ from lipbridge.lipsdp.system import LipSDP
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.verifier import Budget
-from lipbridge.vocabulary import Side, Status
+from lipbridge.vocabulary import Status
 from lipbridge_adapters.sdp.options import Options, predicted_memory, require_solver
 from lipbridge_adapters.sdp.solve import TOO_LARGE, Answer, solve
 
@@ -100,7 +100,7 @@ class SDPVerifier(ABC):
             return self._bound_system(system, options, deadline, budget.memory)
 
         bound = bound_on_region(problem, start + budget.seconds, solved)
-        return replace(bound, region=problem.region_name, seconds=time.perf_counter() - start)
+        return replace(bound, seconds=time.perf_counter() - start)
 
     def _bound_system(self, system: LipSDP, options: Options, deadline: float, memory: float) -> Bound:
         if system.constant or not any(stage.increments.variables for stage in system.stages):
@@ -109,7 +109,7 @@ class SDPVerifier(ABC):
         estimate = predicted_memory(*self.size(system), options.solver)
         if estimate > memory:
             detail = f"{options.solver} would take about {_gigabytes(estimate)}; the limit is {_gigabytes(memory)}."
-            return Bound(math.nan, Side.UPPER, False, "2", method, status=Status.MEMORY, detail=detail)
+            return system.no_bound(method, status=Status.MEMORY, detail=detail)
         begin = time.perf_counter()
         fallback = closed_form_bound(system)
         for_the_proof = min(5.0 * fallback.seconds, 0.3 * (deadline - begin))

@@ -28,6 +28,7 @@ from lipbridge.lipsdp.blocks import blocks_of, predicted_size
 from lipbridge.lipsdp.elimination import closed_form, diagonals
 from lipbridge.lipsdp.multipliers import closed_form_multipliers, prove_from_multipliers
 from lipbridge.lipsdp.system import LipSDP, Stage
+from lipbridge.problem.question import Question
 from lipbridge_adapters.sdp.common import Run, SDPVerifier
 
 
@@ -44,7 +45,7 @@ class EclipseVerifier(SDPVerifier):
         width = min(system.entry.shape)
         for stage in system.stages:
             entry = torch.empty(stage.width, min(width, stage.width), dtype=torch.float64)
-            sizes.append(predicted_size(_alone(entry, stage)))
+            sizes.append(predicted_size(_alone(system.question, entry, stage)))
             width = stage.weight.shape[0]
         return max(entries for entries, _ in sizes), max(cells for _, cells in sizes)
 
@@ -53,7 +54,7 @@ class EclipseVerifier(SDPVerifier):
         C = system.entry @ system.entry.T
         found, answers = list[Tensor](), 0
         for index, stage in enumerate(system.stages):
-            part = _alone(_root(C), stage)
+            part = _alone(system.question, _root(C), stage)
             own = closed_form_multipliers(part)
             if run.in_time and stage.increments.variables:
                 now = time.perf_counter()
@@ -78,9 +79,9 @@ class EclipseVerifier(SDPVerifier):
         return [rho * T for T in found] if answers and math.isfinite(rho) else None
 
 
-def _alone(entry: Tensor, stage: Stage) -> LipSDP:
+def _alone(question: Question, entry: Tensor, stage: Stage) -> LipSDP:
     """One layer as a network of its own."""
-    return LipSDP(entry, (stage,), 0, False)
+    return LipSDP(question=question, entry=entry, stages=(stage,), exponent=0, constant=False)
 
 
 def _root(C: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ for every activation, and their proofs are in :mod:`lipbridge.lipsdp.linf`; this
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -19,7 +19,7 @@ from lipbridge.constants.trivial import trivial_bound
 from lipbridge.errors import NumericalFailure, UnsupportedProblem
 from lipbridge.lipsdp.blocks import Block, Blocks
 from lipbridge.lipsdp.linf import Multipliers, Piece, closed_form, pieces_of, prove_piece, unsupported
-from lipbridge.problem.bound import Bound, bound_for
+from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.verifier import Budget
 from lipbridge.vocabulary import Side, Status
@@ -84,8 +84,16 @@ class GeoLipVerifier:
         estimate = predicted_memory(*max(sizes), options.solver) if sizes else 0
         if estimate > budget.memory:
             detail = f"{options.solver} would take about {_gib(estimate)}; the limit is {_gib(budget.memory)}."
-            return bound_for(problem, float("nan"), Side.UPPER, proved=False, method=method,
-                             seconds=time.perf_counter() - start, status=Status.MEMORY, detail=detail)  # fmt: skip
+            return Bound(
+                value=math.nan,
+                side=Side.UPPER,
+                proved=False,
+                question=problem.question,
+                method=method,
+                seconds=time.perf_counter() - start,
+                status=Status.MEMORY,
+                detail=detail,
+            )
         run = _Run(options, start + 0.9 * budget.seconds, budget.memory)
         run.all(pieces)
         value = min(run.value, trivial.value)
@@ -101,9 +109,18 @@ class GeoLipVerifier:
             detail = (
                 f"The time limit was reached at {run.left_over} of {len(pieces)} {where}s: what they had was proved."
             )
-        bound = bound_for(problem, value, Side.UPPER, proved=True, method=method,
-                          seconds=time.perf_counter() - start, status=status, detail=detail)  # fmt: skip
-        return replace(bound, extra=extra, multipliers=run.multipliers)
+        return Bound(
+            value=value,
+            side=Side.UPPER,
+            proved=True,
+            question=problem.question,
+            method=method,
+            seconds=time.perf_counter() - start,
+            status=status,
+            detail=detail,
+            extra=extra,
+            multipliers=run.multipliers,
+        )
 
 
 def _gib(size: int) -> str:

@@ -21,7 +21,7 @@ from lipbridge.errors import UnsupportedProblem
 from lipbridge.lipsdp.blocks import Floats
 from lipbridge.lipsdp.multipliers import unsupported
 from lipbridge.lipsdp.system import LipSDP, lipsdp_of
-from lipbridge.problem.bound import Bound, bound_for
+from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.verifier import Budget
 from lipbridge.vocabulary import Side, Status
@@ -71,8 +71,16 @@ class LipSDPNetworkVerifier:
                 status = Status.TIMEOUT if time.perf_counter() - start > 0.9 * budget.seconds else Status.FAILED
                 detail = f"{told}; {WARNING}"
         method = f"LipSDP-Network (unsound), {options.solver}"
-        return bound_for(problem, value, Side.UPPER, proved=False, method=method,
-                         seconds=time.perf_counter() - start, status=status, detail=detail)  # fmt: skip
+        return Bound(
+            value=value,
+            side=Side.UPPER,
+            proved=False,
+            question=problem.question,
+            method=method,
+            seconds=time.perf_counter() - start,
+            status=status,
+            detail=detail,
+        )
 
 
 def _size(system: LipSDP) -> tuple[int, int]:

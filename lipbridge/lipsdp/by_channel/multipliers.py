@@ -94,11 +94,11 @@ def bound_by_channels(problem: Problem, deadline: float, memory: float = math.in
             value, multipliers = found, whole
         late = time.perf_counter() > until
     return Bound(
-        value,
-        Side.UPPER,
-        True,
-        "2",
-        METHOD,
+        value=value,
+        side=Side.UPPER,
+        proved=True,
+        question=problem.question,
+        method=METHOD,
         seconds=time.perf_counter() - start,
         status=Status.TIMEOUT if late else Status.OK,
         detail="The time limit was reached; the multipliers so far were proved." if late else "",

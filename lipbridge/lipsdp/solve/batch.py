@@ -20,7 +20,6 @@ from lipbridge.lipsdp.solve.descent import descend, stack_of, start, tightened
 from lipbridge.lipsdp.system import LipSDP, lipsdp_of
 from lipbridge.lowering.chain import as_chain
 from lipbridge.problem.bound import Bound
-from lipbridge.vocabulary import Side
 
 METHOD = "LipSDP by batched descent"
 
@@ -82,4 +81,4 @@ def _better(system: LipSDP, vectors: list[torch.Tensor], fallback: Bound) -> Bou
         return fallback
     if value > fallback.value:
         return fallback
-    return Bound(value, Side.UPPER, True, "2", METHOD, multipliers=system.multipliers(proved))
+    return system.bound(value, proved, METHOD)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipbridge import Ball, Budget, Problem, activation, activation_names, capture, mlp
+from lipbridge import Ball, Budget, Problem, Question, activation, activation_names, capture, mlp
 from lipbridge.errors import InvalidArgument, LipbridgeError, UnsupportedProblem
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Add, Concat, Dense, Elementwise, GroupSort, Input, MaxPool, Node, Normalize, Reshape
@@ -78,7 +78,7 @@ def branched(name: str, seed: int) -> Graph:
 
 
 def deviation(graph: Graph, centers: Tensor, radius: float, norm: Norm) -> Problem:
-    return Problem(graph, norm, norm, Ball(centers, radius, norm), Quantity.DEVIATION)
+    return Problem(graph, Question.on(Ball(centers, radius, norm), norm, quantity=Quantity.DEVIATION))
 
 
 def bounded(problem: Problem, method: str, **limits: Any) -> Any:
@@ -335,13 +335,13 @@ def test_every_registered_activation_is_taken_or_refused_by_name(name: str) -> N
 
 def test_reasons() -> None:
     graph, x = network("abs", 0), torch.zeros(1, 4)
-    assert "Lipschitz" in (VERIFIER.supports(Problem(graph)) or "")
+    assert "Lipschitz" in (VERIFIER.supports(Problem(graph, Question.everywhere(2))) or "")
     assert "l1" in (VERIFIER.supports(deviation(graph, x, 0.1, 1)) or "")
-    mixed = Problem(graph, 2, "inf", Ball(x, 0.1, 2), Quantity.DEVIATION)
+    mixed = Problem(graph, Question.on(Ball(x, 0.1, 2), 2, "inf", quantity=Quantity.DEVIATION))
     assert "2->inf" in (VERIFIER.supports(mixed) or "")
     rows = Graph((Input("x", (), (2, 3)), Dense("rows", (0,), (2, 1), torch.ones(1, 3).double())))
     assert "output" in (VERIFIER.supports(deviation(rows, torch.zeros(1, 2, 3), 0.1, 2)) or "")
-    bound = VERIFIER.bound(Problem(graph), Budget())
+    bound = VERIFIER.bound(Problem(graph, Question.everywhere(2)), Budget())
     assert bound.status is Status.UNSUPPORTED
     assert math.isnan(bound.value)
 

@@ -26,7 +26,8 @@ from lipbridge.frontend.capture import capture
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Add, Concat, Conv, Dense, Elementwise, GroupSort, Input, Node, Normalize, Reshape
 from lipbridge.layers.layers import Sinusoidal, mlp
-from lipbridge.problem.problem import Ball, Problem
+from lipbridge.problem.problem import Problem
+from lipbridge.problem.question import Ball, Question
 from lipbridge_adapters.onnx.export import check_export, export_onnx, problem_from_files, problem_to_files
 
 onnx: Any = pytest.importorskip("onnx", reason="needs lipbridge[onnx]")
@@ -282,7 +283,7 @@ def test_files_that_are_no_good(tmp_path: Path) -> None:
 def test_a_problem_travels_and_comes_back(name: str, tmp_path: Path) -> None:
     centers: Tensor = torch.randn(2, 3, dtype=torch.float64)
     for region in (None, Ball(centers, 0.3, "inf")):
-        problem = Problem(capture(mlp([3, 5, 2], name).double()), 1, 2, region)
+        problem = Problem(capture(mlp([3, 5, 2], name).double()), Question(input_norm=1, output_norm=2, region=region))
         report = problem_to_files(problem, tmp_path / "p")
         assert report.dialect == ("relu" if name == "abs" else "native")
         facts = json.loads((tmp_path / "p" / "problem.json").read_text())
@@ -299,7 +300,7 @@ def test_a_problem_travels_and_comes_back(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "changed", "json", "hash", "problem"])
 def test_damaged_problem_folders(damage: str, tmp_path: Path) -> None:
-    problem_to_files(Problem(capture(mlp([3, 5, 2]))), tmp_path)
+    problem_to_files(Problem(capture(mlp([3, 5, 2])), Question.everywhere(2)), tmp_path)
     if damage == "missing":
         (tmp_path / "model.onnx").unlink()
     elif damage == "changed":

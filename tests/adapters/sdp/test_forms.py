@@ -41,7 +41,9 @@ CHILDREN = [name for name in ("CVXOPT", "SDPA") if name in cp.installed_solvers(
 
 
 def bound(name: str, graph: lipbridge.Graph, seconds: float = 60.0, **options: object) -> lipbridge.Bound:
-    return get_verifier(name).bound(lipbridge.Problem(graph), Budget(seconds=seconds, options=options))
+    return get_verifier(name).bound(
+        lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget(seconds=seconds, options=options)
+    )
 
 
 def pulse() -> lipbridge.Graph:
@@ -134,7 +136,7 @@ def test_limits_leave_a_proved_bound_or_a_reason(name):
     assert (found.status, found.proved) == (Status.TIMEOUT, True)
     assert "limit" in found.detail
     assert found.value <= closed_form_bound(graph).value * (1 + 1e-9)
-    refused = get_verifier(name).bound(lipbridge.Problem(graph), Budget(memory=10**8))
+    refused = get_verifier(name).bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget(memory=10**8))
     assert (refused.status, refused.proved) == (Status.MEMORY, False)
     assert "GiB" in refused.detail
 
@@ -172,7 +174,7 @@ def test_a_solver_without_a_time_limit_is_ended(solver):
 def test_on_a_ball_bounds_are_smaller_and_sound(name, names):
     graph, _ = chain(names, [4, 7, 6, 3], seed=5)
     center = torch.ones(1, 4, dtype=torch.float64)
-    problem = lipbridge.Problem(graph, region=lipbridge.Ball(center, 0.05, 2))
+    problem = lipbridge.Problem(graph, lipbridge.Question.on(lipbridge.Ball(center, 0.05, 2), 2))
     found = get_verifier(name).bound(problem, Budget())
     columns = [graph.tangent(center, row[None])[1] for row in torch.eye(4, dtype=torch.float64)]
     assert found.proved
@@ -214,4 +216,4 @@ def test_all_are_verifiers_and_say_what_they_do_not_take(name):
     verifier = get_verifier(name)
     assert isinstance(verifier, Verifier)
     with pytest.raises(UnsupportedProblem, match="l2"):
-        verifier.bound(lipbridge.Problem(pulse(), "inf", "inf"), Budget())
+        verifier.bound(lipbridge.Problem(pulse(), lipbridge.Question.everywhere("inf")), Budget())

@@ -31,7 +31,9 @@ MIXED = [["relu", "abs", "gelu"], ["sincos", "relu"], ["crelu", "sin2_pair", "ab
 
 
 def bound(graph: lipbridge.Graph, seconds: float = 60.0, **options: object) -> lipbridge.Bound:
-    return VERIFIER.bound(lipbridge.Problem(graph), Budget(seconds=seconds, options=options))
+    return VERIFIER.bound(
+        lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget(seconds=seconds, options=options)
+    )
 
 
 def reference(weights: list[np.ndarray], names: list[str]) -> float:
@@ -133,7 +135,7 @@ def test_what_cannot_be_built_in_time_is_not_begun():
 
 def test_memory_is_predicted_and_refused():
     graph, _ = chain(["relu"] * 2, [10, 50, 50, 5], seed=0)
-    found = VERIFIER.bound(lipbridge.Problem(graph), Budget(memory=10**8))
+    found = VERIFIER.bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget(memory=10**8))
     assert found.status is Status.MEMORY
     assert not found.proved
     assert found.value != found.value
@@ -181,8 +183,8 @@ def test_it_is_a_verifier_and_says_what_it_does_not_take():
     assert isinstance(VERIFIER, Verifier)
     graph = graph_of(network(1, 3, ("relu",)))
     ball = lipbridge.Ball(torch.zeros(1, *graph.input_shape, dtype=torch.float64), 1.0, 2)
-    on_ball = VERIFIER.bound(lipbridge.Problem(graph, region=ball), Budget())
+    on_ball = VERIFIER.bound(lipbridge.Problem(graph, lipbridge.Question.on(ball, 2)), Budget())
     assert "ball" in on_ball.region
-    assert "l2" in str(VERIFIER.supports(lipbridge.Problem(graph, "inf", "inf")))
+    assert "l2" in str(VERIFIER.supports(lipbridge.Problem(graph, lipbridge.Question.everywhere("inf"))))
     with pytest.raises(UnsupportedProblem, match="l2"):
-        VERIFIER.bound(lipbridge.Problem(graph, "inf", "inf"), Budget())
+        VERIFIER.bound(lipbridge.Problem(graph, lipbridge.Question.everywhere("inf")), Budget())

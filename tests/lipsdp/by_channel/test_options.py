@@ -106,8 +106,8 @@ def test_no_option_of_a_layer_is_forgotten():
         graph = captured(seed)
         chain = channel_chain(graph)
         true = product_of(graph) * (1.0 - 1e-12)
-        found = bound_by_channels(lipbridge.Problem(graph), later(0.3))
-        late = bound_by_channels(lipbridge.Problem(graph), later(-1.0))
+        found = bound_by_channels(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), later(0.3))
+        late = bound_by_channels(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), later(-1.0))
         runs += len(runs_of(chain))
         tight += found.value <= 1.05 * true
         assert true <= found.value <= late.value * (1 + 1e-9), seed
@@ -157,7 +157,7 @@ def test_a_line_of_single_channels_is_bounded_exactly(mode):
                 value = proved_product(chain, ones(chain))
             assert value >= product_of(graph)
             assert mode == "zeros" or sums <= value <= sums * (1 + 1e-3)
-        value = bound_by_channels(lipbridge.Problem(graph), later()).value
+        value = bound_by_channels(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), later()).value
         assert product_of(graph) * (1 - 1e-12) <= value <= sums * (1 + 1e-9)
         assert (run.first, run.last) == (0, 1)
 
@@ -182,7 +182,10 @@ def test_what_stands_between_two_layers_counts(between, constant):
             parameter.fill_(1.0)
     graph = lipbridge.capture(net, (1, 6))
     chain = channel_chain(graph)
-    for value in (proved_product(chain, ones(chain)), bound_by_channels(lipbridge.Problem(graph), later()).value):
+    for value in (
+        proved_product(chain, ones(chain)),
+        bound_by_channels(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), later()).value,
+    ):
         assert constant <= value <= constant * (1 + 1e-6)
 
 
@@ -204,7 +207,9 @@ def weighted(*weights, between, geometry=()) -> nn.Sequential:
 def runs_and_bound(net: nn.Module, shape: tuple[int, ...]) -> tuple[list[tuple[int, int]], float]:
     graph = lipbridge.capture(net, shape)
     runs = runs_of(channel_chain(graph))
-    return [(run.first, run.last) for run in runs], bound_by_channels(lipbridge.Problem(graph), later(20.0)).value
+    return [(run.first, run.last) for run in runs], bound_by_channels(
+        lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), later(20.0)
+    ).value
 
 
 def test_a_run_has_one_padding_mode():

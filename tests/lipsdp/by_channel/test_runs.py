@@ -60,7 +60,9 @@ def dense_system(graph) -> LipSDP:
         Stage(increments_of(g), W, torch.arange(W.shape[1] // g.width), W.shape[1] // g.width)
         for g, W in zip(activations, weights[1:], strict=True)
     ]
-    return LipSDP(weights[0], tuple(stages), 0, False)
+    return LipSDP(
+        question=lipbridge.Question.everywhere(2), entry=weights[0], stages=tuple(stages), exponent=0, constant=False
+    )
 
 
 def feasible_logs(run, seed: int) -> list[Tensor]:
@@ -170,9 +172,12 @@ def test_what_moves_positions_ends_a_run(between: nn.Module):
     graph = lipbridge.capture(net, (2, 6, 6))
     runs = [(run.first, run.last) for run in runs_of(channel_chain(graph))]
     assert runs == ([(0, 1)] if isinstance(between, nn.Sequential | nn.AvgPool2d) else [])
-    bound = bound_by_channels(lipbridge.Problem(graph), time.perf_counter() + 1.0)
+    bound = bound_by_channels(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), time.perf_counter() + 1.0)
     lower = lipbridge.search_lower_bound(
-        lipbridge.Problem(graph), torch.randn(1, 2, 6, 6).double(), restarts=8, rounds=2
+        lipbridge.Problem(graph, lipbridge.Question.everywhere(2)),
+        torch.randn(1, 2, 6, 6).double(),
+        restarts=8,
+        rounds=2,
     )
     assert bound.value >= lower.value
 
@@ -184,9 +189,12 @@ def test_a_line_inside_a_run_has_no_multipliers():
     graph = lipbridge.capture(net, (2, 6, 6))
     (run,) = runs_of(channel_chain(graph))
     assert [rule.variables for rule in run.increments] == [0, 1]
-    bound = bound_by_channels(lipbridge.Problem(graph), time.perf_counter() + 1.0)
+    bound = bound_by_channels(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), time.perf_counter() + 1.0)
     lower = lipbridge.search_lower_bound(
-        lipbridge.Problem(graph), torch.randn(1, 2, 6, 6).double(), restarts=8, rounds=2
+        lipbridge.Problem(graph, lipbridge.Question.everywhere(2)),
+        torch.randn(1, 2, 6, 6).double(),
+        restarts=8,
+        rounds=2,
     )
     assert lower.value <= bound.value < lipbridge.trivial_bound(graph).value
 
@@ -266,7 +274,9 @@ def test_never_below_a_witness_on_nasty_networks(seed):
     net = conv_network(seed, activations=("relu", "leaky_relu", "tanh", "softplus", "crelu"))
     graph = lipbridge.capture(net, (2, 6, 6))
     try:
-        bound = bound_by_channels(lipbridge.Problem(graph), time.perf_counter() + 20.0)
+        bound = bound_by_channels(
+            lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), time.perf_counter() + 20.0
+        )
     except NumericalFailure:
         return
     assert bound.proved
@@ -285,9 +295,11 @@ def test_for_relu_it_is_better_than_any_rescaling(mode):
     chain = channel_chain(graph)
     assert [(run.first, run.last) for run in runs_of(chain)] == [(0, 1), (2, 3)]
     rescaled = proved_product(chain, best_factors(chain))
-    bound = bound_by_channels(lipbridge.Problem(graph), time.perf_counter() + 60.0)
+    bound = bound_by_channels(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), time.perf_counter() + 60.0)
     assert bound.value < 0.8 * rescaled
-    each = lipbridge.verifiers.get_verifier("lipsdp-fast").bound(lipbridge.Problem(graph), lipbridge.verifiers.Budget())
+    each = lipbridge.verifiers.get_verifier("lipsdp-fast").bound(
+        lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), lipbridge.verifiers.Budget()
+    )
     assert each.value * (1 - 1e-3) <= bound.value  # a multiplier for each unit is never worse
     assert {name: len(T) for name, T in bound.multipliers.items()} == {"T1": 4, "T2": 6, "T3": 8}
 
@@ -315,10 +327,12 @@ def test_a_time_limit_is_a_status(seconds: float):
         nn.Conv2d(2, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3)
     )  # fmt: skip
     graph = lipbridge.capture(net, (2, 6, 6))
-    bound = bound_by_channels(lipbridge.Problem(graph), time.perf_counter() + seconds)
+    bound = bound_by_channels(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), time.perf_counter() + seconds)
     assert bound.proved
     assert bound.value <= lipbridge.trivial_bound(graph).value
     assert bound.status == ("timeout" if seconds < 0.1 else bound.status)
-    cut = bound_by_channels(lipbridge.Problem(graph), time.perf_counter() + 20.0, memory=1.0)
-    whole = bound_by_channels(lipbridge.Problem(graph), time.perf_counter() + 20.0)
+    cut = bound_by_channels(
+        lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), time.perf_counter() + 20.0, memory=1.0
+    )
+    whole = bound_by_channels(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), time.perf_counter() + 20.0)
     assert whole.value < cut.value < lipbridge.trivial_bound(graph).value

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lipbridge import Ball, Budget, Problem, get_verifier, trivial_bound
+from lipbridge import Ball, Budget, Problem, Question, get_verifier, trivial_bound
 from lipbridge.activations.registry import Term, recognise
 from lipbridge.errors import LipbridgeError, UnsupportedProblem
 from lipbridge.graph.graph import Graph
@@ -90,15 +90,15 @@ def claims_of(name: str, graph: Graph, drawn: random.Random) -> Iterator[Claim]:
         return
     if name == "on balls":
         for verifier in ("eclipse-fast", drawn.choice(("lipsdp-fast", "lipsdp-fast", "witness"))):
-            yield from _asked(verifier, Problem(graph, region=_balls(graph, drawn)))
+            yield from _asked(verifier, Problem(graph, Question.on(_balls(graph, drawn), 2)))
         return
     pairs = CHEAP_PAIRS if name == "trivial" else QUESTIONS
     for p, q in pairs if name == "trivial" else [pair for pair in pairs if _asks(name, graph, pair)][:2]:
-        yield from _asked(name, Problem(graph, p, q))
+        yield from _asked(name, Problem(graph, Question.everywhere(p, q)))
 
 
 def _asks(name: str, graph: Graph, pair: tuple[Norm, Norm]) -> bool:
-    return get_verifier(name).supports(Problem(graph, *pair)) is None
+    return get_verifier(name).supports(Problem(graph, Question.everywhere(*pair))) is None
 
 
 def _asked(name: str, problem: Problem) -> Iterator[Claim]:
@@ -123,13 +123,15 @@ def _balls(graph: Graph, drawn: random.Random) -> Ball:
 
 
 def _upper(name: str, graph: Graph, value: float, p: Norm = 2, q: Norm = 2) -> Claim:
-    problem = Problem(graph, p, q)
-    return Claim(name, problem, Bound(value, Side.UPPER, True, problem.norm_name, name))
+    problem = Problem(graph, Question.everywhere(p, q))
+    return Claim(
+        name, problem, Bound(value=value, side=Side.UPPER, proved=True, question=problem.question, method=name)
+    )
 
 
 def _any_multipliers(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
     """Multipliers near the closed form's, and none like them."""
-    reason = no_dense_chain(Problem(graph))
+    reason = no_dense_chain(Problem(graph, Question.everywhere(2)))
     if reason is not None:
         raise UnsupportedProblem(reason)
     form = closed_form_bound(graph)
@@ -145,7 +147,7 @@ def _any_multipliers(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
 
 
 def _batched(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
-    reason = no_dense_chain(Problem(graph))
+    reason = no_dense_chain(Problem(graph, Question.everywhere(2)))
     if reason is not None:
         raise UnsupportedProblem(reason)
     (bound,) = lipsdp_bounds([graph], 20)
@@ -154,7 +156,7 @@ def _batched(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
 
 def _l_inf(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
     for norm in ("inf", 1):
-        reason = unsupported(Problem(graph, norm, norm))
+        reason = unsupported(Problem(graph, Question.everywhere(norm)))
         if reason is not None:
             raise UnsupportedProblem(reason)
         values = [prove_piece(piece, closed_form(piece)) for piece in pieces_of(graph, norm)]
@@ -162,7 +164,7 @@ def _l_inf(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
 
 
 def _channels(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
-    problem = Problem(graph)
+    problem = Problem(graph, Question.everywhere(2))
     reason = unsupported_by_channels(problem)
     if reason is not None:
         raise UnsupportedProblem(reason)
