@@ -121,10 +121,13 @@ def rows(folder: Path) -> dict[str, Row]:
         "Dataset": (lipbridge.Dataset, {f.name: getattr(DATA, f.name) for f in dataclasses.fields(DATA)}),
         "TrainingConfig": (lipbridge.TrainingConfig, dataclasses.asdict(lipbridge.TrainingConfig())),
         "Ball": (lipbridge.Ball, {"centers": INPUTS, "radius": 0.1, "norm": 2}),
-        "Problem": (
-            lipbridge.Problem,
-            {"graph": GRAPH, "input_norm": 2, "output_norm": 2, "region": BALL, "quantity": Quantity.LIPSCHITZ},
+        "Problem": (lipbridge.Problem, {"graph": GRAPH, "question": PROBLEM.question}),
+        "Question": (
+            lipbridge.Question,
+            {"input_norm": 2, "output_norm": 2, "region": BALL, "quantity": Quantity.LIPSCHITZ},
         ),
+        "Question.everywhere": (lipbridge.Question.everywhere, {"norm": 2, "output_norm": 1}),
+        "Question.on": (lipbridge.Question.on, {"region": BALL, "norm": 2, "output_norm": 1, "quantity": "deviation"}),
         "search": (lipbridge.search_lower_bound, {"problem": PROBLEM, "starts": INPUTS, "seed": 0, **QUICK}),
         "search on balls": (lipbridge.search_lower_bound, {"problem": balls, "starts": None, "seconds": 1.0, **QUICK}),
         "witness_value": (lipbridge.witness_value, {"problem": PROBLEM, "witness": WITNESS}),
@@ -149,7 +152,7 @@ NAMES = (
     *("save", "load", "load_header", "save_graph", "load_graph", "save_problem", "load_problem", "save_tensors"),
     *("load_tensors", "load_weights", "load_state", "load_dataset", "Dataset", "TrainingConfig", "Ball", "Problem"),
     *("search", "search on balls", "witness_value", "Witness", "operator_norm", "proved_operator_norm", "mlp"),
-    *("get_verifier", "activation", "pick_device", "a Graph"),
+    *("get_verifier", "activation", "pick_device", "a Graph", "Question", "Question.everywhere", "Question.on"),
 )
 #: `load_weights` needs the checkpoint of a run, which is not there: its errors are looked at all the same.
 REFUSES = ("load_weights",)
