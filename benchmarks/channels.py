@@ -73,8 +73,8 @@ def row(label: str, graph: Graph, seconds: float, *, dense: bool) -> None:
     each = math.nan
     if dense:
         lowered = lipbridge.Problem(lower_to_dense(graph).graph, lipbridge.Question.everywhere(2))
-        each = get_verifier("lipsdp-fast").bound(lowered, Budget(seconds)).value
-    witness = get_verifier("witness").bound(problem, Budget(seconds)).value
+        each = get_verifier("lipsdp-fast").prepare(lowered).bound(Budget(seconds)).value
+    witness = get_verifier("witness").prepare(problem).bound(Budget(seconds)).value
     print(
         f"| {label} | {trivial:.4f} | {rescaled:.4f} | {middle - start:.1f} | {found.value:.4f} ({found.status}) | "
         f"{end - middle:.1f} | {each:.4f} | {witness:.4f} | {found.value / witness:.3f} |",

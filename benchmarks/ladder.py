@@ -49,7 +49,7 @@ def ladder(module: torch.nn.Module, data: Dataset, seconds: float) -> list[tuple
     problem = lipbridge.Problem(graph, lipbridge.Question.everywhere(2))
     rungs = [("trivial", lipbridge.trivial_bound(graph)), ("rescaled", lipbridge.rescale(module).after)]
     for name in ("eclipse-fast", "lipsdp-fast", "lipsdp"):
-        rungs.append((name, get_verifier(name).bound(problem, Budget(seconds=seconds, memory=12 * 2**30))))
+        rungs.append((name, get_verifier(name).prepare(problem).bound(Budget(seconds=seconds, memory=12 * 2**30))))
     starts = data.test_inputs[:2000].double()
     return [*rungs, ("witness", lipbridge.search_lower_bound(problem, starts, seconds=30))]
 

@@ -73,18 +73,18 @@ def small() -> None:
     for name, hidden in NETWORKS.items():
         graph = network([10, *hidden, 5])
         problem = lipbridge.Problem(graph, lipbridge.Question.everywhere(2))
-        ours.bound(
-            lipbridge.Problem(network([4, 4, 4, 2]), lipbridge.Question.everywhere(2)), Budget()
+        ours.prepare(lipbridge.Problem(network([4, 4, 4, 2]), lipbridge.Question.everywhere(2))).bound(
+            Budget()
         )  # imports and first calls are not timed
-        found = ours.bound(problem, Budget())
+        found = ours.prepare(problem).bound(Budget())
         for eps in TOLERANCES:
             budget = Budget(seconds=300, options={"eps": eps})
-            reference = theirs.bound(problem, budget)
+            reference = theirs.prepare(problem).bound(budget)
             if reference.value <= found.value * QUALITY or reference.status != "ok":
                 break
-        pairs = [(ours.bound(problem, Budget()).seconds, reference.seconds)]
+        pairs = [(ours.prepare(problem).bound(Budget()).seconds, reference.seconds)]
         while len(pairs) < PAIRS and sum(map(sum, pairs)) < PAIR_SECONDS:
-            pairs.append((ours.bound(problem, Budget()).seconds, theirs.bound(problem, budget).seconds))
+            pairs.append((ours.prepare(problem).bound(Budget()).seconds, theirs.prepare(problem).bound(budget).seconds))
         own, other = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(scs / fast for fast, scs in pairs)
         print(
@@ -97,10 +97,10 @@ def small() -> None:
 
 def row(name: str, graph: lipbridge.Graph) -> str:
     """A network's row: its bounds, the time, and the peak memory of this process."""
-    get_verifier("lipsdp-fast").bound(
-        lipbridge.Problem(network([4, 4, 4, 2]), lipbridge.Question.everywhere(2)), Budget()
-    )
-    found = get_verifier("lipsdp-fast").bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), LIMIT)
+    get_verifier("lipsdp-fast").prepare(
+        lipbridge.Problem(network([4, 4, 4, 2]), lipbridge.Question.everywhere(2))
+    ).bound(Budget())
+    found = get_verifier("lipsdp-fast").prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(2))).bound(LIMIT)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     gap = found.extra.get("gap")
     return (
@@ -146,7 +146,8 @@ def batch() -> None:
         print(f"{ratio}; {count / ratio.ours:.1f} networks a second, {count / ratio.theirs:.1f} in the loop")
         verifier = get_verifier("lipsdp-fast")
         excess = [
-            bound.value / verifier.bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget()).value
+            bound.value
+            / verifier.prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(2))).bound(Budget()).value
             - 1.0
             for graph, bound in zip(graphs[:8], lipsdp_bounds(graphs[:8], 300), strict=True)
         ]

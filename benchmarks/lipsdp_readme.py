@@ -34,14 +34,16 @@ def main() -> None:
     bounds = {
         "trivial": trivial_bound(graph),
         "closed form": closed_form_bound(graph),
-        "lipsdp": get_verifier("lipsdp").bound(Problem(graph, Question.everywhere(2)), Budget(options=options)),
-        "lipsdp-fast": get_verifier("lipsdp-fast").bound(
-            Problem(graph, Question.everywhere(2)), Budget(options=options)
-        ),
-        "lipsdp, again": get_verifier("lipsdp").bound(Problem(again, Question.everywhere(2)), Budget(options=options)),
-        "lipsdp-fast, again": get_verifier("lipsdp-fast").bound(
-            Problem(again, Question.everywhere(2)), Budget(options=options)
-        ),
+        "lipsdp": get_verifier("lipsdp").prepare(Problem(graph, Question.everywhere(2))).bound(Budget(options=options)),
+        "lipsdp-fast": get_verifier("lipsdp-fast")
+        .prepare(Problem(graph, Question.everywhere(2)))
+        .bound(Budget(options=options)),
+        "lipsdp, again": get_verifier("lipsdp")
+        .prepare(Problem(again, Question.everywhere(2)))
+        .bound(Budget(options=options)),
+        "lipsdp-fast, again": get_verifier("lipsdp-fast")
+        .prepare(Problem(again, Question.everywhere(2)))
+        .bound(Budget(options=options)),
     }
     print(f"{'published':18s} {PUBLISHED:10.3f}  (LipSDP README, MOSEK's objective)")
     for name, bound in bounds.items():

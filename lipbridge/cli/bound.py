@@ -8,7 +8,7 @@ import typer
 
 from lipbridge.cli import parse
 from lipbridge.cli.output import JsonOption, print_json, spinner
-from lipbridge.cli.tables import warn_of_unsound
+from lipbridge.cli.tables import advise, warn_of_unsound
 from lipbridge.errors import InvalidArgument
 from lipbridge.processes import stdout_to_stderr
 
@@ -91,10 +91,13 @@ def bound(
     from lipbridge.cli.models import open_model
     from lipbridge.cli.tables import print_bounds
     from lipbridge.files.models import Reading, balls_of
+    from lipbridge.problem.options import read_options
     from lipbridge.study.single import bound_network
-    from lipbridge.verifiers import Budget
+    from lipbridge.verifiers import Budget, get_verifiers
     from lipbridge.vocabulary import Status
 
+    for name, known in get_verifiers({*names, *settings}).items():
+        read_options(name, known.options, settings.get(name, {}))
     budget = Budget(time_limit, memory, seed)
     opened = open_model(model, Reading(parse.shape(input_shape), output, weights or (), parse.classes(classes), data))
     region = None if radius is None else balls_of(opened, data, points, radius, ball_norm or norm)
@@ -108,6 +111,7 @@ def bound(
         print_json(json_rows)
     else:
         print_bounds(json_rows)
+    advise(json_rows)
     warn_of_unsound(json_rows)
     if not any(row.status is Status.OK for row in rows):
         raise typer.Exit(1)

@@ -21,7 +21,7 @@ from lipbridge.cli.bound import (
     WeightsOption,
 )
 from lipbridge.cli.output import JsonOption, note, print_json, spinner
-from lipbridge.cli.tables import print_bounds, warn_of_unsound
+from lipbridge.cli.tables import advise, print_bounds, warn_of_unsound
 from lipbridge.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -83,16 +83,18 @@ def compare(
     from lipbridge.cli.models import open_models
     from lipbridge.files.models import Reading, dataset_of
     from lipbridge.machine import available_cores, machine_facts
+    from lipbridge.problem.options import read_options
     from lipbridge.study.comparison import Points
     from lipbridge.study.comparison import compare as compare_networks
-    from lipbridge.verifiers import Budget, get_verifier, list_verifiers
+    from lipbridge.verifiers import Budget, get_verifiers, list_verifiers
     from lipbridge.vocabulary import as_norm
 
     if names is None:
-        left_out = [info for info in list_verifiers() if not info.installed and info.by_default]
-        names = [info.name for info in list_verifiers() if info.installed and info.by_default]
-    for name in {*names, *settings}:
-        get_verifier(name)
+        known = [info for info in list_verifiers() if info.by_default]
+        left_out = [info for info in known if not info.installed]
+        names = [info.name for info in known if info.installed]
+    for name, verifier in get_verifiers({*names, *settings}).items():
+        read_options(name, verifier.options, settings.get(name, {}))
     if report is not None:
         from lipbridge.report.page import require_writable
 
@@ -100,11 +102,11 @@ def compare(
     budget = Budget(time_limit, memory, seed)
     models = open_models(model, Reading(shape, output, weights or (), count, data))
     cores = available_cores() if threads is None else threads
-    known: dict[str, Points] = {}
+    of_models: dict[str, Points] = {}
     for opened in models:
         dataset = dataset_of(opened, data)
         if dataset is not None:
-            known[opened.name] = Points(dataset.test_inputs, dataset.test_labels, points, radius, local)
+            of_models[opened.name] = Points(dataset.test_inputs, dataset.test_labels, points, radius, local)
         elif local:
             expected = f"name the test points that the balls of --local are around: the run of {opened.name} names none"
             raise InvalidArgument("--data", expected, data)
@@ -117,7 +119,7 @@ def compare(
             names,
             p,
             q,
-            points=known,
+            points=of_models,
             budget=budget,
             options=settings,
             threads=cores,
@@ -128,6 +130,7 @@ def compare(
         print_json(json_rows)
     else:
         print_bounds(json_rows)
+    advise(json_rows)
     warn_of_unsound(json_rows)
     if report is not None:
         from lipbridge.report.page import Network, write_report

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lipbridge.cli.output import JsonRow, note, print_table
 from lipbridge.text import mebibytes, number, percent, seconds
+from lipbridge.vocabulary import Status
 
 _SIGNS = {"upper": "<= ", "lower": ">= ", "exact": "= "}
 
@@ -34,11 +35,18 @@ def print_bounds(rows: Sequence[JsonRow]) -> None:
         )
 
 
+def advise(rows: Sequence[JsonRow]) -> None:
+    """A line on stderr for each way in which a computation ended short: what a user can do about it."""
+    for status in dict.fromkeys(row["status"] for row in rows):
+        if status != "unsound" and Status(status).advice:
+            note(f"{status}: {Status(status).advice}")
+
+
 def warn_of_unsound(rows: Sequence[JsonRow]) -> None:
     """A line on stderr for each value that a witness contradicts."""
     for row in rows:
         if row["status"] == "unsound":
-            note(f"UNSOUND: {row['verifier']} on {row['network']}: {row['detail']}")
+            note(f"UNSOUND: {row['verifier']} on {row['network']}: {row['detail']}. {Status.UNSOUND.advice}")
 
 
 def _bound(row: JsonRow) -> str:

@@ -16,66 +16,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lipbridge.errors import InvalidArgument, NumericalFailure
-from lipbridge.graph.graph import Graph
+from lipbridge.errors import NumericalFailure
+from lipbridge.lipsdp.dense_problem import DenseProblem
 from lipbridge.lipsdp.multipliers import closed_form_bound
-from lipbridge.lipsdp.system import Intervals, LipSDP, lipsdp_of
-from lipbridge.lipsdp.unit_slopes import is_joint
-from lipbridge.lowering.chain import Chain, as_chain
+from lipbridge.lipsdp.system import LipSDP
 from lipbridge.problem.bound import Bound
-from lipbridge.problem.problem import Problem
-from lipbridge.problem.question import Ball
-from lipbridge.propagation.bounds import layer_norms, reaches
 from lipbridge.vocabulary import Status
-
-#: Balls whose intervals are found at once.
-TOGETHER = 8
 
 #: What a verifier does with one matrix inequality until a time (of ``time.perf_counter``).
 Solve = Callable[[LipSDP, float], Bound]
-
-
-def local_intervals(graph: Graph, region: Ball, *, linear: bool = True) -> list[Intervals]:
-    """Per ball the intervals ``(lower, upper)`` of each activation layer's sources, on the CPU.
-
-    They hold for the network itself, also where its chain's weights are rounded.
-
-    Args:
-        graph: a network that :func:`lipbridge.lowering.chain.as_chain` reads.
-        region: the balls.
-        linear: see :func:`lipbridge.propagation.bounds.reaches`.
-
-    Raises:
-        InvalidArgument: if the centres do not fit the network, or are not finite.
-        NumericalFailure: for NaN weights.
-    """
-    if tuple(region.centers.shape[1:]) != graph.input_shape:
-        raise InvalidArgument("centers", f"have shape (k, *{graph.input_shape})", tuple(region.centers.shape))
-    if not bool(region.centers.isfinite().all()):
-        raise InvalidArgument("centers", "be finite", "NaN or infinity")
-    norms = layer_norms(graph, region.norm)
-    sources = as_chain(graph, rounded=True).sources
-    found: list[Intervals] = []
-    for first in range(0, len(region.centers), TOGETHER):
-        part = replace(region, centers=region.centers[first : first + TOGETHER])
-        reached = reaches(graph, part, norms, linear=linear)
-        ends = [(reached[i].lower.flatten(1).cpu(), reached[i].upper.flatten(1).cpu()) for i in sources]
-        for ball in range(len(part.centers)):
-            own = replace(region, centers=part.centers[ball : ball + 1])
-            found.append(Intervals(own, [(lower[ball], upper[ball]) for lower, upper in ends]))
-    return found
-
-
-def local_systems(network: Graph | Chain, intervals: Intervals | None) -> list[LipSDP]:
-    """The matrix inequalities of one ball: any of them bounds the network there. Everywhere, for None.
-
-    There are two where a layer has a joint constraint (sin, cos): with its global constraint, and with local slopes.
-    """
-    if intervals is None:
-        return [lipsdp_of(network)]
-    chain = network if isinstance(network, Chain) else as_chain(network, rounded=True)
-    both = any(is_joint(activation) for activation in chain.activations)
-    return [lipsdp_of(chain, intervals, joint=joint) for joint in ((True, False) if both else (True,))]
 
 
 @dataclass(eq=False)
@@ -83,48 +32,44 @@ class _Candidate:
     """A ball's best bound so far."""
 
     ball: int
-    intervals: Intervals | None
     bound: Bound
     solved: bool = False
 
 
-def bound_on_region(problem: Problem, deadline: float, solve: Solve | None = None) -> Bound:
+def bound_on_region(dense: DenseProblem, deadline: float, solve: Solve | None = None) -> Bound:
     """The proved l_2 bound of a problem that LipSDP supports, everywhere or on its balls.
 
     Args:
-        problem: see :func:`lipbridge.lipsdp.multipliers.unsupported`.
+        dense: what :func:`lipbridge.lipsdp.dense_problem.l2_problem` reads.
         deadline: of ``time.perf_counter``; shared by the balls.
         solve: improves on the closed form; None for the closed form alone.
 
     Returns:
         A Bound of the problem's region; on balls ``extra["ball"]`` is the one with the largest bound, the multipliers
-        are those of its system, and ``extra["joint"]`` says which of its systems (:func:`local_systems`) that is.
+        are those of its system, and ``extra["joint"]`` says which of :meth:`DenseProblem.of_ball` that is.
 
     Raises:
         NumericalFailure: if no bound could be proved.
 
     Law: never below a witness of the region; never above the closed form's bound everywhere.
     """
-    graph, region = problem.graph, problem.region
-    chain = as_chain(graph, rounded=True)
-    if region is None:
-        system = lipsdp_of(chain)
-        return closed_form_bound(system) if solve is None else solve(system, deadline)
-    everywhere = _closed_form(lipsdp_of(chain))
+    if dense.region is None:
+        return closed_form_bound(dense.everywhere) if solve is None else solve(dense.everywhere, deadline)
+    everywhere = _closed_form(dense.everywhere)
     candidates: list[_Candidate] = []
-    for ball, intervals in enumerate(local_intervals(graph, region)):
+    for ball in range(len(dense.intervals)):
         bounds = [everywhere]
         if time.perf_counter() < deadline:  # otherwise what holds everywhere has to do
-            for joint, system in zip((True, False), local_systems(chain, intervals), strict=False):
+            for joint, system in zip((True, False), dense.of_ball(ball), strict=False):
                 bounds.append(_labelled(_closed_form(system), joint))
-        candidates.append(_Candidate(ball, intervals, min(bounds, key=_order)))
+        candidates.append(_Candidate(ball, min(bounds, key=_order)))
     solved = 0
     while True:
         worst = max(candidates, key=lambda candidate: _order(candidate.bound))
         if worst.solved or solve is None or time.perf_counter() >= deadline:
             break
         waiting = sum(not candidate.solved for candidate in candidates)
-        _improve(chain, worst, solve, deadline, min(waiting, 4))
+        _improve(dense, worst, solve, deadline, min(waiting, 4))
         solved += 1
     bound = worst.bound
     if math.isnan(bound.value):
@@ -134,15 +79,15 @@ def bound_on_region(problem: Problem, deadline: float, solve: Solve | None = Non
         bound = replace(bound, status=Status.TIMEOUT, detail=detail)
     where = {"ball": worst.ball} | ({"balls_solved": solved} if solve is not None and len(candidates) > 1 else {})
     # The largest of the balls' bounds, each proved of its ball or everywhere, holds on all of them.
-    return replace(bound, question=problem.question, extra={**bound.extra, **where})
+    return replace(bound, question=dense.question, extra={**bound.extra, **where})
 
 
-def _improve(chain: Chain, candidate: _Candidate, solve: Solve, deadline: float, waiting: int) -> None:
+def _improve(dense: DenseProblem, candidate: _Candidate, solve: Solve, deadline: float, waiting: int) -> None:
     """Solve a ball's systems; an equal share of what is left of the time is for each ball that may have to follow."""
     candidate.solved = True
     now = time.perf_counter()
     until = now + (deadline - now) / waiting
-    systems = local_systems(chain, candidate.intervals)
+    systems = dense.of_ball(candidate.ball)
     known = candidate.bound
     for index, (joint, system) in enumerate(zip((True, False), systems, strict=False)):
         begin = time.perf_counter()

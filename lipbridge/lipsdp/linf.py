@@ -29,11 +29,12 @@ import torch
 from torch import Tensor
 
 from lipbridge.constants.trivial import trivial_bound
-from lipbridge.errors import NumericalFailure, UnsupportedProblem
+from lipbridge.errors import NumericalFailure
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Dense, Elementwise, Input, Node
 from lipbridge.linalg import eigenvalues
 from lipbridge.lipsdp.chain_rounding import rounding_term
+from lipbridge.lipsdp.dense_problem import DenseProblem, dense_problem
 from lipbridge.lipsdp.elimination import eliminate_stage, golden, starting_multipliers
 from lipbridge.lipsdp.proof import COVER, LOST, entry_norm_up, power_of_two, prove_stage, times_power_of_two_up
 from lipbridge.lipsdp.system import LipSDP, lipsdp_of
@@ -81,27 +82,23 @@ class Multipliers:
     ends: Tensor
 
 
-def unsupported(problem: Problem) -> str | None:
-    """None if these programs bound the problem, otherwise the reason why not, in one line."""
+def ends_problem(problem: Problem) -> DenseProblem | str:
+    """The problem as these programs take it, or the reason why not, in one line: a dense chain, l_inf or l_1."""
     if problem.quantity is not Quantity.LIPSCHITZ:
         return "it bounds the Lipschitz constant, not the deviation from a centre"
     if problem.input_norm != problem.output_norm or problem.input_norm == 2:
         return f"it bounds the constants of l_inf and l_1, not of the norm {problem.norm_name}"
-    try:
-        as_chain(problem.graph, rounded=True)
-    except UnsupportedProblem as error:
-        return str(error)
-    return None
+    return dense_problem(problem)
 
 
-def pieces_of(graph: Graph, norm: Norm) -> list[Piece]:
-    """The pieces of a dense chain, those of the largest trivial bound first.
+def pieces_of(network: Graph | Chain, norm: Norm) -> list[Piece]:
+    """The pieces of a dense chain (or of a Graph that is one), those of the largest trivial bound first.
 
     Raises:
         UnsupportedProblem: if the Graph is no dense chain.
         NumericalFailure: if weights hold NaN or infinity.
     """
-    chain = as_chain(graph, rounded=True)
+    chain = network if isinstance(network, Chain) else as_chain(network, rounded=True)
     count = chain.layers[-1].weight.shape[0] if norm == "inf" else chain.layers[0].weight.shape[1]
     rounding = rounding_term(chain, norm)
     pieces = [_piece(chain, norm, index, rounding) for index in range(count)]

@@ -12,38 +12,12 @@ import time
 import torch
 from torch import Tensor
 
-from lipbridge.errors import NumericalFailure, UnsupportedProblem
+from lipbridge.errors import NumericalFailure
 from lipbridge.graph.graph import Graph
 from lipbridge.lipsdp.elimination import closed_form, mix
 from lipbridge.lipsdp.proof import prove
 from lipbridge.lipsdp.system import LipSDP, Multipliers, lipsdp_of
-from lipbridge.lowering.chain import as_chain
 from lipbridge.problem.bound import Bound
-from lipbridge.problem.problem import Problem
-from lipbridge.vocabulary import Quantity
-
-
-def unsupported(problem: Problem) -> str | None:
-    """None if LipSDP can take the problem, otherwise the reason why it cannot, in one line."""
-    reason = other_question(problem)
-    if reason is not None:
-        return reason
-    try:
-        as_chain(problem.graph, rounded=True)
-    except UnsupportedProblem as error:
-        return str(error)
-    except NumericalFailure:
-        return None  # NaN weights: `bound` says so
-    return None
-
-
-def other_question(problem: Problem) -> str | None:
-    """Why a problem does not ask for the l_2 Lipschitz constant; None if it does."""
-    if problem.quantity is not Quantity.LIPSCHITZ:
-        return "it bounds the Lipschitz constant, not the deviation from a centre"
-    if (problem.input_norm, problem.output_norm) != (2, 2):
-        return f"it bounds the l2 constant, not the norm {problem.norm_name}"
-    return None
 
 
 def closed_form_multipliers(network: Graph | LipSDP) -> dict[str, Tensor]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from torch import Tensor
 
 from lipbridge import checks
 from lipbridge.errors import InvalidArgument
-from lipbridge.graph.graph import Graph, with_axes
+from lipbridge.graph.graph import Graph, stored, with_axes
 from lipbridge.problem.question import Ball, Question
 from lipbridge.vocabulary import Norm, Quantity
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +29,7 @@ class Problem:
 
     graph: Graph
     question: Question
+    _kept: dict[Any, tuple[list[int], Any]] = field(init=False, repr=False, default_factory=lambda: {})
 
     def __post_init__(self) -> None:
         words = "be a Graph, which lipbridge.capture(module) or read_onnx(file) gives"
@@ -33,6 +40,16 @@ class Problem:
         if region is not None and tuple(region.centers.shape[1:]) != self.graph.input_shape:
             expected = f"have centres of shape (k, {', '.join(map(str, self.graph.input_shape))}), inputs of the graph"
             raise InvalidArgument("region", expected, tuple(region.centers.shape))
+
+    def once(self, make: Callable[[Problem], T]) -> T:
+        """``make(self)``, computed the first time and kept: several verifiers read the same chain of one problem.
+
+        It is computed anew where a tensor of the Graph was changed in place meanwhile.
+        """
+        versions = [_version(tensor) for node in self.graph for tensor in stored(node)]
+        if make not in self._kept or self._kept[make][0] != versions:
+            self._kept[make] = versions, make(self)
+        return self._kept[make][1]
 
     @property
     def input_norm(self) -> Norm:
@@ -63,3 +80,8 @@ class Problem:
     def region_name(self) -> str:
         """As :attr:`Question.region_name`."""
         return self.question.region_name
+
+
+def _version(tensor: Tensor) -> int:
+    """How often torch has changed a tensor in place; it does not count for tensors made in inference mode."""
+    return -1 if tensor.is_inference() else tensor._version

@@ -17,6 +17,7 @@ from lipbridge.graph.graph import Graph
 from lipbridge.report.facts import architecture, parameter_count
 from lipbridge.report.headline import headline
 from lipbridge.report.plots import COLOURS, REPORT_COMMAND, require_matplotlib, tightness_plot, training_plot
+from lipbridge.vocabulary import Status
 
 Row = Mapping[str, Any]
 
@@ -86,7 +87,7 @@ def render(rows: Sequence[Row], networks: Sequence[Network], machine: Mapping[st
     """The page. It loads nothing: styles and plots stand inside, and its policy forbids the rest."""
     jinja2 = _jinja2()
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lipbridge.study", "."),
+        loader=jinja2.PackageLoader("lipbridge.report", "."),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -97,6 +98,7 @@ def render(rows: Sequence[Row], networks: Sequence[Network], machine: Mapping[st
         "seconds": text.seconds,
         "percent": text.percent,
         "mebibytes": text.mebibytes,
+        "advice": _advice,
     }
     names = [network.name for network in networks]
     verifiers = list(dict.fromkeys(row["verifier"] for row in rows))
@@ -113,6 +115,10 @@ def render(rows: Sequence[Row], networks: Sequence[Network], machine: Mapping[st
         training=safe(training_plot({network.name: network.history for network in networks}, names)),
         machine=machine,
     )
+
+
+def _advice(status: str) -> str:
+    return Status(status).advice
 
 
 def _trivial(rows: Sequence[Row], network: str) -> Row | None:

@@ -13,11 +13,11 @@ from lipbridge.graph.graph import Graph
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball, Question
 from lipbridge.study.cells import Cell, Certification, Outcome, run_cell
-from lipbridge.study.here import run_here
+from lipbridge.study.here import budgets, run_here
 from lipbridge.study.judge import best_lower, judged, judged_together
 from lipbridge.study.rows import Row
-from lipbridge.verifiers import Budget, Certifier, get_verifier
-from lipbridge.vocabulary import Norm, Quantity, Status, as_norm
+from lipbridge.verifiers import Budget, Refusal, Task, Verifier, get_verifiers
+from lipbridge.vocabulary import Norm, Quantity, Status
 
 #: The verifier whose lower bounds every other one is judged by; it always runs.
 WITNESS = "witness"
@@ -86,88 +86,101 @@ def compare(
         budget: of each cell.
         options: of verifiers, by their name and the option's.
         threads: of each cell.
-        isolate: each cell in a process of its own. Without, limits are the verifiers' own affair: for debugging.
+        isolate: each cell in a process of its own. Without, limits are the verifiers' own affair and exceptions pass:
+            for debugging.
         progress: told before each cell.
 
     Raises:
-        UnknownName, MissingDependency: for a verifier, before anything runs.
+        UnknownName, MissingDependency: for a verifier, before anything runs; UnknownName also for an option that none
+            declares.
+        InvalidArgument: for an option outside its domain.
 
     Law: no row with side ``upper`` and status ``ok`` has a tightness below 1 - 1e-9.
     """
-    p = as_norm(norm)
-    q = p if output_norm is None else as_norm(output_norm, "output_norm")
+    everywhere = Question.everywhere(norm, output_norm)
     if not networks:
         raise InvalidArgument("networks", "hold at least one network", list(networks))
-    names = [WITNESS, *dict.fromkeys(name for name in verifiers if name != WITNESS)]
-    for name in names:
-        get_verifier(name)
-    budget = budget or Budget()
-    plans: dict[str, list[Cell]] = {}
+    found = get_verifiers(dict.fromkeys([WITNESS, *verifiers]))
+    limits = budgets(found, budget or Budget(), options)
+    plans: list[list[Planned]] = []
     for network, graph in networks.items():
         own = points.get(network) if isinstance(points, Mapping) else points
-        plans[network] = plan(network, graph, names, p, q, own, budget, options or {})
-    total = sum(map(len, plans.values()))
+        plans.append(plan(network, Problem(graph, everywhere), found, own, limits, threads, prepare=not isolate))
+    total = sum(map(len, plans))
     rows: list[Row] = []
     done = 0
-    for cells in plans.values():
+    for planned in plans:
         outcomes: list[tuple[Cell, Outcome]] = []
-        for cell in cells:
+        for cell, task in planned:
             if progress is not None:
                 progress(done, total, cell.network, cell.verifier)
-            cell = replace(cell, threads=threads)
-            outcomes.append((cell, run_cell(cell) if isolate else run_here(cell)))
+            outcomes.append((cell, run_cell(cell) if task is None else run_here(cell, found[cell.verifier], task)))
             done += 1
         rows += _with_trivial(judged_together(outcomes), outcomes)
     return rows
 
 
+#: A cell, and its task where it is to run in this process.
+Planned = tuple[Cell, Task | Refusal | None]
+
+
 def plan(
     network: str,
-    graph: Graph,
-    verifiers: Sequence[str],
-    p: Norm,
-    q: Norm,
+    everywhere: Problem,
+    verifiers: Mapping[str, Verifier],
     points: Points | None,
-    budget: Budget,
-    options: Mapping[str, Mapping[str, object]],
-) -> list[Cell]:
-    """The cells of one network: which question each verifier is asked, witness first."""
-    everywhere = Problem(graph, Question.everywhere(p, q))
-    local, certification = _local(graph, p, q, points)
+    limits: Mapping[str, Budget],
+    threads: int = 1,
+    *,
+    prepare: bool,
+) -> list[Planned]:
+    """The cells of one network: which question each verifier is asked, the witness search first.
 
-    def limits(name: str, **more: object) -> Budget:
-        return replace(budget, options={**budget.options, **options.get(name, {}), **more})
+    With ``prepare`` each has its task, and what a verifier raises passes. Without, a verifier that raises is taken for
+    one that can: its process will tell.
+    """
+    local, certification = _local(everywhere, points)
 
-    starts = {} if points is None else {"starts": _shaped(points.inputs, graph)}
-    cells = [Cell(network, everywhere, WITNESS, limits(WITNESS, **starts))]
-    for name in verifiers:
+    def asked(name: str, problem: Problem) -> Task | Refusal | None:
+        if prepare:
+            return verifiers[name].prepare(problem)
+        try:
+            return verifiers[name].prepare(problem)
+        except Exception:
+            return None
+
+    def planned(name: str, problem: Problem, task: Task | Refusal | None, *, certify: bool = False) -> Planned:
+        own = limits[name]
+        if name == WITNESS and points is not None and problem.region is None:
+            own = replace(own, options={"starts": _shaped(points.inputs, problem.graph), **own.options})
+        cell = Cell(network, problem, name, own, certification if certify else None, threads)
+        return cell, task if prepare else None
+
+    cells = [planned(WITNESS, everywhere, asked(WITNESS, everywhere) if prepare else None)]
+    for name, verifier in verifiers.items():
         if name == WITNESS:
             continue
-        verifier = get_verifier(name)
-        asked = everywhere
-        if local is not None and verifier.supports(everywhere) is not None and verifier.supports(local) is None:
-            asked = local
-        cells.append(
-            Cell(network, asked, name, limits(name), certification if isinstance(verifier, Certifier) else None)
-        )
-    if local is not None and any(cell.problem.question == local.question for cell in cells):
-        cells.insert(1, Cell(network, local, WITNESS, limits(WITNESS)))
+        problem, task = everywhere, asked(name, everywhere)
+        if local is not None and isinstance(task, Refusal):
+            there = asked(name, local)
+            if not isinstance(there, Refusal):
+                problem, task = local, there
+        cells.append(planned(name, problem, task, certify=verifier.certifies))
+    if local is not None and any(cell.problem.question == local.question for cell, _ in cells):
+        cells.insert(1, planned(WITNESS, local, asked(WITNESS, local)))
     if local is not None and points is not None and points.lipschitz:
-        question = replace(local, question=replace(local.question, quantity=Quantity.LIPSCHITZ))
-        able = [name for name in verifiers if name not in (WITNESS, TRIVIAL) and _answers(name, question)]
-        cells += [Cell(network, question, name, limits(name)) for name in (WITNESS, *able)]
+        question = Problem(local.graph, replace(local.question, quantity=Quantity.LIPSCHITZ))
+        for name in verifiers:
+            task = None if name == TRIVIAL else asked(name, question)
+            if name == WITNESS or (name != TRIVIAL and not isinstance(task, Refusal)):
+                cells.append(planned(name, question, task))
     return cells
 
 
-def _answers(name: str, question: Problem) -> bool:
-    return get_verifier(name).supports(question) is None
-
-
-def _local(
-    graph: Graph, p: Norm, q: Norm, points: Points | None
-) -> tuple[Problem, Certification | None] | tuple[None, None]:
+def _local(everywhere: Problem, points: Points | None) -> tuple[Problem, Certification | None] | tuple[None, None]:
     if points is None:
         return None, None
+    graph, p, q = everywhere.graph, everywhere.input_norm, everywhere.output_norm
     radius = DEFAULT_RADIUS[p] if points.radius is None else points.radius
     inputs = _shaped(points.inputs[: points.count], graph)
     problem = Problem(graph, Question.on(Ball(inputs, radius, p), p, q, quantity=Quantity.DEVIATION))

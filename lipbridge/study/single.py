@@ -14,11 +14,11 @@ from lipbridge.errors import UnsupportedProblem
 from lipbridge.graph.graph import Graph
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball, Question
-from lipbridge.study.cells import Cell, run_cell
-from lipbridge.study.here import run_here
+from lipbridge.study.cells import Cell, Outcome, run_cell
+from lipbridge.study.here import bound_or_failure, budgets, certifying_task
 from lipbridge.study.judge import judged_together
 from lipbridge.study.rows import Row
-from lipbridge.verifiers import Budget, Certifier, get_verifier
+from lipbridge.verifiers import Budget, Refusal, get_verifiers
 from lipbridge.vocabulary import Norm
 
 
@@ -40,18 +40,22 @@ def bound_network(
     """
     everywhere = Question.everywhere(norm, output_norm)
     problem = Problem(graph, replace(everywhere, region=region))
-    budget = budget or Budget()
-    for verifier in verifiers:
-        reason = get_verifier(verifier).supports(problem)
-        if reason is not None:
-            words = f"Verifier {verifier} cannot bound {name} in l{problem.norm_name}: {reason.rstrip('.')}."
+    found = get_verifiers(verifiers)
+    limits = budgets(found, budget or Budget(), options)
+    for verifier, own in found.items():
+        task = own.prepare(problem)
+        if isinstance(task, Refusal):
+            words = f"Verifier {verifier} cannot bound {name} in l{problem.norm_name}: {task.reason.rstrip('.')}."
             raise UnsupportedProblem(words)
-    cells: list[Cell] = []
-    for verifier in verifiers:
-        own = {**budget.options, **(options or {}).get(verifier, {})}
-        cells.append(Cell(name, problem, verifier, replace(budget, options=own)))
-    runs = [run_cell if get_verifier(cell.verifier).requires else run_here for cell in cells]
-    return judged_together([(cell, run(cell)) for cell, run in zip(cells, runs, strict=True)])
+    outcomes: list[tuple[Cell, Outcome]] = []
+    for verifier, own in found.items():
+        cell = Cell(name, problem, verifier, limits[verifier])
+        if own.requires:
+            outcomes.append((cell, run_cell(cell)))
+        else:
+            bound, _ = bound_or_failure(verifier, own, problem, limits[verifier])
+            outcomes.append((cell, Outcome(bound, bound.seconds)))
+    return judged_together(outcomes)
 
 
 def certified_rows(
@@ -70,14 +74,18 @@ def certified_rows(
     Raises:
         UnknownName, MissingDependency, UnsupportedProblem: for a verifier that cannot certify, before any one runs.
     """
-    certifiers = {verifier: _certifier(verifier) for verifier in verifiers}
+    certifiers = get_verifiers(verifiers)
+    for verifier, certifier in certifiers.items():
+        if not certifier.certifies:
+            raise UnsupportedProblem(f"Verifier {verifier} bounds networks; it cannot certify predictions.")
     points = inputs.double().reshape(len(inputs), *graph.input_shape)
     accuracy = float((graph(points).argmax(1) == labels).double().mean())
     rows: list[dict[str, Any]] = []
     for verifier, certifier in certifiers.items():
         for radius in radii:
             start = time.perf_counter()
-            certified = certifier.certify(graph, points, labels, radius, norm, budget)
+            task = certifying_task(certifier, graph, norm, points, radius)
+            certified = task.certify(points, labels, radius, budget)
             seconds = time.perf_counter() - start
             row = {
                 "network": name,
@@ -92,10 +100,3 @@ def certified_rows(
             }
             rows.append(jsonable(row))
     return rows
-
-
-def _certifier(name: str) -> Certifier:
-    verifier = get_verifier(name)
-    if not isinstance(verifier, Certifier):
-        raise UnsupportedProblem(f"Verifier {name} bounds networks; it cannot certify predictions.")
-    return verifier

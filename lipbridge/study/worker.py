@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import signal
 import sys
@@ -23,9 +22,9 @@ from lipbridge.files.problems import load_problem
 from lipbridge.processes import own_peak_bytes
 from lipbridge.rigor.matrix import proved_operator_norm
 from lipbridge.study import wire
-from lipbridge.study.cells import failed
-from lipbridge.study.here import bound_or_failure, certify
-from lipbridge.verifiers import Budget, Certifier, Verifier, get_verifier
+from lipbridge.study.cells import Certification, failed
+from lipbridge.study.here import bound_or_failure, certified, error_line
+from lipbridge.verifiers import Budget, Verifier, get_verifier
 from lipbridge.vocabulary import Status
 
 
@@ -50,11 +49,15 @@ def _answer(folder: Path) -> None:
     except MissingDependency as error:
         wire.write_bound(folder / wire.ANSWER, failed(problem, request["verifier"], Status.MISSING, str(error)))
         return
-    bound = bound_or_failure(request["verifier"], verifier, problem, budget, folder / wire.STARTED)
+    (folder / wire.STARTED).touch()
+    bound, task = bound_or_failure(request["verifier"], verifier, problem, budget)
     wire.write_bound(folder / wire.ANSWER, replace(bound, memory=own_peak_bytes()))
-    if request["radius"] is not None and isinstance(verifier, Certifier):
-        inputs, labels = tensors["inputs"], tensors["labels"]
-        facts = certify(verifier, problem, inputs, labels, request["radius"], budget)
+    if request["radius"] is not None and verifier.certifies:
+        asked = Certification(tensors["inputs"], tensors["labels"], request["radius"])
+        try:
+            facts = certified(verifier, task, problem, asked, budget)
+        except Exception as error:  # a foreign verifier's error is a row
+            facts = {"certification": error_line(error)}
         wire.write_facts(folder / wire.CERTIFIED, facts)
 
 
@@ -66,17 +69,9 @@ def _budget(request: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Budget
 
 
 def _warm_up(verifier: Verifier) -> None:
-    """Imports and the first call into LAPACK are not the verifier's time.
-
-    A verifier whose tool must not simply be imported has a method ``prepare`` that does it.
-    """
-    prepare = getattr(verifier, "prepare", None)
+    """Imports and the first call into LAPACK are not the verifier's time."""
     with contextlib.suppress(Exception):  # what is wrong will show, and be told, when it is used
-        if callable(prepare):
-            prepare()
-        else:
-            for package in verifier.requires:
-                importlib.import_module(package)
+        verifier.load()
     proved_operator_norm(torch.eye(256, dtype=torch.float64))
 
 

@@ -14,77 +14,93 @@ from dataclasses import replace
 
 import torch
 
-from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
+from lipbridge.errors import NumericalFailure
+from lipbridge.graph.graph import Graph
 from lipbridge.lipsdp.balls import bound_on_region
-from lipbridge.lipsdp.by_channel.multipliers import bound_by_channels, has_convolutions, unsupported_by_channels
-from lipbridge.lipsdp.multipliers import closed_form_bound, unsupported
+from lipbridge.lipsdp.by_channel.multipliers import bound_by_channels, channel_problem, has_convolutions
+from lipbridge.lipsdp.dense_problem import DenseProblem, l2_problem
+from lipbridge.lipsdp.multipliers import closed_form_bound
 from lipbridge.lipsdp.proof import prove
 from lipbridge.lipsdp.solve.barrier import program_of
 from lipbridge.lipsdp.solve.descent import descend_one
 from lipbridge.lipsdp.solve.newton import Solution, interior_point, minimise
 from lipbridge.lipsdp.system import LipSDP
 from lipbridge.problem.bound import Bound
+from lipbridge.problem.options import Option, read_options
 from lipbridge.problem.problem import Problem
-from lipbridge.problem.verifier import Budget
+from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
+from lipbridge.rescaling.channels import ChannelChain
 from lipbridge.vocabulary import Status
 
 METHOD = "LipSDP without a solver"
 
 
-class LipSDPFastVerifier:
+class LipSDPFastVerifier(Verifier):
     """The least l_2 bound that diagonal multipliers give, by Newton's method; proved, with its gap to the optimum."""
 
     name = "lipsdp-fast"
     summary = "Lipschitz constant, global or in balls: LipSDP-Neuron's optimum by Newton's method, no SDP solver"
     norms = "2"
     proved = True
-    requires: tuple[str, ...] = ()
-    install = ""
+    options = (
+        Option(
+            name="gap",
+            type=float,
+            default=5e-4,
+            help="relative distance to the optimum at which to stop",
+            domain="be between 0 and 1",
+            allows=lambda value: 0 < value < 1,
+        ),
+    )
 
-    def supports(self, problem: Problem) -> str | None:
+    def prepare(self, problem: Problem) -> Task | Refusal:
         """Dense chains, everywhere or on balls of any norm; chains with convolutions and pooling; l2 to l2."""
-        return _route(problem)[0]
+        dense = l2_problem(problem)
+        if isinstance(dense, DenseProblem):
+            return _DenseTask(dense)
+        if not has_convolutions(problem):
+            return Refusal(self.name, dense)
+        chain = channel_problem(problem)
+        return Refusal(self.name, chain) if isinstance(chain, str) else _ChannelTask(problem, chain)
 
-    def bound(self, problem: Problem, budget: Budget) -> Bound:
+
+class _DenseTask(Task):
+    """Newton's method runs on the device of the weights where that knows float64; descent and proof on the CPU."""
+
+    def __init__(self, dense: DenseProblem) -> None:
+        self.dense = dense
+
+    def bound(self, budget: Budget) -> Bound:
         """A proved upper bound, never above the closed form's; ``extra["gap"]`` says how far above the optimum at most.
 
-        Convolutions that are too large for a matrix get one multiplier a channel, and no gap
-        (:mod:`lipbridge.lipsdp.by_channel.multipliers`).
-
-        Options: ``gap`` (5e-4), the relative distance to the optimum at which to stop. The gap is measured in plain
-        floating point by a dual feasible point; the bound itself is proved. Newton's method runs on
-        the device of the weights where that knows float64; descent and the proof run on the CPU.
+        The gap is measured in plain floating point by a dual feasible point; the bound itself is proved.
 
         Raises:
-            UnsupportedProblem: if :meth:`supports` gives a reason.
-            InvalidArgument: for a gap outside (0, 1).
             NumericalFailure: for NaN weights, or a bound beyond float64.
         """
         start = time.perf_counter()
-        reason, by_channels = _route(problem)
-        if reason is not None:
-            raise UnsupportedProblem(f"`{self.name}` cannot take this problem: {reason}.")
-        gap = budget.options.get("gap", 5e-4)
-        if not isinstance(gap, int | float) or not 0 < gap < 1:
-            raise InvalidArgument("gap", "be between 0 and 1", gap)
-        if by_channels:
-            bound = bound_by_channels(problem, start + budget.seconds, budget.memory)
-            return replace(bound, seconds=time.perf_counter() - start)
-        device = _device(problem)
+        gap: float = read_options(LipSDPFastVerifier.name, LipSDPFastVerifier.options, budget.options)["gap"]
+        device = _device(self.dense.graph)
 
         def solved(system: LipSDP, deadline: float) -> Bound:
-            return bound_system(system, float(gap), deadline, device, budget.memory)
+            return bound_system(system, gap, deadline, device, budget.memory)
 
-        bound = bound_on_region(problem, start + budget.seconds, solved)
+        bound = bound_on_region(self.dense, start + budget.seconds, solved)
         return replace(bound, seconds=time.perf_counter() - start)
 
 
-def _route(problem: Problem) -> tuple[str | None, bool]:
-    """Why the problem cannot be taken, if so, and whether it is taken by one multiplier a channel."""
-    reason = unsupported(problem)
-    if reason is None or not has_convolutions(problem):
-        return reason, False
-    return unsupported_by_channels(problem), True
+class _ChannelTask(Task):
+    """Convolutions that are too large for a matrix."""
+
+    def __init__(self, problem: Problem, chain: ChannelChain) -> None:
+        self.problem, self.chain = problem, chain
+
+    def bound(self, budget: Budget) -> Bound:
+        """A proved upper bound by one multiplier a channel, with no gap; see :mod:`lipbridge.lipsdp.by_channel`."""
+        start = time.perf_counter()
+        read_options(LipSDPFastVerifier.name, LipSDPFastVerifier.options, budget.options)
+        bound = bound_by_channels(self.problem, start + budget.seconds, budget.memory, self.chain)
+        return replace(bound, seconds=time.perf_counter() - start)
 
 
 def bound_system(system: LipSDP, gap: float, deadline: float, device: torch.device, memory: float = math.inf) -> Bound:
@@ -181,9 +197,9 @@ def _gap(system: LipSDP, solution: Solution, value: float) -> float:
     return max(value / least - 1.0, 0.0) if least > 0.0 else math.inf
 
 
-def _device(problem: Problem) -> torch.device:
+def _device(graph: Graph) -> torch.device:
     """The weights' device, or the CPU where that device has no float64."""
-    for node in problem.graph:
+    for node in graph:
         weight = getattr(node, "weight", None)
         if isinstance(weight, torch.Tensor):
             return weight.device if weight.device.type in ("cuda", "xpu") else torch.device("cpu")

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 
 from lipbridge import checks
 from lipbridge.errors import MissingDependency, UnknownName
+from lipbridge.problem.options import Option
 from lipbridge.problem.verifier import Verifier
 
 GROUP = "lipbridge.verifiers"
+_FACTS = (*Verifier.__annotations__, "load", "prepare")
 
 
 @dataclass(frozen=True)
 class VerifierInfo:
     """A row of ``lipbridge verifiers``: what is known of a verifier without running it.
 
-    ``by_default`` is False for a verifier that comparisons run only if it is named (its attribute ``by_default``).
+    ``by_default`` is False for a verifier that comparisons run only if it is named, ``certifies`` says whether it can
+    certify predictions, ``options`` are what a user may set.
     """
 
     name: str
@@ -28,6 +32,8 @@ class VerifierInfo:
     install: str
     package: str
     by_default: bool = True
+    certifies: bool = False
+    options: tuple[Option, ...] = ()
 
 
 def list_verifiers() -> list[VerifierInfo]:
@@ -47,14 +53,22 @@ def get_verifier(name: str) -> Verifier:
         UnknownName: with the names that are registered.
         MissingDependency: with the command that installs what it needs.
     """
+    return get_verifiers([name])[name]
+
+
+def get_verifiers(names: Iterable[str]) -> dict[str, Verifier]:
+    """Several verifiers by name, as :func:`get_verifier`; the entry points are read once."""
     points = _points()
-    checks.instance(name, str, "name", "be the name of a verifier")
-    if name not in points:
-        raise UnknownName("verifier", name, sorted(points))
-    verifier = _load(points[name])
-    if _missing(verifier):
-        raise MissingDependency(f"Verifier `{name}` needs {', '.join(_missing(verifier))}, which", verifier.install)
-    return verifier
+    found: dict[str, Verifier] = {}
+    for name in names:
+        checks.instance(name, str, "name", "be the name of a verifier")
+        if name not in points:
+            raise UnknownName("verifier", name, sorted(points))
+        verifier = _load(points[name])
+        if _missing(verifier):
+            raise MissingDependency(f"Verifier `{name}` needs {', '.join(_missing(verifier))}, which", verifier.install)
+        found[name] = verifier
+    return found
 
 
 def _points() -> dict[str, EntryPoint]:
@@ -63,8 +77,10 @@ def _points() -> dict[str, EntryPoint]:
 
 def _load(point: EntryPoint) -> Verifier:
     verifier = point.load()()
-    if not isinstance(verifier, Verifier):
-        raise TypeError(f"Entry point {point.value!r} of group {GROUP!r} is no Verifier.")
+    lacking = [fact for fact in _FACTS if not hasattr(verifier, fact)]
+    if lacking:
+        words = f"Entry point {point.value!r} of group {GROUP!r} is no Verifier: it has no {', '.join(lacking)}."
+        raise TypeError(words)
     return verifier
 
 
@@ -86,5 +102,7 @@ def _info(point: EntryPoint) -> VerifierInfo:
         not _missing(verifier),
         verifier.install,
         package,
-        bool(getattr(verifier, "by_default", True)),
+        verifier.by_default,
+        verifier.certifies,
+        tuple(verifier.options),
     )

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from lipbridge.errors import InvalidArgument
 from lipbridge.problem.bound import Bound
+from lipbridge.problem.options import Option, read_options
 from lipbridge.problem.problem import Problem
-from lipbridge.problem.verifier import Budget
+from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
 from lipbridge.rigor.running_error import understood
 from lipbridge.search.lower_bound import search_lower_bound
 from lipbridge.vocabulary import Status
@@ -18,37 +18,52 @@ from lipbridge.vocabulary import Status
 ENOUGH = 20.0
 
 
-class WitnessVerifier:
-    """The best lower bound that a search finds, proved by its witness (:func:`search_lower_bound`).
+def _count(name: str, default: int, told: str) -> Option:
+    return Option(
+        name=name,
+        type=int,
+        default=default,
+        help=told,
+        domain="be a whole number of at least 1",
+        allows=lambda value: 1 <= value <= 2**31,
+    )
 
-    Options of the budget: ``starts`` (tensor of points to start from), ``restarts``, ``steps``, ``rounds``, ``seconds``
-    (20 unless given; never more than the budget's).
-    """
+
+class WitnessVerifier(Verifier):
+    """The best lower bound that a search finds, proved by its witness (:func:`search_lower_bound`)."""
 
     name = "witness"
     summary = "lower bound with a witness point: gradient ascent over inputs and directions"
     norms = "all"
     proved = True
-    requires: tuple[str, ...] = ()
-    install = ""
+    options = (
+        Option(name="starts", type=Tensor, default=None, help="points (n, *input_shape) to start from"),
+        Option(
+            name="seconds",
+            type=float,
+            default=ENOUGH,
+            help="wall time after which the search stops; never more than the budget's",
+            domain="be a number of seconds, 0 or more",
+            allows=lambda value: value >= 0.0,
+        ),
+        _count("restarts", 32, "how many points climb at once"),
+        _count("steps", 100, "steps of one climb"),
+        _count("rounds", 8, "at most this many climbs, each from the best points so far"),
+    )
 
-    def supports(self, problem: Problem) -> str | None:
+    def prepare(self, problem: Problem) -> Task | Refusal:
         """It takes every norm pair, region and quantity, on layers whose rounding error is known."""
-        return understood(problem.graph)
+        reason = understood(problem.graph)
+        return _Task(problem) if reason is None else Refusal(self.name, reason)
 
-    def bound(self, problem: Problem, budget: Budget) -> Bound:
+
+class _Task(Task):
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+    def bound(self, budget: Budget) -> Bound:
         """The lower bound within the budget; a search that ran out of time still has its best witness."""
-        options = dict(budget.options)
-        starts = options.pop("starts", None)
-        if starts is not None and not isinstance(starts, Tensor):
-            raise InvalidArgument("starts", "be a tensor", type(starts).__name__)
-        seconds = min(budget.seconds, float(str(options.pop("seconds", ENOUGH))))
-        counts = {name: _count(name, options[name]) for name in ("restarts", "steps", "rounds") if name in options}
-        bound = search_lower_bound(problem, starts, seconds=seconds, seed=budget.seed, **counts)
+        options = read_options(WitnessVerifier.name, WitnessVerifier.options, budget.options)
+        starts, seconds = options.pop("starts"), min(budget.seconds, options.pop("seconds"))
+        bound = search_lower_bound(self.problem, starts, seconds=seconds, seed=budget.seed, **options)
         return bound if bound.seconds < budget.seconds * 1.5 + 1.0 else replace(bound, status=Status.TIMEOUT)
-
-
-def _count(name: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidArgument(name, "be a whole number", value)
-    return value

@@ -560,7 +560,7 @@ def positive_graph(kind: str, seed: int) -> tuple[Graph, float]:
 def test_every_verifier_counts_the_errors_of_weights(kind: str, seed: int) -> None:
     graph, exact = positive_graph(kind, seed)
     for name in OWN:
-        found = get_verifier(name).bound(Problem(graph, Question.everywhere(2)), Budget(seconds=20.0))
+        found = get_verifier(name).prepare(Problem(graph, Question.everywhere(2))).bound(Budget(seconds=20.0))
         assert found.value >= exact * (1.0 - 1e-12), name
         assert found.value <= 8.0 * exact, name
 

@@ -16,7 +16,7 @@ from lipbridge.activations.registry import Term as T
 from lipbridge.activations.registry import activation, activation_names, derive
 from lipbridge.activations.slopes import component_range
 from lipbridge.errors import InvalidArgument, NumericalFailure
-from lipbridge.lipsdp.balls import local_intervals, local_systems
+from lipbridge.lipsdp.dense_problem import local_intervals, local_systems
 from lipbridge.lipsdp.multipliers import prove_from_multipliers
 from lipbridge.lipsdp.proof import prove
 from lipbridge.lipsdp.unit_slopes import is_joint, unit_rule
@@ -30,6 +30,7 @@ from tests.support.lipsdp_reference import graph_of
 FAST, CLOSED = LipSDPFastVerifier(), EclipseFastVerifier()
 GAP = 1e-4
 BUDGET = Budget(seconds=60.0, options={"gap": GAP})
+PLAIN = Budget(seconds=60.0)
 NAMES = activation_names()
 
 
@@ -116,7 +117,7 @@ def test_the_steepest_of_many_balls_counts_wherever_it_stands() -> None:
     for place in range(11):
         order = torch.roll(norms.argsort(), place + 1)
         for verifier in (CLOSED, FAST):
-            bound = verifier.bound(on(graph, centers[order], 1e-9), BUDGET)
+            bound = verifier.prepare(on(graph, centers[order], 1e-9)).bound(PLAIN if verifier is CLOSED else BUDGET)
             assert float(norms.max()) * (1 - 1e-12) <= bound.value
             assert bound.extra["ball"] == place
 
@@ -130,8 +131,17 @@ def test_the_norm_of_a_ball_is_the_balls() -> None:
         module[0].bias.fill_(-3.9)
     graph = graph_of(module)
     for verifier in (CLOSED, FAST):
-        assert verifier.bound(on(graph, torch.zeros(1, 4), 1.0, 2), BUDGET).value < 1e-100
-        assert 2.0 <= verifier.bound(on(graph, torch.zeros(1, 4), 1.0, "inf"), BUDGET).value <= 2.0 + 1e-9
+        assert (
+            verifier.prepare(on(graph, torch.zeros(1, 4), 1.0, 2)).bound(PLAIN if verifier is CLOSED else BUDGET).value
+            < 1e-100
+        )
+        assert (
+            2.0
+            <= verifier.prepare(on(graph, torch.zeros(1, 4), 1.0, "inf"))
+            .bound(PLAIN if verifier is CLOSED else BUDGET)
+            .value
+            <= 2.0 + 1e-9
+        )
 
 
 # --- against what can be computed ------------------------------------------------------------------------------------
@@ -145,7 +155,7 @@ def test_never_below_witnesses_and_sampled_jacobians_in_the_ball(name, norm) -> 
     center = torch.randn(1, *graph.input_shape, generator=generator, dtype=torch.float64)
     for radius in (1e-3, 0.3):
         problem = on(graph, center, radius, norm)
-        found = [CLOSED.bound(problem, BUDGET).value, FAST.bound(problem, BUDGET).value]
+        found = [CLOSED.prepare(problem).bound(PLAIN).value, FAST.prepare(problem).bound(BUDGET).value]
         witness = search_lower_bound(problem, seconds=5, restarts=8, steps=20, rounds=1).value
         step = torch.rand(40, *graph.input_shape, generator=generator, dtype=torch.float64) * 2 - 1
         step = step * (radius / step[0].numel())
@@ -168,9 +178,9 @@ def test_never_below_the_exact_constant_of_tiny_relu_networks(seed) -> None:
     patterns = torch.cat([(values[1] > 0), (values[3] > 0)], 1).unique(dim=0)
     products = [W[2] @ torch.diag(p[5:].double()) @ W[1] @ torch.diag(p[:5].double()) @ W[0] for p in patterns]
     exact = float(torch.linalg.matrix_norm(torch.stack(products), 2).max())
-    bound = FAST.bound(on(graph, center, 0.5, "inf"), BUDGET).value
+    bound = FAST.prepare(on(graph, center, 0.5, "inf")).bound(BUDGET).value
     assert exact <= bound
-    assert bound <= FAST.bound(Problem(graph, Question.everywhere(2)), BUDGET).value * (1 + GAP)
+    assert bound <= FAST.prepare(Problem(graph, Question.everywhere(2))).bound(BUDGET).value * (1 + GAP)
 
 
 def test_a_kink_exactly_on_the_boundary_of_the_ball_counts() -> None:
@@ -181,9 +191,9 @@ def test_a_kink_exactly_on_the_boundary_of_the_ball_counts() -> None:
             layer.weight.fill_(1.0)
             layer.bias.zero_()
     graph = graph_of(module)
-    assert FAST.bound(on(graph, [[-1.0]], 1.0), BUDGET).value >= 1.0
-    assert FAST.bound(on(graph, [[-1.0]], 0.999), BUDGET).value == 0.0
-    assert FAST.bound(on(graph, [[1.0]], 1.0), BUDGET).value >= 1.0
+    assert FAST.prepare(on(graph, [[-1.0]], 1.0)).bound(BUDGET).value >= 1.0
+    assert FAST.prepare(on(graph, [[-1.0]], 0.999)).bound(BUDGET).value == 0.0
+    assert FAST.prepare(on(graph, [[1.0]], 1.0)).bound(BUDGET).value >= 1.0
 
 
 @settings(max_examples=20)
@@ -201,7 +211,7 @@ def test_nasty_weights(seed, depth, names, flavour, factor) -> None:
     graph = graph_of(module)
     problem = on(graph, torch.ones(1, *graph.input_shape), 0.1)
     try:
-        values = [CLOSED.bound(problem, BUDGET).value, FAST.bound(problem, BUDGET).value]
+        values = [CLOSED.prepare(problem).bound(PLAIN).value, FAST.prepare(problem).bound(BUDGET).value]
     except NumericalFailure:
         assert factor > 1
         return
@@ -220,7 +230,7 @@ def test_a_tiny_ball_has_the_norm_of_the_jacobian(name) -> None:
     exact = float(torch.linalg.matrix_norm(jacobians(module, center), 2).max())
     assert exact > 0
     for verifier in (FAST, CLOSED):
-        bound = verifier.bound(on(graph, center, 1e-9), BUDGET)
+        bound = verifier.prepare(on(graph, center, 1e-9)).bound(PLAIN if verifier is CLOSED else BUDGET)
         assert exact * (1 - 1e-7) <= bound.value <= exact * (1 + 1e-4)
         assert "local" in bound.method
 
@@ -230,30 +240,30 @@ def test_a_huge_ball_has_the_global_bound(name) -> None:
     graph = graph_of(network(4, 4, (name,), width=8))
     problem = on(graph, torch.zeros(1, *graph.input_shape), 1e9)
     everywhere = Problem(graph, Question.everywhere(2))
-    local, known = FAST.bound(problem, BUDGET).value, FAST.bound(everywhere, BUDGET).value
+    local, known = FAST.prepare(problem).bound(BUDGET).value, FAST.prepare(everywhere).bound(BUDGET).value
     assert local <= known * (1 + GAP)
     if math.inf in (high for component in activation(name).components for high in component_range(component)):
         assert local == pytest.approx(known, rel=2 * GAP)  # bounded functions keep the next layers in bounded intervals
-    assert CLOSED.bound(problem, BUDGET).value <= CLOSED.bound(everywhere, BUDGET).value
+    assert CLOSED.prepare(problem).bound(PLAIN).value <= CLOSED.prepare(everywhere).bound(PLAIN).value
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_smaller_ball_has_no_larger_bound(name) -> None:
     graph = graph_of(network(8, 4, (name,), width=6))
     center = torch.randn(1, *graph.input_shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    values = [FAST.bound(on(graph, center, radius), BUDGET).value for radius in (1e-3, 0.3, 5.0)]
+    values = [FAST.prepare(on(graph, center, radius)).bound(BUDGET).value for radius in (1e-3, 0.3, 5.0)]
     assert values == pytest.approx(sorted(values), rel=1.1 * GAP)
 
 
 def test_several_balls_have_the_largest_of_their_bounds() -> None:
     graph = graph_of(network(8, 4, ("tanh",), width=8))
     centers = 3 * torch.randn(6, *graph.input_shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    alone = [FAST.bound(on(graph, centers[i : i + 1], 0.1), BUDGET).value for i in range(6)]
-    together = FAST.bound(on(graph, centers, 0.1), BUDGET)
+    alone = [FAST.prepare(on(graph, centers[i : i + 1], 0.1)).bound(BUDGET).value for i in range(6)]
+    together = FAST.prepare(on(graph, centers, 0.1)).bound(BUDGET)
     assert together.value == pytest.approx(max(alone), rel=GAP)
     assert together.extra["ball"] == max(range(6), key=alone.__getitem__)
     assert "6 l2 balls" in together.region
-    closed = CLOSED.bound(on(graph, centers, 0.1), BUDGET)
+    closed = CLOSED.prepare(on(graph, centers, 0.1)).bound(PLAIN)
     assert closed.value >= together.value
 
 
@@ -262,15 +272,15 @@ def test_a_solver_agrees(name) -> None:
     pytest.importorskip("cvxpy")
     graph = graph_of(network(5, 3, (name, "tanh"), width=5))
     problem = on(graph, torch.ones(1, *graph.input_shape), 0.3, "inf")
-    solved = get_verifier("lipsdp").bound(problem, Budget(seconds=60.0, options={"eps": 1e-7}))
+    solved = get_verifier("lipsdp").prepare(problem).bound(Budget(seconds=60.0, options={"eps": 1e-7}))
     assert solved.proved
-    assert FAST.bound(problem, BUDGET).value == pytest.approx(solved.value, rel=1e-3)
+    assert FAST.prepare(problem).bound(BUDGET).value == pytest.approx(solved.value, rel=1e-3)
 
 
 def test_the_multipliers_belong_to_the_local_system() -> None:
     graph = graph_of(network(8, 4, ("relu", "sincos"), width=8))
     problem = on(graph, torch.ones(1, *graph.input_shape), 0.2)
-    bound = FAST.bound(problem, BUDGET)
+    bound = FAST.prepare(problem).bound(BUDGET)
     assert problem.region is not None
     systems = local_systems(graph, local_intervals(graph, problem.region)[0])
     system = systems[0 if bound.extra["joint"] else 1]
@@ -288,21 +298,21 @@ def test_a_layer_of_lines_alone_is_no_trouble() -> None:
     system = local_systems(graph, local_intervals(graph, Ball(torch.zeros(1, 3).double(), 0.5, 2))[0])[0]
     assert system.stages[0].increments.variables == 0
     assert system.stages[0].width == 4
-    bound = FAST.bound(on(graph, torch.zeros(1, 3), 0.5), BUDGET)
+    bound = FAST.prepare(on(graph, torch.zeros(1, 3), 0.5)).bound(BUDGET)
     witness = search_lower_bound(on(graph, torch.zeros(1, 3), 0.5), seconds=5).value
     assert witness <= bound.value < 1.2 * witness
 
 
 def test_time_limits_and_errors() -> None:
     graph = graph_of(network(8, 4, ("relu",), width=8))
-    late = FAST.bound(on(graph, torch.ones(3, *graph.input_shape), 0.2), Budget(seconds=1e-9))
+    late = FAST.prepare(on(graph, torch.ones(3, *graph.input_shape), 0.2)).bound(Budget(seconds=1e-9))
     assert late.proved
     assert late.status is Status.TIMEOUT
-    assert late.value >= FAST.bound(on(graph, torch.ones(3, *graph.input_shape), 0.2), BUDGET).value
+    assert late.value >= FAST.prepare(on(graph, torch.ones(3, *graph.input_shape), 0.2)).bound(BUDGET).value
     with pytest.raises(InvalidArgument, match="centres"):
-        CLOSED.bound(on(graph, torch.ones(1, 99), 0.2), BUDGET)
+        CLOSED.prepare(on(graph, torch.ones(1, 99), 0.2)).bound(PLAIN)
     with pytest.raises(InvalidArgument, match="finite"):
-        CLOSED.bound(on(graph, torch.full((1, *graph.input_shape), math.nan), 0.2), BUDGET)
+        CLOSED.prepare(on(graph, torch.full((1, *graph.input_shape), math.nan), 0.2)).bound(PLAIN)
     start = time.perf_counter()
-    FAST.bound(on(graph, torch.randn(40, *graph.input_shape), 0.2), Budget(seconds=1.0))
+    FAST.prepare(on(graph, torch.randn(40, *graph.input_shape), 0.2)).bound(Budget(seconds=1.0))
     assert time.perf_counter() - start < 6.0

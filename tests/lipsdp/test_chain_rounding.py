@@ -124,9 +124,12 @@ def test_bounds_of_the_rounded_chain_alone_are_below_the_constant() -> None:
     assert Fraction(alone.value) + Fraction(rounding_term(chain, 2)) >= truth
     for name in ("eclipse-fast", "lipsdp-fast"):
         for region in (None, lipbridge.Ball(torch.ones(1, 1, dtype=torch.float64), 0.5, 2)):
-            bound = lipbridge.get_verifier(name).bound(
-                lipbridge.Problem(graph, lipbridge.Question(input_norm=2, output_norm=2, region=region)),
-                lipbridge.Budget(),
+            bound = (
+                lipbridge.get_verifier(name)
+                .prepare(lipbridge.Problem(graph, lipbridge.Question(input_norm=2, output_norm=2, region=region)))
+                .bound(
+                    lipbridge.Budget(),
+                )
             )
             assert truth <= Fraction(bound.value) <= 10 * truth
     (batched,) = lipsdp_bounds([graph])

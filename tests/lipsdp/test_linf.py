@@ -20,15 +20,16 @@ from lipbridge.lipsdp.linf import (
     Multipliers,
     box_norm_up,
     closed_form,
+    ends_problem,
     pieces_of,
     prove_piece,
-    unsupported,
 )
 from lipbridge.rigor.running_error import enclose_tangent
 from lipbridge.vocabulary import Norm
 from tests.support.exact.rationals import Rationals, exact, product
 from tests.support.families import FLAVOURS, network
 from tests.support.lipsdp_reference import graph_of
+from tests.support.refusals import reason
 
 NORMS: tuple[Norm, Norm] = ("inf", 1)
 
@@ -153,7 +154,7 @@ def test_the_box_norm_uses_a_good_diagonal() -> None:
 
 def test_what_is_not_supported_has_a_reason() -> None:
     graph = graph_of(network(0, 2, ("relu",)))
-    assert unsupported(lipbridge.Problem(graph, lipbridge.Question.everywhere("inf"))) is None
-    assert unsupported(lipbridge.Problem(graph, lipbridge.Question.everywhere(1))) is None
-    assert "2" in (unsupported(lipbridge.Problem(graph, lipbridge.Question.everywhere(2))) or "")
-    assert "1->inf" in (unsupported(lipbridge.Problem(graph, lipbridge.Question.everywhere(1, "inf"))) or "")
+    assert reason(ends_problem(lipbridge.Problem(graph, lipbridge.Question.everywhere("inf")))) is None
+    assert reason(ends_problem(lipbridge.Problem(graph, lipbridge.Question.everywhere(1)))) is None
+    assert "2" in (reason(ends_problem(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)))) or "")
+    assert "1->inf" in (reason(ends_problem(lipbridge.Problem(graph, lipbridge.Question.everywhere(1, "inf")))) or "")

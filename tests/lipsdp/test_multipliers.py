@@ -16,17 +16,18 @@ import lipbridge
 from lipbridge.activations.registry import activation, activation_names
 from lipbridge.errors import InvalidArgument, NumericalFailure
 from lipbridge.lipsdp.constraints import increments_of
+from lipbridge.lipsdp.dense_problem import l2_problem
 from lipbridge.lipsdp.elimination import closed_form, eliminate
 from lipbridge.lipsdp.multipliers import (
     closed_form_bound,
     closed_form_multipliers,
     prove_from_multipliers,
-    unsupported,
 )
 from lipbridge.lipsdp.proof import prove
 from lipbridge.lipsdp.system import lipsdp_of
 from tests.support.families import FLAVOURS, network
 from tests.support.lipsdp_reference import SLOPES, chain, graph_of, is_positive_semidefinite, lmi, sampled
+from tests.support.refusals import reason
 
 torch.set_num_threads(1)
 NAMES = activation_names()
@@ -316,13 +317,15 @@ def test_errors():
 def test_what_is_not_supported_says_why():
     graph = graph_of(network(1, 3, ("relu",)))
     ball = lipbridge.Ball(torch.zeros(1, *graph.input_shape, dtype=torch.float64), 1.0, 2)
-    assert unsupported(lipbridge.Problem(graph, lipbridge.Question.everywhere(2))) is None
-    assert unsupported(lipbridge.Problem(graph, lipbridge.Question.on(ball, 2))) is None
-    assert "norm inf" in str(unsupported(lipbridge.Problem(graph, lipbridge.Question.everywhere("inf"))))
+    assert reason(l2_problem(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)))) is None
+    assert reason(l2_problem(lipbridge.Problem(graph, lipbridge.Question.on(ball, 2)))) is None
+    assert "norm inf" in str(reason(l2_problem(lipbridge.Problem(graph, lipbridge.Question.everywhere("inf")))))
     assert "chain" in str(
-        unsupported(
-            lipbridge.Problem(
-                lipbridge.capture(nn.Sequential(nn.Linear(2, 2), nn.ReLU())), lipbridge.Question.everywhere(2)
+        reason(
+            l2_problem(
+                lipbridge.Problem(
+                    lipbridge.capture(nn.Sequential(nn.Linear(2, 2), nn.ReLU())), lipbridge.Question.everywhere(2)
+                )
             )
         )
     )

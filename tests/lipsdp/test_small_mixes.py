@@ -12,6 +12,7 @@ import lipbridge
 from lipbridge.errors import LipbridgeError
 from lipbridge.verifiers import Budget, get_verifier
 from lipbridge.vocabulary import Norm
+from tests.support.refusals import refused
 
 VERIFIERS = ("trivial", "eclipse-fast", "lipsdp-fast")
 NORMS: tuple[Norm, ...] = (2, 1, "inf")
@@ -75,8 +76,8 @@ def attempts(seed: int, verifiers: tuple[str, ...]) -> int:
             for region in (None, *balls):
                 problem = lipbridge.Problem(graph, lipbridge.Question(input_norm=norm, output_norm=norm, region=region))
                 verifier = get_verifier(name)
-                if verifier.supports(problem) is None:
-                    assert verifier.bound(problem, Budget(seconds=20.0)).value >= 0.0
+                if refused(verifier, problem) is None:
+                    assert verifier.prepare(problem).bound(Budget(seconds=20.0)).value >= 0.0
                     done += 1
     for norm in NORMS:
         try:
@@ -113,7 +114,11 @@ def test_batchnorm_of_vectors_has_bounds_and_is_left_alone_by_rescale(place: str
     net, x = nn.Sequential(*NORMALISED[place]()).eval(), torch.randn(9, 4)
     if norm == 2:
         problem = lipbridge.Problem(lipbridge.capture(net, (4,)), lipbridge.Question.everywhere(2))
-        assert 0.0 < get_verifier("lipsdp-fast").bound(problem, Budget()).value <= lipbridge.trivial_bound(net).value
+        assert (
+            0.0
+            < get_verifier("lipsdp-fast").prepare(problem).bound(Budget()).value
+            <= lipbridge.trivial_bound(net).value
+        )
     if place == "behind an activation":
         with pytest.raises(lipbridge.errors.UnsupportedOperation, match="Only the weights"):
             lipbridge.rescale(net, norm)
@@ -134,7 +139,7 @@ def test_the_only_uncertain_unit_may_be_dead_behind(name: str, verifier: str) ->
         net[2].weight[:, 1::2] = 0.0
     region = lipbridge.Ball(torch.zeros(1, 2, dtype=torch.float64), 1.0, 2)
     problem = lipbridge.Problem(lipbridge.capture(net), lipbridge.Question.on(region, 2))
-    bound = get_verifier(verifier).bound(problem, Budget()).value
+    bound = get_verifier(verifier).prepare(problem).bound(Budget()).value
     points = torch.tensor([[0.0, 0.0], [0.9, 0.1], [-0.9, -0.1]], dtype=torch.float64)
     for point in points:
         jacobian = torch.autograd.functional.jacobian(net, point)

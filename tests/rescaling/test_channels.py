@@ -20,6 +20,7 @@ from lipbridge.lowering.dense import lower_to_dense
 from lipbridge.rescaling import channels
 from lipbridge.rescaling.channels import best_factors, channel_chain, proved_product
 from lipbridge.verifiers import Budget, get_verifier
+from tests.support.refusals import refused
 
 torch.set_num_threads(1)
 FLAVOURS = ("random", "random", "channels", "tiny", "huge", "dead", "zero")
@@ -216,8 +217,8 @@ def test_for_abs_it_lies_between_lipsdp_and_the_trivial_bound():
         nn.Flatten(), nn.Linear(36, 4),
     ).double()  # fmt: skip
     graph = lipbridge.capture(net, (1, 6, 6))
-    each = get_verifier("lipsdp-fast").bound(
-        lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget()
+    each = (
+        get_verifier("lipsdp-fast").prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(2))).bound(Budget())
     )  # small: a multiplier for each unit
     chain = channel_chain(graph)
     found = proved_product(chain, best_factors(chain))
@@ -286,13 +287,13 @@ def test_lipsdp_fast_takes_convolutions_too_large_for_a_matrix():
     )  # fmt: skip
     problem = lipbridge.Problem(lipbridge.capture(net, (3, 16, 16)), lipbridge.Question.everywhere(2))
     verifier = get_verifier("lipsdp-fast")
-    assert verifier.supports(problem) is None
-    bound = verifier.bound(problem, Budget())
+    assert refused(verifier, problem) is None
+    bound = verifier.prepare(problem).bound(Budget())
     assert bound.proved
     assert bound.value < 0.95 * lipbridge.trivial_bound(problem.graph).value
     assert {len(T) for T in bound.multipliers.values()} == {16}
     ball = lipbridge.Problem(problem.graph, lipbridge.Question.on(lipbridge.Ball(torch.zeros(1, 3, 16, 16), 0.1, 2), 2))
-    assert "everywhere" in verifier.supports(ball)
+    assert "everywhere" in refused(verifier, ball)
 
 
 # --- rescale on convolutions ------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from lipbridge.search.domain import Balls, Everywhere
 from lipbridge.training.penalty import TrivialBoundPenalty
 from lipbridge.verifiers.witness import WitnessVerifier
 from lipbridge.vocabulary import NORMS, Norm, Quantity, Side, exponent
+from tests.support.refusals import refused
 
 PAIRS = list(itertools.product(NORMS, NORMS))
 QUICK = {"restarts": 8, "steps": 30, "rounds": 2}
@@ -437,14 +438,14 @@ def test_verifier() -> None:
     verifier = WitnessVerifier()
     assert isinstance(verifier, Verifier)
     problem = Problem(network([6, 8, 3]), Question.everywhere(2))
-    assert verifier.supports(problem) is None
+    assert refused(verifier, problem) is None
     options: dict[str, object] = {"starts": torch.randn(4, 6), "restarts": 4, "steps": 10}
-    bound = verifier.bound(problem, Budget(options=options))
+    bound = verifier.prepare(problem).bound(Budget(options=options))
     assert bound.proved
     assert bound.value > 0.0
     for wrong in ({"starts": 3}, {"restarts": 0}, {"steps": 1.5}, {"starts": torch.zeros(2, 5)}):
         with pytest.raises(InvalidArgument):
-            verifier.bound(problem, Budget(options=wrong))
+            verifier.prepare(problem).bound(Budget(options=wrong))
 
 
 def test_layers_of_unknown_rounding_are_refused() -> None:
@@ -452,7 +453,7 @@ def test_layers_of_unknown_rounding_are_refused() -> None:
         """A layer of somebody else's."""
 
     graph = Graph((Input("x", (), (1, 4)), Pool("pool", (0,), (1, 2))))
-    assert "pool" in (WitnessVerifier().supports(Problem(graph, Question.everywhere(2))) or "")
+    assert "pool" in (refused(WitnessVerifier(), Problem(graph, Question.everywhere(2))) or "")
     with pytest.raises(UnsupportedProblem, match="pool"):
         search_lower_bound(Problem(graph, Question.everywhere(2)))
 

@@ -15,6 +15,7 @@ from lipbridge import Ball, Bound, Budget, Problem, Question
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, Dense, Elementwise
 from lipbridge.lipsdp.solve.batch import lipsdp_bounds
+from tests.support.refusals import refused
 
 Row = list[Fraction]
 FAST = ["eclipse-fast", "lipsdp-fast"]
@@ -158,8 +159,8 @@ def folded(graph: Graph) -> nn.Sequential:
 
 def bound_of(name: str, problem: Problem) -> Bound:
     verifier = lipbridge.get_verifier(name)
-    assert verifier.supports(problem) is None
-    return verifier.bound(problem, Budget(seconds=60.0))
+    assert refused(verifier, problem) is None
+    return verifier.prepare(problem).bound(Budget(seconds=60.0))
 
 
 # --- everywhere ------------------------------------------------------------------------------------------------------

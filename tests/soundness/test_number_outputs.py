@@ -74,7 +74,7 @@ def test_every_verifier_bounds_it_or_says_no(ending: str, norm: lipbridge.vocabu
     taken = []
     for entry in (verifier for verifier in lipbridge.list_verifiers() if verifier.installed):
         try:
-            bound = lipbridge.get_verifier(entry.name).bound(problem, lipbridge.Budget(seconds=20))
+            bound = lipbridge.get_verifier(entry.name).prepare(problem).bound(lipbridge.Budget(seconds=20))
         except UnsupportedProblem:
             continue
         taken.append(entry.name)

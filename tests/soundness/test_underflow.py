@@ -151,7 +151,11 @@ def points(graph: Graph, seed: int) -> list[Row]:
 def bound(name: str, graph: Graph, p: Norm) -> Bound | None:
     """The bound, or None where a verifier refuses or float64 has no room."""
     try:
-        return lipbridge.get_verifier(name).bound(Problem(graph, Question.everywhere(p)), lipbridge.Budget(seconds=5.0))
+        return (
+            lipbridge.get_verifier(name)
+            .prepare(Problem(graph, Question.everywhere(p)))
+            .bound(lipbridge.Budget(seconds=5.0))
+        )
     except (NumericalFailure, UnsupportedProblem):
         return None
 

@@ -16,7 +16,10 @@ from lipbridge.study import Points, Row, compare
 from lipbridge.verifiers import Budget, get_verifier, list_verifiers
 from tests.support import third_party
 
-HOSTILE = ("honest", "liar", "boaster", "crash", "leave", "raise", "hang", "greedy", "nothing", "nan", "local", "slow")
+HOSTILE = (
+    *("honest", "liar", "boaster", "crash", "leave", "raise", "hang", "greedy", "nothing", "nan", "local", "slow"),
+    *("early", "neither"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,8 @@ def test_a_lower_bound_without_witness_discredits_nobody(rows: Mapping[str, Row]
         ("hang", "timeout", "limit of 2 s"),
         ("greedy", "memory", "limit of 900 MiB"),
         ("nothing", "failed", "NoneType, not a Bound"),
+        ("early", "failed", "ZeroDivisionError: too early"),
+        ("neither", "failed", "NoneType, neither a Task nor a Refusal"),
         ("nan", "failed", "NaN"),
     ],
 )

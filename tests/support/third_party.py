@@ -9,18 +9,22 @@ import math, os, sys, time
 import torch
 from lipbridge.problem.bound import Bound, Witness
 from lipbridge.constants.trivial import trivial_bound
+from lipbridge.verifiers import Option, Refusal, Task, Verifier
 from lipbridge.vocabulary import Quantity, Side
 
 
-class Base:
-    summary, norms, proved, requires, install = "for tests", "2", True, (), ""
+class Base(Verifier):
+    """Each has a method bound_of(problem, budget), which its task calls."""
+
+    summary, norms, proved = "for tests", "2", True
+    takes, otherwise = Quantity.LIPSCHITZ, "no deviation"
 
     @property
     def name(self):
         return type(self).__name__.lower()
 
-    def supports(self, problem):
-        return None if problem.quantity is Quantity.LIPSCHITZ else "no deviation"
+    def prepare(self, problem):
+        return Work(self, problem) if problem.quantity is self.takes else Refusal(self.name, self.otherwise)
 
     def value(self, problem, factor=1.0):
         value = factor * trivial_bound(problem.graph, problem.input_norm).value
@@ -29,22 +33,35 @@ class Base:
         )
 
 
+class Work(Task):
+    def __init__(self, verifier, problem):
+        self.verifier, self.problem = verifier, problem
+
+    def bound(self, budget):
+        return self.verifier.bound_of(self.problem, budget)
+
+    def certify(self, inputs, labels, radius, budget):
+        return self.verifier.certified(self.problem.graph, inputs, labels)
+
+
 class Honest(Base):
-    def bound(self, problem, budget):
+    options = (Option(name="factor", type=float, default=2.0, help="of the trivial bound"),)
+
+    def bound_of(self, problem, budget):
         print("chatter on stdout")
         os.write(1, b"chatter from C\\n")
         return self.value(problem, float(budget.options.get("factor", 2.0)))
 
 
 class Liar(Base):
-    def bound(self, problem, budget):
+    def bound_of(self, problem, budget):
         return self.value(problem, 1e-3)
 
 
 class Boaster(Base):
     """Claims a lower bound that nothing backs: it must not make others look unsound."""
 
-    def bound(self, problem, budget):
+    def bound_of(self, problem, budget):
         witness = Witness(torch.ones(1, 3), torch.ones(1, 3))  # of another network
         return Bound(
             value=1e9, side=Side.LOWER, proved=True, question=problem.question, method="boast", witness=witness
@@ -52,29 +69,41 @@ class Boaster(Base):
 
 
 class Crash(Base):
-    def bound(self, problem, budget):
+    def bound_of(self, problem, budget):
         sys.stderr.write("solver core: the last words\\n")
         sys.stderr.flush()
         os.abort()
 
 
 class Leave(Base):
-    def bound(self, problem, budget):
+    def bound_of(self, problem, budget):
         os._exit(7)
 
 
 class Raise(Base):
-    def bound(self, problem, budget):
+    def bound_of(self, problem, budget):
         raise ZeroDivisionError("first line\\nsecond line")
 
 
+class Early(Base):
+    """Fails before it says whether it can."""
+
+    def prepare(self, problem):
+        raise ZeroDivisionError("too early")
+
+
+class Neither(Base):
+    def prepare(self, problem):
+        return None
+
+
 class Hang(Base):
-    def bound(self, problem, budget):
+    def bound_of(self, problem, budget):
         os.system("sleep 300")
 
 
 class Greedy(Base):
-    def bound(self, problem, budget):
+    def bound_of(self, problem, budget):
         kept = []
         while True:
             kept.append(b"x" * 2**26)
@@ -82,48 +111,49 @@ class Greedy(Base):
 
 
 class Nothing(Base):
-    def bound(self, problem, budget):
+    def bound_of(self, problem, budget):
         return None
 
 
 class Nan(Base):
-    def bound(self, problem, budget):
+    def bound_of(self, problem, budget):
         return self.value(problem, math.nan)
 
 
 class Local(Base):
     """Bounds only the deviation in balls, and certifies predictions."""
 
-    def supports(self, problem):
-        return None if problem.quantity is Quantity.DEVIATION else "deviation only"
+    takes, otherwise, certifies = Quantity.DEVIATION, "deviation only", True
 
-    def bound(self, problem, budget):
+    def bound_of(self, problem, budget):
         return self.value(problem)
 
-    def certify(self, graph, inputs, labels, radius, norm, budget):
+    def certified(self, graph, inputs, labels):
         return graph(inputs).argmax(1) == labels
 
 
 class Slow(Base):
     """A bound at once, a certification never."""
 
-    def bound(self, problem, budget):
+    certifies = True
+
+    def bound_of(self, problem, budget):
         return self.value(problem)
 
-    def certify(self, graph, inputs, labels, radius, norm, budget):
+    def certified(self, graph, inputs, labels):
         time.sleep(300)
 
 
 class Absent(Base):
     requires, install = ("a_package_that_nobody_has",), "pip install a-package-that-nobody-has"
 
-    def bound(self, problem, budget):
+    def bound_of(self, problem, budget):
         raise AssertionError("never called")
 '''
 
 NAMES = (
     *("honest", "liar", "boaster", "crash", "leave", "raise", "hang", "greedy", "nothing", "nan"),
-    *("local", "slow", "absent"),
+    *("early", "neither", "local", "slow", "absent"),
 )
 
 

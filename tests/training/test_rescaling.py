@@ -76,8 +76,10 @@ def test_in_l2_it_is_the_best_rescaling_of_a_shaken_network(names):
 
 def test_for_slopes_up_to_one_it_is_lipsdp():
     net = network(7, 4, ("abs",), width=12)
-    sdp = get_verifier("lipsdp-fast").bound(
-        lipbridge.Problem(lipbridge.capture(net), lipbridge.Question.everywhere(2)), Budget(options={"gap": 1e-5})
+    sdp = (
+        get_verifier("lipsdp-fast")
+        .prepare(lipbridge.Problem(lipbridge.capture(net), lipbridge.Question.everywhere(2)))
+        .bound(Budget(options={"gap": 1e-5}))
     )
     assert lipbridge.rescale(net).after.value == pytest.approx(sdp.value, rel=2e-4)
 

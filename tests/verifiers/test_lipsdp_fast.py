@@ -34,8 +34,8 @@ MIXED = [["relu", "abs", "gelu"], ["sincos", "relu"], ["crelu", "sin2_pair", "ab
 
 
 def bound(graph: lipbridge.Graph, seconds: float = 60.0, **options: object) -> lipbridge.Bound:
-    return VERIFIER.bound(
-        lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget(seconds=seconds, options=options)
+    return VERIFIER.prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(2))).bound(
+        Budget(seconds=seconds, options=options)
     )
 
 
@@ -86,8 +86,10 @@ def test_the_barrier_is_finite_exactly_where_the_elimination_succeeds(names):
 def test_it_agrees_with_the_semidefinite_program(names):
     pytest.importorskip("cvxpy")
     graph, _ = chain(names, [*[4, 8, 7, 5][: len(names) + 1], 3], seed=7)
-    reference = get_verifier("lipsdp").bound(
-        lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget(options={"eps": 1e-6})
+    reference = (
+        get_verifier("lipsdp")
+        .prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)))
+        .bound(Budget(options={"eps": 1e-6}))
     )
     found = bound(graph, gap=1e-4)
     assert found.status is Status.OK
@@ -215,7 +217,7 @@ def test_descent_takes_the_place_of_newton_where_that_does_not_fit(names, monkey
 
 def test_memory_is_predicted_and_refused():
     graph, _ = chain(["relu"], [10, 50, 5], seed=0)
-    found = VERIFIER.bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget(memory=10**8))
+    found = VERIFIER.prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(2))).bound(Budget(memory=10**8))
     assert (found.status, found.proved) == (Status.MEMORY, False)
     assert math.isnan(found.value)
 
@@ -235,14 +237,19 @@ def test_errors():
     for verifier in (VERIFIER, EclipseFastVerifier()):
         assert isinstance(verifier, Verifier)
         with pytest.raises(UnsupportedProblem, match="l2"):
-            verifier.bound(lipbridge.Problem(graph, lipbridge.Question.everywhere("inf")), Budget())
+            verifier.prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere("inf"))).bound(Budget())
 
 
 def test_eclipse_fast_is_the_closed_form():
     graph = graph_of(network(3, 4, ("relu", "gelu"), width=8))
-    found = get_verifier("eclipse-fast").bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget())
+    found = (
+        get_verifier("eclipse-fast").prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(2))).bound(Budget())
+    )
     assert found.value == closed_form_bound(graph).value
     assert (
-        get_verifier("lipsdp-fast").bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget()).value
+        get_verifier("lipsdp-fast")
+        .prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)))
+        .bound(Budget())
+        .value
         < found.value
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -44,12 +44,13 @@ from lipbridge.graph.nodes import (
 from lipbridge.linalg import vector_norm
 from lipbridge.lowering.dense import lower_to_dense
 from lipbridge.problem.bound import Bound
+from lipbridge.problem.options import Option, read_options
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball
-from lipbridge.problem.verifier import Budget
+from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
 from lipbridge.rigor.running_error import window_places
 from lipbridge.rounding.scalars import UNIT, gamma
-from lipbridge.vocabulary import Norm, Quantity, Side, Status, as_norm, exponent
+from lipbridge.vocabulary import Norm, Quantity, Side, Status, exponent
 from lipbridge_adapters.lirpa import shim
 
 Method = Literal["IBP", "CROWN", "alpha-CROWN"]
@@ -430,7 +431,7 @@ class Network(nn.Module):
 class _Runner:
     """The tool on one network: bounds of its outputs over balls around flat centres."""
 
-    def __init__(self, network: Network, budget: Budget) -> None:
+    def __init__(self, network: Network, budget: Budget, iterations: int) -> None:
         self.tool = shim.load()
         self.release = shim.version(self.tool)
         self.network, self.method, self.budget = network, network.method, budget
@@ -438,7 +439,7 @@ class _Runner:
         if budget.memory // 2 < need:
             raise MemoryError(f"{self.method} needs about {2 * need / 2**20:.3g} MiB for one input")
         self.most = min(budget.memory // 2 // need, 1024 if self.method == "IBP" else 64)
-        settings = {"iteration": _iterations(budget)}
+        settings = {"iteration": iterations}
         start = torch.zeros(1, self.network.input_size, dtype=torch.float64, device=self.network.device)
         with shim.session():
             self.model = self.tool.BoundedModule(
@@ -475,26 +476,8 @@ class _Runner:
                 size = min(2 * size, self.most)
 
 
-def _iterations(budget: Budget) -> int:
-    value = budget.options.get("iterations", 20)
-    if not isinstance(value, int) or value < 1:
-        raise InvalidArgument("iterations", "be a whole number of at least 1", value)
-    return value
-
-
-def _methods(budget: Budget | None) -> tuple[Method, ...]:
-    """The methods to try in order: the one asked for, or CROWN and, where CROWN cannot, IBP."""
-    asked = None if budget is None else budget.options.get("method")
-    if asked is None:
-        return ("CROWN", "IBP")
-    for method in METHODS:
-        if str(asked).lower() == method.lower():
-            return (method,)
-    raise InvalidArgument("method", f"be one of {', '.join(METHODS)}", asked)
-
-
-def _lowered(graph: Graph, budget: Budget | None) -> Network:
-    """The Graph lowered for the first method that can take it.
+def _lowered(graph: Graph, asked: str | None) -> Network:
+    """The Graph lowered for the method asked for, or for CROWN and, where CROWN cannot take it, IBP.
 
     Raises:
         UnsupportedProblem: the reason of the first method, if none can.
@@ -502,7 +485,10 @@ def _lowered(graph: Graph, budget: Budget | None) -> Network:
     if len(graph.output_shape) != 1:
         raise UnsupportedProblem(f"outputs of shape {graph.output_shape} are not handled, only vectors")
     reasons: list[UnsupportedProblem] = []
-    for method in _methods(budget):
+    methods: tuple[Method, ...] = ("CROWN", "IBP")
+    if asked is not None:
+        methods = tuple(method for method in METHODS if method.lower() == asked.lower())
+    for method in methods:
         try:
             return Network(graph, method)
         except UnsupportedProblem as error:
@@ -510,37 +496,65 @@ def _lowered(graph: Graph, budget: Budget | None) -> Network:
     raise reasons[0]
 
 
-class AutoLirpaVerifier:
+class AutoLirpaVerifier(Verifier):
     """auto_LiRPA: how far the outputs can move inside an l_2 or l_inf ball, and which predictions hold there.
 
-    Options of the Budget: ``method`` ("IBP", "CROWN", "alpha-CROWN"; by default CROWN, or IBP for activations that the
-    tool bounds by intervals only), ``iterations`` of alpha-CROWN (20).
+    The method is CROWN unless another is asked for, or IBP for activations that the tool bounds by intervals only.
     """
 
     name = "auto_lirpa"
     summary = "local output bounds and certified predictions by auto_LiRPA: IBP, CROWN, alpha-CROWN"
     norms = "2, inf (local)"
     proved = False
-    requires: tuple[str, ...] = ("auto_LiRPA",)
+    certifies = True
+    options = (
+        Option(
+            name="method",
+            type=str,
+            default=None,
+            help=f"{', '.join(METHODS)}; by default CROWN, or IBP where CROWN cannot",
+            domain=f"be one of {', '.join(METHODS)}",
+            allows=lambda value: value.lower() in [method.lower() for method in METHODS],
+        ),
+        Option(
+            name="iterations",
+            type=int,
+            default=20,
+            help="of alpha-CROWN",
+            domain="be a whole number of at least 1",
+            allows=lambda value: value >= 1,
+        ),
+    )
+    requires = ("auto_LiRPA",)
     install = shim.INSTALL
 
-    def prepare(self) -> None:
-        """Import the tool, mended: a study does it before the clock starts."""
+    def load(self) -> None:
+        """Import the tool, mended."""
         shim.load()
 
-    def supports(self, problem: Problem) -> str | None:
+    def prepare(self, problem: Problem) -> Task | Refusal:
         """It takes the deviation over l_2 and l_inf balls of networks with the functions that it bounds.
 
         Convolutions only if their matrices are small (:func:`lipbridge.lowering.dense.lower_to_dense`).
         """
         try:
-            _require(problem)
-            _lowered(problem.graph, None)
+            return _Task(problem, _require(problem), _lowered(problem.graph, None))
         except UnsupportedProblem as error:
-            return str(error)
-        return None
+            return Refusal(self.name, str(error))
 
-    def bound(self, problem: Problem, budget: Budget) -> Bound:
+
+class _Task(Task):
+    """The network lowered for the method that the tool takes by default."""
+
+    def __init__(self, problem: Problem, balls: Ball, network: Network) -> None:
+        self.problem, self.balls, self.network = problem, balls, network
+
+    def _lowered(self, options: Mapping[str, Any]) -> Network:
+        method: str | None = options["method"]
+        known = method is None or method.lower() == self.network.method.lower()
+        return self.network if known else _lowered(self.problem.graph, method)
+
+    def bound(self, budget: Budget) -> Bound:
         """sup ||f(x) - f(c)||_p / r over each l_p ball from the interval of every output; the largest over the balls.
 
         The Bound's ``extra`` has ``values`` and ``seconds_per_ball`` by method, and ``centers_done``. Law: no point of
@@ -550,14 +564,15 @@ class AutoLirpaVerifier:
             InvalidArgument: for an option of the budget out of its domain.
         """
         start = time.perf_counter()
+        options = read_options(AutoLirpaVerifier.name, AutoLirpaVerifier.options, budget.options)
+        problem, balls = self.problem, self.balls
         values: list[float] = []
         name, status, detail, value = "auto_LiRPA", Status.OK, "", math.nan
         extra: dict[str, object] = {}
         try:
-            balls = _require(problem)
-            network = _lowered(problem.graph, budget)
+            network = self._lowered(options)
             name = f"auto_LiRPA {network.method}"
-            for part in _deviations(_Runner(network, budget), problem.graph, balls):
+            for part in _deviations(_Runner(network, budget, options["iterations"]), problem.graph, balls):
                 values.extend(part)
                 if time.perf_counter() - start > budget.seconds:
                     break
@@ -584,9 +599,7 @@ class AutoLirpaVerifier:
             extra={**extra, "centers_done": len(values)},
         )
 
-    def certify(
-        self, graph: Graph, inputs: Tensor, labels: Tensor, radius: float, norm: Norm, budget: Budget
-    ) -> Tensor:
+    def certify(self, inputs: Tensor, labels: Tensor, radius: float, budget: Budget) -> Tensor:
         """Bool ``(n,)``: whether f_y - f_j stays positive on the whole closed ball for every rival j of the label y.
 
         The differences are made part of the last layer, so their common part cancels before it is bounded. Each must
@@ -594,17 +607,18 @@ class AutoLirpaVerifier:
         limit are not certified.
 
         Raises:
-            InvalidArgument: for a radius, norm, label or shape out of its domain.
+            InvalidArgument: for a radius, label or shape out of its domain.
             UnsupportedProblem: for a network or method that the tool cannot take.
             LipbridgeError: if the tool fails, in one line.
         """
         start = time.perf_counter()
-        norm = as_norm(norm)
-        _check(graph, inputs, labels, radius, norm)
+        options = read_options(AutoLirpaVerifier.name, AutoLirpaVerifier.options, budget.options)
+        graph, norm = self.problem.graph, self.balls.norm
+        _check(graph, inputs, labels, radius)
         outputs = graph.output_shape[0]
         result = torch.zeros(len(inputs), dtype=torch.bool)
         try:
-            network = _lowered(graph, budget)
+            network = self._lowered(options)
             method, device = network.method, network.device
             x = inputs.to(device, torch.float64)
             predicted = graph(x).argmax(-1).cpu()
@@ -617,7 +631,7 @@ class AutoLirpaVerifier:
                 if not len(margins):
                     result[rows] = True
                     continue
-                runner = _Runner(Network(graph.compose_output(margins), method), budget)
+                runner = _Runner(Network(graph.compose_output(margins), method), budget, options["iterations"])
                 done = 0
                 for low, _ in runner.chunks(x[rows.to(device)].flatten(1), radius, norm, upper=False):
                     result[rows[done : done + len(low)]] = (low > 0).all(-1).cpu()
@@ -664,9 +678,7 @@ def _listed(values: Tensor) -> list[Any]:
     return cast(Any, values).tolist()
 
 
-def _check(graph: Graph, inputs: Tensor, labels: Tensor, radius: float, norm: Norm) -> None:
-    if norm not in (2, "inf"):
-        raise InvalidArgument("norm", "be 2 or inf", norm)
+def _check(graph: Graph, inputs: Tensor, labels: Tensor, radius: float) -> None:
     if not (radius > 0 and math.isfinite(radius)):
         raise InvalidArgument("radius", "be above 0 and finite", radius)
     if tuple(inputs.shape[1:]) != graph.input_shape:

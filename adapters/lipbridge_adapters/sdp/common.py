@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import math
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import import_module
-from typing import Any
 
 from torch import Tensor
 
-from lipbridge.errors import NumericalFailure, UnsupportedProblem
+from lipbridge.errors import NumericalFailure
 from lipbridge.lipsdp.balls import bound_on_region
 from lipbridge.lipsdp.blocks import Blocks, Floats
-from lipbridge.lipsdp.multipliers import closed_form_bound, prove_from_multipliers, unsupported
+from lipbridge.lipsdp.dense_problem import DenseProblem, l2_problem
+from lipbridge.lipsdp.multipliers import closed_form_bound, prove_from_multipliers
 from lipbridge.lipsdp.system import LipSDP
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
-from lipbridge.problem.verifier import Budget
+from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
 from lipbridge.vocabulary import Status
-from lipbridge_adapters.sdp.options import Options, predicted_memory, require_solver
+from lipbridge_adapters.sdp.options import OPTIONS, Options, predicted_memory
 from lipbridge_adapters.sdp.solve import TOO_LARGE, Answer, solve
 
 CLOSED_FORM = "the bound is that of the closed-form feasible multipliers."
@@ -52,16 +51,15 @@ class Run:
         return self.last.point
 
 
-class SDPVerifier(ABC):
+class SDPVerifier(Verifier):
     """Base of the verifiers that ask a solver for multipliers and prove the bound that these give."""
 
-    name: str
-    summary: str
     #: How its bounds are labelled, before the solver's name.
     method: str
     norms = "2"
     proved = True
-    requires: tuple[str, ...] = ("cvxpy", "scipy")
+    options = OPTIONS
+    requires = ("cvxpy", "scipy")
     install = 'pip install "lipbridge[sdp]"'
 
     @abstractmethod
@@ -72,41 +70,39 @@ class SDPVerifier(ABC):
     def multipliers(self, system: LipSDP, run: Run) -> Sequence[Tensor] | None:
         """What the solver's solution says, ``(constraints, u)`` a stage, trusted in nothing; None if it gave none."""
 
-    def supports(self, problem: Problem) -> str | None:
+    def prepare(self, problem: Problem) -> Task | Refusal:
         """Dense chains, l2 to l2, everywhere or on balls of any norm."""
-        return unsupported(problem)
+        dense = l2_problem(problem)
+        return Refusal(self.name, dense) if isinstance(dense, str) else _Task(self, dense)
 
-    def bound(self, problem: Problem, budget: Budget) -> Bound:
+
+class _Task(Task):
+    def __init__(self, form: SDPVerifier, dense: DenseProblem) -> None:
+        self.form, self.dense = form, dense
+
+    def bound(self, budget: Budget) -> Bound:
         """A proved upper bound, never a raw objective and never above the closed form's.
 
-        Options: ``solver`` (of cvxpy, one that takes semidefinite constraints; SCS), ``eps`` (its tolerance; 1e-5),
-        ``max_iters``. The time limit ends a solver that has no limit of its own; what cannot be interrupted is
-        cvxpy's building of the program, which is not begun if it would not fit.
+        The time limit ends a solver that has no limit of its own; what cannot be interrupted is cvxpy's building of
+        the program, which is not begun if it would not fit.
 
         Raises:
-            UnsupportedProblem: if :meth:`supports` gives a reason.
-            InvalidArgument: for an option outside its domain.
             LipbridgeError: for a solver that is not installed, with those that are.
         """
         start = time.perf_counter()
-        reason = self.supports(problem)
-        if reason is not None:
-            raise UnsupportedProblem(f"`{self.name}` cannot take this problem: {reason}.")
-        options = Options.read(budget.options)
-        cvxpy: Any = import_module("cvxpy")
-        require_solver(cvxpy, options.solver)
+        options = Options.read(self.form.name, budget.options)
 
         def solved(system: LipSDP, deadline: float) -> Bound:
             return self._bound_system(system, options, deadline, budget.memory)
 
-        bound = bound_on_region(problem, start + budget.seconds, solved)
+        bound = bound_on_region(self.dense, start + budget.seconds, solved)
         return replace(bound, seconds=time.perf_counter() - start)
 
     def _bound_system(self, system: LipSDP, options: Options, deadline: float, memory: float) -> Bound:
         if system.constant or not any(stage.increments.variables for stage in system.stages):
-            return replace(closed_form_bound(system), method=f"{self.method}, closed form")
-        method = f"{self.method}, {options.solver}"
-        estimate = predicted_memory(*self.size(system), options.solver)
+            return replace(closed_form_bound(system), method=f"{self.form.method}, closed form")
+        method = f"{self.form.method}, {options.solver}"
+        estimate = predicted_memory(*self.form.size(system), options.solver)
         if estimate > memory:
             detail = f"{options.solver} would take about {_gigabytes(estimate)}; the limit is {_gigabytes(memory)}."
             return system.no_bound(method, status=Status.MEMORY, detail=detail)
@@ -114,7 +110,7 @@ class SDPVerifier(ABC):
         fallback = closed_form_bound(system)
         for_the_proof = min(5.0 * fallback.seconds, 0.3 * (deadline - begin))
         run = Run(options, deadline - for_the_proof, memory)
-        vectors = self.multipliers(system, run)
+        vectors = self.form.multipliers(system, run)
         status, detail = Status.OK, run.stopped
         if vectors is None:
             status = Status.MEMORY if run.last.status == TOO_LARGE else Status.FAILED

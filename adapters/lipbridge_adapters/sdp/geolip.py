@@ -16,14 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from lipbridge.constants.trivial import trivial_bound
-from lipbridge.errors import NumericalFailure, UnsupportedProblem
+from lipbridge.errors import NumericalFailure
 from lipbridge.lipsdp.blocks import Block, Blocks
-from lipbridge.lipsdp.linf import Multipliers, Piece, closed_form, pieces_of, prove_piece, unsupported
+from lipbridge.lipsdp.dense_problem import DenseProblem
+from lipbridge.lipsdp.linf import Multipliers, Piece, closed_form, ends_problem, pieces_of, prove_piece
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
-from lipbridge.problem.verifier import Budget
+from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
 from lipbridge.vocabulary import Side, Status
-from lipbridge_adapters.sdp.options import Options, predicted_memory, require_solver
+from lipbridge_adapters.sdp.options import OPTIONS, Options, predicted_memory
 from lipbridge_adapters.sdp.solve import solve
 
 Vector = NDArray[Any]
@@ -42,43 +43,42 @@ def predicted_size(piece: Piece) -> tuple[int, int]:
     return entries, (columns + ends) ** 2
 
 
-class GeoLipVerifier:
+class GeoLipVerifier(Verifier):
     """The least l_inf or l_1 bound that diagonal multipliers give, output by output (input by input); proved."""
 
     name = "geolip"
     summary = "global Lipschitz constant for l_inf or l_1: a semidefinite program an output or input (GeoLIP)"
     norms = "1, inf"
     proved = True
-    requires: tuple[str, ...] = ("cvxpy", "scipy")
+    options = OPTIONS
+    requires = ("cvxpy", "scipy")
     install = 'pip install "lipbridge[sdp]"'
 
-    def supports(self, problem: Problem) -> str | None:
+    def prepare(self, problem: Problem) -> Task | Refusal:
         """Dense chains, l_inf to l_inf or l_1 to l_1. The bound is global, so it holds on any region."""
-        return unsupported(problem)
+        dense = ends_problem(problem)
+        return Refusal(self.name, dense) if isinstance(dense, str) else _Task(problem, dense)
 
-    def bound(self, problem: Problem, budget: Budget) -> Bound:
+
+class _Task(Task):
+    def __init__(self, problem: Problem, dense: DenseProblem) -> None:
+        self.problem, self.dense = problem, dense
+
+    def bound(self, budget: Budget) -> Bound:
         """A proved upper bound, never above the trivial one; never a raw objective.
 
         The outputs (of l_1: the inputs) are taken in the order of their trivial bounds, until those that are left
         cannot be the largest. At the time limit the rest keep their closed form's or their trivial bounds.
 
-        Options: ``solver`` (of cvxpy, one that takes semidefinite constraints), ``eps`` (its tolerance), ``max_iters``.
         ``extra`` tells how many programs were solved, and which output or input gave the bound.
 
         Raises:
-            UnsupportedProblem: if :meth:`supports` gives a reason.
-            InvalidArgument: for an option outside its domain.
             LipbridgeError: for a solver that is not installed, with those that are.
         """
         start = time.perf_counter()
-        reason = self.supports(problem)
-        if reason is not None:
-            raise UnsupportedProblem(f"`{self.name}` cannot take this problem: {reason}.")
-        options = Options.read(budget.options)
-        cvxpy: Any = import_module("cvxpy")
-        require_solver(cvxpy, options.solver)
+        problem, options = self.problem, Options.read(GeoLipVerifier.name, budget.options)
         trivial = trivial_bound(problem.graph, problem.input_norm)
-        pieces = pieces_of(problem.graph, problem.input_norm)
+        pieces = pieces_of(self.dense.chain, problem.input_norm)
         method = f"GeoLIP, {options.solver}"
         sizes = [predicted_size(piece) for piece in pieces if piece.system.stages and not piece.system.constant]
         estimate = predicted_memory(*max(sizes), options.solver) if sizes else 0

@@ -17,20 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from lipbridge.errors import UnsupportedProblem
 from lipbridge.lipsdp.blocks import Floats
-from lipbridge.lipsdp.multipliers import unsupported
-from lipbridge.lipsdp.system import LipSDP, lipsdp_of
+from lipbridge.lipsdp.dense_problem import DenseProblem, l2_problem
+from lipbridge.lipsdp.system import LipSDP
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
-from lipbridge.problem.verifier import Budget
+from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
 from lipbridge.vocabulary import Side, Status
-from lipbridge_adapters.sdp.options import Options, predicted_memory, require_solver
+from lipbridge_adapters.sdp.options import OPTIONS, Options, predicted_memory
 
 WARNING = "not a bound: full multiplier matrices are unsound (an error of the first LipSDP paper, kept for studies)"
 
 
-class LipSDPNetworkVerifier:
+class LipSDPNetworkVerifier(Verifier):
     """The value of the refuted variant. Never proved, and left out of comparisons that do not name it."""
 
     name = "lipsdp-network"
@@ -38,29 +37,30 @@ class LipSDPNetworkVerifier:
     norms = "2"
     proved = False
     by_default = False
-    requires: tuple[str, ...] = ("cvxpy", "scipy")
+    options = OPTIONS
+    requires = ("cvxpy", "scipy")
     install = 'pip install "lipbridge[sdp]"'
 
-    def supports(self, problem: Problem) -> str | None:
+    def prepare(self, problem: Problem) -> Task | Refusal:
         """Dense chains, l2 to l2."""
-        return unsupported(problem)
+        dense = l2_problem(problem)
+        return Refusal(self.name, dense) if isinstance(dense, str) else _Task(problem, dense)
 
-    def bound(self, problem: Problem, budget: Budget) -> Bound:
-        """The solver's raw objective. Options: ``solver``, ``eps``, ``max_iters``, as of ``lipsdp``.
+
+class _Task(Task):
+    def __init__(self, problem: Problem, dense: DenseProblem) -> None:
+        self.problem, self.dense = problem, dense
+
+    def bound(self, budget: Budget) -> Bound:
+        """The solver's raw objective.
 
         Raises:
-            UnsupportedProblem: if :meth:`supports` gives a reason.
-            InvalidArgument: for an option outside its domain.
             LipbridgeError: for a solver that is not installed, with those that are.
         """
         start = time.perf_counter()
-        reason = self.supports(problem)
-        if reason is not None:
-            raise UnsupportedProblem(f"`{self.name}` cannot take this problem: {reason}.")
-        options = Options.read(budget.options)
+        options = Options.read(LipSDPNetworkVerifier.name, budget.options)
         cvxpy: Any = import_module("cvxpy")
-        require_solver(cvxpy, options.solver)
-        system = lipsdp_of(problem.graph)
+        system = self.dense.everywhere
         value, status, detail = math.nan, Status.OK, WARNING
         estimate = predicted_memory(*_size(system), options.solver)
         if estimate > budget.memory:
@@ -75,7 +75,7 @@ class LipSDPNetworkVerifier:
             value=value,
             side=Side.UPPER,
             proved=False,
-            question=problem.question,
+            question=self.problem.question,
             method=method,
             seconds=time.perf_counter() - start,
             status=status,

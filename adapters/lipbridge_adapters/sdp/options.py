@@ -8,29 +8,58 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from lipbridge.errors import InvalidArgument, LipbridgeError
+from lipbridge.errors import LipbridgeError
+from lipbridge.problem.options import Option, read_options
+
+#: What every verifier of the cvxpy family declares.
+OPTIONS = (
+    Option(
+        name="solver",
+        type=str,
+        default="SCS",
+        help="one that cvxpy knows and that takes semidefinite constraints, e.g. SCS, CLARABEL, MOSEK",
+        domain="be the name of a cvxpy solver",
+    ),
+    Option(
+        name="eps",
+        type=float,
+        default=1e-5,
+        help="the solver's tolerance",
+        domain="be between 0 and 1",
+        allows=lambda value: 0 < value < 1,
+    ),
+    Option(
+        name="max_iters",
+        type=int,
+        default=1_000_000,
+        help="the solver's iterations at most",
+        domain="be a whole number of at least 1",
+        allows=lambda value: value >= 1,
+    ),
+)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may set in ``budget.options``."""
+    """What a user has set."""
 
-    solver: str = "SCS"
-    eps: float = 1e-5
-    max_iters: int = 1_000_000
+    solver: str
+    eps: float
+    max_iters: int
 
     @staticmethod
-    def read(options: Mapping[str, object]) -> Options:
-        """Raises :class:`InvalidArgument` for a value outside its domain. Unknown names belong to other verifiers."""
-        solver, eps = options.get("solver", Options.solver), options.get("eps", Options.eps)
-        iterations = options.get("max_iters", Options.max_iters)
-        if not isinstance(solver, str):
-            raise InvalidArgument("solver", "be the name of a cvxpy solver", solver)
-        if not isinstance(eps, int | float) or not 0 < eps < 1:
-            raise InvalidArgument("eps", "be between 0 and 1", eps)
-        if not isinstance(iterations, int) or iterations < 1:
-            raise InvalidArgument("max_iters", "be a whole number of at least 1", iterations)
-        return Options(solver.upper(), float(eps), iterations)
+    def read(verifier: str, given: Mapping[str, object]) -> Options:
+        """The options of a verifier by that name, with a solver that is there.
+
+        Raises:
+            UnknownName: for an option that is none.
+            InvalidArgument: for a value outside its domain.
+            LipbridgeError: for a solver that is not installed, with those that are.
+        """
+        values = read_options(verifier, OPTIONS, given)
+        options = Options(values["solver"].upper(), values["eps"], values["max_iters"])
+        require_solver(import_module("cvxpy"), options.solver)
+        return options
 
     def arguments(self, seconds: float) -> dict[str, object]:
         """The solver's own keyword arguments, with a time limit where it has one."""

@@ -19,7 +19,7 @@ from lipbridge.constants.trivial import trivial_bound
 from lipbridge.errors import NumericalFailure, UnsupportedProblem
 from lipbridge.graph.nodes import Conv, MaxPool
 from lipbridge.lipsdp.by_channel.runs import Run, log_constant, predicted_memory, prove_run, runs_of, starting_logs
-from lipbridge.lipsdp.multipliers import other_question
+from lipbridge.lipsdp.dense_problem import other_question
 from lipbridge.lipsdp.system import name
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
@@ -41,8 +41,8 @@ METHOD = "LipSDP, one multiplier a channel"
 RUN_STAGES = ((4, 1e-4), (6, 1e-5), (8, 1e-6))
 
 
-def unsupported_by_channels(problem: Problem) -> str | None:
-    """None if one multiplier a channel can bound the problem, otherwise the reason why not, in one line."""
+def channel_problem(problem: Problem) -> ChannelChain | str:
+    """The chain that one multiplier a channel can bound, or the reason why it cannot, in one line."""
     reason = other_question(problem)
     if reason is not None:
         return reason
@@ -52,10 +52,9 @@ def unsupported_by_channels(problem: Problem) -> str | None:
             "bounded everywhere, not on balls"
         )
     try:
-        channel_chain(problem.graph)
+        return channel_chain(problem.graph)
     except UnsupportedProblem as error:
         return str(error)
-    return None
 
 
 def has_convolutions(problem: Problem) -> bool:
@@ -63,7 +62,9 @@ def has_convolutions(problem: Problem) -> bool:
     return any(isinstance(node, Conv | MaxPool) for node in problem.graph)
 
 
-def bound_by_channels(problem: Problem, deadline: float, memory: float = math.inf) -> Bound:
+def bound_by_channels(
+    problem: Problem, deadline: float, memory: float = math.inf, chain: ChannelChain | None = None
+) -> Bound:
     """The proved bound of the best multipliers by a time of ``time.perf_counter``, never above the trivial bound.
 
     Runs that would take more than ``memory`` bytes are cut: the scaled layers' norms stand.
@@ -72,7 +73,7 @@ def bound_by_channels(problem: Problem, deadline: float, memory: float = math.in
         NumericalFailure: for NaN weights, or a bound beyond float64.
     """
     start = time.perf_counter()
-    chain = channel_chain(problem.graph)
+    chain = chain or channel_chain(problem.graph)
     factors = ones(chain)
     value = min(proved_product(chain, factors), trivial_bound(problem.graph).value)
     multipliers = [d.square()[None] for d in factors]

@@ -18,7 +18,7 @@ from lipbridge.lipsdp.multipliers import closed_form_bound
 from lipbridge.lipsdp.proof import prove
 from lipbridge.lipsdp.solve.descent import descend, stack_of, start, tightened
 from lipbridge.lipsdp.system import LipSDP, lipsdp_of
-from lipbridge.lowering.chain import as_chain
+from lipbridge.lowering.chain import Chain, as_chain
 from lipbridge.problem.bound import Bound
 
 METHOD = "LipSDP by batched descent"
@@ -44,14 +44,15 @@ def lipsdp_bounds(graphs: Sequence[Graph], steps: int = 300) -> list[Bound]:
     begin = time.perf_counter()
     if steps < 1:
         raise InvalidArgument("steps", "be at least 1", steps)
-    shapes = [_shape(graph) for graph in graphs]
+    chains = [as_chain(graph, rounded=True) for graph in graphs]
+    shapes = [_shape(chain) for chain in chains]
     if any(shape != shapes[0] for shape in shapes):
         raise InvalidArgument("graphs", "have equal widths and activations", "networks that differ")
-    systems = [lipsdp_of(graph) for graph in graphs]
+    systems = [lipsdp_of(chain) for chain in chains]
     bounds = [closed_form_bound(system) for system in systems]
     todo = [index for index, system in enumerate(systems) if _is_worth_it(system)]
     if todo:
-        stack = stack_of([systems[index] for index in todo], as_chain(graphs[0], rounded=True).layers[0].weight.device)
+        stack = stack_of([systems[index] for index in todo], chains[0].layers[0].weight.device)
         multipliers, _, found = descend(stack, start(stack), steps)
         on_host, fine = [T.cpu() for T in multipliers], found.cpu()
         for row, index in enumerate(todo):
@@ -63,8 +64,7 @@ def lipsdp_bounds(graphs: Sequence[Graph], steps: int = 300) -> list[Bound]:
     return [replace(bound, seconds=seconds) for bound in bounds]
 
 
-def _shape(graph: Graph) -> tuple[object, ...]:
-    chain = as_chain(graph, rounded=True)
+def _shape(chain: Chain) -> tuple[object, ...]:
     return (tuple(tuple(layer.weight.shape) for layer in chain.layers), *chain.activations)
 
 

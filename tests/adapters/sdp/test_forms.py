@@ -41,8 +41,10 @@ CHILDREN = [name for name in ("CVXOPT", "SDPA") if name in cp.installed_solvers(
 
 
 def bound(name: str, graph: lipbridge.Graph, seconds: float = 60.0, **options: object) -> lipbridge.Bound:
-    return get_verifier(name).bound(
-        lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget(seconds=seconds, options=options)
+    return (
+        get_verifier(name)
+        .prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)))
+        .bound(Budget(seconds=seconds, options=options))
     )
 
 
@@ -117,7 +119,7 @@ def test_a_solver_that_would_take_too_much_memory_is_not_begun(solver):
     graph, _ = chain(["relu"] * 2, [4, 6, 6, 2], seed=0)
     system = lipsdp_of(graph)
     blocks = blocks_of(system, closed_form(system))
-    answer = solve(blocks, Options(solver), time.perf_counter() + 60, memory=1e8)
+    answer = solve(blocks, Options(solver, 1e-5, 1_000_000), time.perf_counter() + 60, memory=1e8)
     assert (answer.point, answer.status) == (None, TOO_LARGE)
     assert "GiB; the limit is" in answer.detail
     cells = 1000**2
@@ -136,7 +138,11 @@ def test_limits_leave_a_proved_bound_or_a_reason(name):
     assert (found.status, found.proved) == (Status.TIMEOUT, True)
     assert "limit" in found.detail
     assert found.value <= closed_form_bound(graph).value * (1 + 1e-9)
-    refused = get_verifier(name).bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget(memory=10**8))
+    refused = (
+        get_verifier(name)
+        .prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)))
+        .bound(Budget(memory=10**8))
+    )
     assert (refused.status, refused.proved) == (Status.MEMORY, False)
     assert "GiB" in refused.detail
 
@@ -175,7 +181,7 @@ def test_on_a_ball_bounds_are_smaller_and_sound(name, names):
     graph, _ = chain(names, [4, 7, 6, 3], seed=5)
     center = torch.ones(1, 4, dtype=torch.float64)
     problem = lipbridge.Problem(graph, lipbridge.Question.on(lipbridge.Ball(center, 0.05, 2), 2))
-    found = get_verifier(name).bound(problem, Budget())
+    found = get_verifier(name).prepare(problem).bound(Budget())
     columns = [graph.tangent(center, row[None])[1] for row in torch.eye(4, dtype=torch.float64)]
     assert found.proved
     assert float(torch.linalg.matrix_norm(torch.stack(columns, -1), 2)) * (1 - 1e-9) <= found.value
@@ -216,4 +222,4 @@ def test_all_are_verifiers_and_say_what_they_do_not_take(name):
     verifier = get_verifier(name)
     assert isinstance(verifier, Verifier)
     with pytest.raises(UnsupportedProblem, match="l2"):
-        verifier.bound(lipbridge.Problem(pulse(), lipbridge.Question.everywhere("inf")), Budget())
+        verifier.prepare(lipbridge.Problem(pulse(), lipbridge.Question.everywhere("inf"))).bound(Budget())

@@ -31,8 +31,8 @@ GROTHENDIECK = 1.7823
 
 
 def bound(graph: lipbridge.Graph, norm: Norm, seconds: float = 60.0, **options: object) -> lipbridge.Bound:
-    return VERIFIER.bound(
-        lipbridge.Problem(graph, lipbridge.Question.everywhere(norm)), Budget(seconds=seconds, options=options)
+    return VERIFIER.prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(norm))).bound(
+        Budget(seconds=seconds, options=options)
     )
 
 
@@ -179,7 +179,7 @@ def test_the_time_limit_holds_and_leaves_a_proved_bound() -> None:
 
 def test_a_program_that_does_not_fit_is_refused_with_its_estimate() -> None:
     graph, _ = chain(["relu"], [10, 60, 8], seed=0)
-    found = VERIFIER.bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(1)), Budget(memory=2**20))
+    found = VERIFIER.prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(1))).bound(Budget(memory=2**20))
     assert (found.status, found.proved) == (Status.MEMORY, False)
     assert "GiB" in found.detail
     assert found.value != found.value
@@ -201,4 +201,4 @@ def test_bad_options_and_problems_are_refused() -> None:
     with pytest.raises(LipbridgeError, match="Installed"):
         bound(graph, "inf", solver="HIGHS")
     with pytest.raises(UnsupportedProblem, match="l_inf and l_1"):
-        VERIFIER.bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget())
+        VERIFIER.prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(2))).bound(Budget())

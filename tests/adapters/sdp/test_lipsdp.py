@@ -21,6 +21,7 @@ from lipbridge.verifiers import Budget, Verifier
 from lipbridge.vocabulary import Side, Status
 from tests.support.families import FLAVOURS, network
 from tests.support.lipsdp_reference import SLOPES, chain, graph_of, lmi, sampled
+from tests.support.refusals import refused
 
 cp: Any = pytest.importorskip("cvxpy")
 lipsdp: Any = pytest.importorskip("lipbridge_adapters.sdp.lipsdp")
@@ -31,8 +32,8 @@ MIXED = [["relu", "abs", "gelu"], ["sincos", "relu"], ["crelu", "sin2_pair", "ab
 
 
 def bound(graph: lipbridge.Graph, seconds: float = 60.0, **options: object) -> lipbridge.Bound:
-    return VERIFIER.bound(
-        lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget(seconds=seconds, options=options)
+    return VERIFIER.prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(2))).bound(
+        Budget(seconds=seconds, options=options)
     )
 
 
@@ -135,7 +136,7 @@ def test_what_cannot_be_built_in_time_is_not_begun():
 
 def test_memory_is_predicted_and_refused():
     graph, _ = chain(["relu"] * 2, [10, 50, 50, 5], seed=0)
-    found = VERIFIER.bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget(memory=10**8))
+    found = VERIFIER.prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(2))).bound(Budget(memory=10**8))
     assert found.status is Status.MEMORY
     assert not found.proved
     assert found.value != found.value
@@ -183,8 +184,8 @@ def test_it_is_a_verifier_and_says_what_it_does_not_take():
     assert isinstance(VERIFIER, Verifier)
     graph = graph_of(network(1, 3, ("relu",)))
     ball = lipbridge.Ball(torch.zeros(1, *graph.input_shape, dtype=torch.float64), 1.0, 2)
-    on_ball = VERIFIER.bound(lipbridge.Problem(graph, lipbridge.Question.on(ball, 2)), Budget())
+    on_ball = VERIFIER.prepare(lipbridge.Problem(graph, lipbridge.Question.on(ball, 2))).bound(Budget())
     assert "ball" in on_ball.region
-    assert "l2" in str(VERIFIER.supports(lipbridge.Problem(graph, lipbridge.Question.everywhere("inf"))))
+    assert "l2" in str(refused(VERIFIER, lipbridge.Problem(graph, lipbridge.Question.everywhere("inf"))))
     with pytest.raises(UnsupportedProblem, match="l2"):
-        VERIFIER.bound(lipbridge.Problem(graph, lipbridge.Question.everywhere("inf")), Budget())
+        VERIFIER.prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere("inf"))).bound(Budget())

@@ -81,7 +81,11 @@ def test_each_lies_between_witness_and_closed_form(seed, depth, names, flavours)
 def test_they_agree_with_the_optimum(names):
     graphs = [chain(names, [6, 12, 10, 8, 4][: len(names) + 2], seed=seed)[0] for seed in range(4)]
     for graph, found in zip(graphs, lipsdp_bounds(graphs, 300), strict=True):
-        single = get_verifier("lipsdp-fast").bound(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)), Budget())
+        single = (
+            get_verifier("lipsdp-fast")
+            .prepare(lipbridge.Problem(graph, lipbridge.Question.everywhere(2)))
+            .bound(Budget())
+        )
         least = single.value / (1.0 + single.extra["gap"])
         assert least * (1 - 1e-9) <= found.value <= single.value * 1.02
         assert found.value < 0.999 * closed_form_bound(graph).value

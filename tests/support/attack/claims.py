@@ -17,15 +17,17 @@ from lipbridge.activations.registry import Term, recognise
 from lipbridge.errors import LipbridgeError, UnsupportedProblem
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, ConvTranspose, Dense, Elementwise, Node
-from lipbridge.lipsdp.by_channel.multipliers import bound_by_channels, unsupported_by_channels
-from lipbridge.lipsdp.linf import closed_form, pieces_of, prove_piece, unsupported
+from lipbridge.lipsdp.by_channel.multipliers import bound_by_channels, channel_problem
+from lipbridge.lipsdp.dense_problem import l2_problem
+from lipbridge.lipsdp.linf import closed_form, ends_problem, pieces_of, prove_piece
 from lipbridge.lipsdp.multipliers import closed_form_bound, prove_from_multipliers
-from lipbridge.lipsdp.multipliers import unsupported as no_dense_chain
 from lipbridge.lipsdp.solve.batch import lipsdp_bounds
 from lipbridge.norms import CHEAP_PAIRS
 from lipbridge.problem.bound import Bound
 from lipbridge.verifiers.registry import list_verifiers
 from lipbridge.vocabulary import Norm, Side
+from tests.support.refusals import reason as reason_of
+from tests.support.refusals import refused
 
 #: How often a verifier is asked; others that are proved, of anybody's package, are asked as often as solvers.
 SHARES = {"trivial": 1.0, "eclipse-fast": 1.0, "lipsdp-fast": 0.25, "witness": 0.04}
@@ -98,15 +100,15 @@ def claims_of(name: str, graph: Graph, drawn: random.Random) -> Iterator[Claim]:
 
 
 def _asks(name: str, graph: Graph, pair: tuple[Norm, Norm]) -> bool:
-    return get_verifier(name).supports(Problem(graph, Question.everywhere(*pair))) is None
+    return refused(get_verifier(name), Problem(graph, Question.everywhere(*pair))) is None
 
 
 def _asked(name: str, problem: Problem) -> Iterator[Claim]:
     verifier = get_verifier(name)
-    reason = verifier.supports(problem)
+    reason = refused(verifier, problem)
     if reason is not None:
         raise UnsupportedProblem(reason)
-    bound = verifier.bound(problem, Budget(seconds=0.25 if name == "witness" else 20.0))
+    bound = verifier.prepare(problem).bound(Budget(seconds=0.25 if name == "witness" else 20.0))
     if bound.proved and bound.value == bound.value:
         label = name if problem.region is None else f"{name} on balls"
         yield Claim(label, problem, bound)
@@ -131,7 +133,7 @@ def _upper(name: str, graph: Graph, value: float, p: Norm = 2, q: Norm = 2) -> C
 
 def _any_multipliers(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
     """Multipliers near the closed form's, and none like them."""
-    reason = no_dense_chain(Problem(graph, Question.everywhere(2)))
+    reason = reason_of(l2_problem(Problem(graph, Question.everywhere(2))))
     if reason is not None:
         raise UnsupportedProblem(reason)
     form = closed_form_bound(graph)
@@ -147,7 +149,7 @@ def _any_multipliers(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
 
 
 def _batched(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
-    reason = no_dense_chain(Problem(graph, Question.everywhere(2)))
+    reason = reason_of(l2_problem(Problem(graph, Question.everywhere(2))))
     if reason is not None:
         raise UnsupportedProblem(reason)
     (bound,) = lipsdp_bounds([graph], 20)
@@ -156,7 +158,7 @@ def _batched(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
 
 def _l_inf(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
     for norm in ("inf", 1):
-        reason = unsupported(Problem(graph, Question.everywhere(norm)))
+        reason = reason_of(ends_problem(Problem(graph, Question.everywhere(norm))))
         if reason is not None:
             raise UnsupportedProblem(reason)
         values = [prove_piece(piece, closed_form(piece)) for piece in pieces_of(graph, norm)]
@@ -165,7 +167,7 @@ def _l_inf(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
 
 def _channels(graph: Graph, drawn: random.Random) -> Iterator[Claim]:
     problem = Problem(graph, Question.everywhere(2))
-    reason = unsupported_by_channels(problem)
+    reason = reason_of(channel_problem(problem))
     if reason is not None:
         raise UnsupportedProblem(reason)
     yield _upper("channels", graph, bound_by_channels(problem, time.perf_counter() + 0.3).value)
