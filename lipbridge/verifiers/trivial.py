@@ -31,10 +31,12 @@ class TrivialVerifier(Verifier):
             return Refusal(self.name, "it bounds the Lipschitz constant, not the deviation from a centre")
         if (problem.input_norm, problem.output_norm) not in CHEAP_PAIRS:
             return Refusal(self.name, f"the norm {problem.norm_name} of a matrix is NP-hard")
-        return _Task(problem)
+        return TrivialTask(problem)
 
 
-class _Task(Task):
+class TrivialTask(Task):
+    """A problem whose trivial bound is wanted."""
+
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
 

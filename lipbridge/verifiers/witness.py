@@ -54,10 +54,12 @@ class WitnessVerifier(Verifier):
     def prepare(self, problem: Problem) -> Task | Refusal:
         """It takes every norm pair, region and quantity, on layers whose rounding error is known."""
         reason = understood(problem.graph)
-        return _Task(problem) if reason is None else Refusal(self.name, reason)
+        return WitnessTask(problem) if reason is None else Refusal(self.name, reason)
 
 
-class _Task(Task):
+class WitnessTask(Task):
+    """A problem of which a witness is sought."""
+
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
 

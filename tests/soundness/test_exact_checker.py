@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lipbridge import Ball, Budget, Problem, trivial_bound
+from lipbridge import Ball, Budget, trivial_bound
 from lipbridge.activations.registry import Term, recognise
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Dense, Elementwise, Input
 from lipbridge.robustness.radii import certified_radii
-from lipbridge.verifiers.trivial import TrivialVerifier
-from lipbridge.verifiers.witness import WitnessVerifier
+from lipbridge.verifiers.trivial import TrivialTask
+from lipbridge.verifiers.witness import WitnessTask
 from tests.support.attack import points
 from tests.support.attack.judge import judge
 from tests.support.attack.networks import FAMILIES, Case, draw
@@ -178,23 +178,23 @@ def violations(family: str, names: list[str], seeds: range) -> int:
 def test_a_bound_that_is_a_few_doubles_too_low_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert violations("tight", ["trivial"], range(20)) == 0
 
-    def lowered(self: TrivialVerifier, problem: Problem, budget: Budget):
-        bound = trivial_bound(problem.graph, problem.input_norm, problem.output_norm)
+    def lowered(self: TrivialTask, budget: Budget):
+        bound = trivial_bound(self.problem.graph, self.problem.input_norm, self.problem.output_norm)
         return replace(bound, value=bound.value * (1.0 - 2.0**-49))
 
-    monkeypatch.setattr(TrivialVerifier, "bound", lowered)
+    monkeypatch.setattr(TrivialTask, "bound", lowered)
     assert violations("tight", ["trivial"], range(20)) >= 10
 
 
 def test_a_lower_bound_above_its_witness_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = WitnessVerifier.bound
+    found = WitnessTask.bound
     assert violations("dense", ["witness"], range(2)) == 0
 
-    def raised(self: WitnessVerifier, problem: Problem, budget: Budget):
-        bound = found(self, problem, budget)
+    def raised(self: WitnessTask, budget: Budget):
+        bound = found(self, budget)
         return replace(bound, value=bound.value * (1.0 + 1e-12))
 
-    monkeypatch.setattr(WitnessVerifier, "bound", raised)
+    monkeypatch.setattr(WitnessTask, "bound", raised)
     assert violations("dense", ["witness"], range(2)) >= 3
 
 
