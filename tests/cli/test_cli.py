@@ -17,6 +17,7 @@ import torch
 import lipbridge
 from lipbridge.cli.app import run
 from lipbridge.files.modules import save
+from lipbridge.vocabulary import Status
 from tests.support import third_party
 
 BOUND_KEYS = {
@@ -146,6 +147,27 @@ def test_verifiers_lists_ours_and_theirs(cli: Cli, tmp_path: Path, monkeypatch: 
     assert "pip install a-package-that-nobody-has" in table
 
 
+def test_verifiers_lists_the_options_of_one(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(third_party.install(tmp_path)))
+    (row,) = cli("verifiers", "lipsdp-fast", "--json").rows
+    (gap,) = row["options"]
+    assert gap == {"name": "gap", "type": "a number", "default": 5e-4, "help": gap["help"]}
+    assert "relative distance" in cli("verifiers", "lipsdp-fast").out
+    assert "of the trivial bound" in cli("verifiers", "honest").out
+    assert "no options" in cli("verifiers", "trivial").err
+    refused(cli("verifiers", "nonesuch"), "nonesuch", "lipsdp-fast")
+
+
+def test_what_ended_short_comes_with_advice(
+    cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(third_party.install(tmp_path)))
+    answer = cli("bound", model, "--verifier", "raise,trivial")
+    assert Status.FAILED.advice in answer.err
+    assert Status.TIMEOUT.advice not in answer.err
+    assert "failed: " not in cli("bound", model).err
+
+
 def test_data_list_and_fetch(cli: Cli) -> None:
     rows = {row["name"]: row for row in cli("data", "list", "--json").rows}
     assert {"digits", "iris", "mnist", "fashion-mnist"} <= set(rows)
@@ -231,6 +253,10 @@ def test_without_any_value_the_exit_code_is_1(
         (["--time-limit", "nan"], ["seconds"]),
         (["--memory-limit", "lots"], ["--memory-limit"]),
         (["--option", "solver=SCS"], ["--option", "VERIFIER.NAME=VALUE"]),
+        (["--verifier", "lipsdp-fast", "--option", "lipsdp-fast.gapp=3"], ["gapp", "Known: gap"]),
+        (["--verifier", "lipsdp-fast", "--option", "lipsdp-fast.gap=3"], ["gap", "between 0 and 1"]),
+        (["--option", "trivial.gap=3"], ["trivial", "gap", "none"]),
+        (["--option", "lipsdpfast.gap=3"], ["lipsdpfast"]),
         (["--radius", "0"], ["--radius", "above 0"]),
         (["--radius", "nan"], ["--radius"]),
         (["--radius", "0.1", "--ball-norm", "3"], ["--ball-norm", "1, 2 or inf"]),
@@ -337,6 +363,8 @@ def test_compare_writes_rows_and_a_report_that_needs_nothing_else(cli: Cli, mode
         (["--data", "nonesuch"], ["nonesuch"]),
         (["--data", "iris"], ["4 features"]),
         (["--option", "nonesuch.x=1"], ["nonesuch"]),
+        (["--verifiers", "lipsdp-fast", "--option", "lipsdp-fast.gapp=3"], ["gapp", "Known: gap"]),
+        (["--verifiers", "trivial", "--option", "witness.rounds=many"], ["rounds"]),
         (["absent-model"], ["absent-model"]),
     ],
 )

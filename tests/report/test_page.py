@@ -60,6 +60,7 @@ def test_an_unsound_value_is_told_at_the_top() -> None:
 
 def test_missing_figures_leave_gaps_and_not_words() -> None:
     html = page([row(value=None, tightness=None, memory=None, status="timeout", proved=False)])
+    assert "Raise the time limit" in html
     assert "None" not in html
     assert "nan" not in html.lower().split("<table")[1].split("</table>")[0]
     assert "<svg" not in html

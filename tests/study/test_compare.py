@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -159,6 +160,60 @@ def test_a_bound_survives_a_certification_that_hangs(rows: Mapping[str, Row]) ->
 def test_here_and_apart_agree(network: lipbridge.Graph, rows: Mapping[str, Row]) -> None:
     here = {row.verifier: row for row in compare({"net": network}, ["trivial"], isolate=False)}
     assert here["trivial"].value == rows["trivial/lipschitz"].value
+
+
+def test_here_exceptions_pass_and_refusals_are_rows(network: lipbridge.Graph, their_verifiers: None) -> None:
+    for name in ("raise", "early"):
+        with pytest.raises(ZeroDivisionError):
+            compare({"net": network}, [name], isolate=False)
+    rows = {row.verifier: row for row in compare({"net": network}, ["local"], isolate=False)}
+    assert (rows["local"].status, rows["local"].detail) == ("unsupported", "deviation only")
+
+
+def test_options_are_checked_before_anything_runs(network: lipbridge.Graph, their_verifiers: None) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("a cell was started")
+
+    shared = Budget(options={"restarts": 4})  # the witness search's, not the trivial bound's
+    rows = compare({"net": network}, ["trivial"], budget=shared, isolate=False)
+    assert {row.status for row in rows} == {"ok"}
+    for arguments in (
+        {"options": {"honest": {"factr": 2.0}}},
+        {"options": {"trivial": {"factor": 2.0}}},
+        {"budget": Budget(options={"gap": 1e-3})},
+    ):
+        with pytest.raises(UnknownName, match=r"factor|none|restarts"):
+            compare({"net": network}, ["trivial", "honest"], progress=never, **arguments)
+    with pytest.raises(InvalidArgument, match="factor"):
+        compare({"net": network}, ["honest"], options={"honest": {"factor": "two"}}, progress=never)
+
+
+def test_each_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one network, everywhere and on balls: one chain for each question, whoever asks."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(2 * 16, 3)
+    )
+    graph = lipbridge.capture(module, (1, 6, 6))
+    x = torch.randn(4, 1, 6, 6)
+    counts = {"as_chain": 0, "lipsdp_of": 0, "entry_points": 0}
+
+    def counted(module: str, name: str) -> None:
+        function = getattr(importlib.import_module(module), name)
+
+        def call(*args: object, **named: object) -> object:
+            counts[name] += 1
+            return function(*args, **named)
+
+        monkeypatch.setattr(f"{module}.{name}", call)
+
+    counted("lipbridge.lipsdp.dense_problem", "as_chain")
+    counted("lipbridge.lipsdp.dense_problem", "lipsdp_of")
+    counted("lipbridge.verifiers.registry", "entry_points")
+    points = Points(x, graph(x.double()).argmax(1), count=4, radius=0.1, lipschitz=True)
+    names = ["trivial", "eclipse-fast", "lipsdp-fast"]
+    compare({"net": graph}, names, points=points, budget=Budget(seconds=5.0), isolate=False)
+    assert counts == {"as_chain": 2, "lipsdp_of": 1 + (1 + 4), "entry_points": 1}
 
 
 def test_unknown_and_missing_verifiers_are_found_before_anything_runs(
