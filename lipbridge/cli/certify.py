@@ -61,6 +61,7 @@ def certify(
             "accuracy": lambda row: percent(row["accuracy"]),
             "certified": lambda row: percent(row["certified_accuracy"]),
             "time": lambda row: seconds(row["seconds"]),
+            "detail": lambda row: row["detail"],
         },
         rows,
     )

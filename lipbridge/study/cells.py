@@ -6,14 +6,11 @@ or a hang of a foreign verifier is a row and not the end of the study. Each cell
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,15 +23,13 @@ from lipbridge.files.container import save_tensors
 from lipbridge.files.problems import save_problem
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
-from lipbridge.processes import resident_bytes
+from lipbridge.processes import STDERR, Ended, Limit, last_line, python_module, run_child
 from lipbridge.study import wire
 from lipbridge.verifiers import Budget
 from lipbridge.vocabulary import Side, Status
 
 #: Seconds that a process may take to import what it needs, which is not the verifier's time.
 STARTUP_SECONDS = 120.0
-#: Between two looks at a process: its memory can grow by about a tenth of a gigabyte meanwhile.
-_POLL_SECONDS = 0.05
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -77,13 +72,30 @@ def run_cell(cell: Cell) -> Outcome:
     try:
         with temporary_folder() as folder:
             _write_request(cell, folder)
-            with _process(cell, folder) as process:
-                end = _watch(process, folder, cell.budget)
-            bound = _read_answer(cell, folder, end)
+            bound = _read_answer(cell, folder, _run(cell, folder))
     except (OSError, LipbridgeError) as error:  # a full disk: the other cells, and their rows, go on
-        detail = f"{str(error).rstrip('.')}; TMPDIR says where temporary files go"
-        bound = failed(cell.problem, cell.verifier, Status.FAILED, detail, time.perf_counter() - start)
+        bound = failed(cell.problem, cell.verifier, Status.FAILED, _no_room(error), time.perf_counter() - start)
     return Outcome(bound, time.perf_counter() - start)
+
+
+def certify_cell(cell: Cell) -> dict[str, object]:
+    """Only the certification of a cell, in a process of its own: the facts that a Bound's ``extra`` would hold.
+
+    It always answers: where there are no facts, ``certification`` says why.
+    """
+    try:
+        with temporary_folder() as folder:
+            _write_request(cell, folder, bound=False)
+            end = _run(cell, folder)
+            if (folder / wire.CERTIFIED).exists():
+                return wire.read_facts(folder / wire.CERTIFIED)
+            return {"certification": _without_answer(cell, folder, end).detail}
+    except (OSError, LipbridgeError) as error:
+        return {"certification": _no_room(error)}
+
+
+def _no_room(error: Exception) -> str:
+    return f"{str(error).rstrip('.')}; TMPDIR says where temporary files go"
 
 
 def failed(problem: Problem, verifier: str, status: Status, detail: str, seconds: float = 0.0) -> Bound:
@@ -101,7 +113,7 @@ def failed(problem: Problem, verifier: str, status: Status, detail: str, seconds
     )
 
 
-def _write_request(cell: Cell, folder: Path) -> None:
+def _write_request(cell: Cell, folder: Path, *, bound: bool = True) -> None:
     save_problem(cell.problem, folder / wire.PROBLEM)
     options = {key: value for key, value in cell.budget.options.items() if not isinstance(value, Tensor)}
     tensors = {f"option.{key}": value for key, value in cell.budget.options.items() if isinstance(value, Tensor)}
@@ -112,6 +124,7 @@ def _write_request(cell: Cell, folder: Path) -> None:
         "seed": cell.budget.seed,
         "options": options,
         "threads": cell.threads,
+        "bound": bound,
         "radius": None,
     }
     if cell.certification is not None:
@@ -120,82 +133,40 @@ def _write_request(cell: Cell, folder: Path) -> None:
     save_tensors(folder / wire.REQUEST, tensors, request)
 
 
-@contextlib.contextmanager
-def _process(cell: Cell, folder: Path) -> Generator[subprocess.Popen[bytes]]:
-    """The worker, in a session of its own so that solvers it starts end with it, and surely ended on the way out."""
-    environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(cell.threads))}
-    # The same import path as here: the same lipbridge, and the same third-party verifiers.
-    environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    # What a solver leaves behind when it is ended goes with the folder.
-    environment["TMPDIR"] = str(folder)
-    command = [sys.executable, "-P", "-m", "lipbridge.study.worker", str(folder)]
-    with open(folder / wire.STDOUT, "wb") as out, open(folder / wire.STDERR, "wb") as err:
-        # The worker ends when the other end of its standard input closes, so it never outlives this process.
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=err, env=environment, start_new_session=True
-        )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
+def _run(cell: Cell, folder: Path) -> Ended:
+    """The worker's end. Each of its phases (imports, bound, certification) has its own clock."""
+    grace = max(2.0, 0.1 * cell.budget.seconds)
+    limits = {"": STARTUP_SECONDS, wire.STARTED: cell.budget.seconds + grace, wire.ANSWER: cell.budget.seconds + grace}
 
-
-@dataclass(frozen=True)
-class _End:
-    """How a process ended: by itself with ``code``, or stopped because of ``status``."""
-
-    code: int | None
-    status: Status | None
-    seconds: float
-    memory: int
-
-
-def _watch(process: subprocess.Popen[bytes], folder: Path, budget: Budget) -> _End:
-    """Wait for the process, and stop it at a limit. Each phase (imports, bound, certification) has its own clock."""
-    grace = max(2.0, 0.1 * budget.seconds)
-    limits = {"": STARTUP_SECONDS, wire.STARTED: budget.seconds + grace, wire.ANSWER: budget.seconds + grace}
-    phase, since, peak = "", time.perf_counter(), 0
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = process.wait(_POLL_SECONDS)
-            return _End(code, None, time.perf_counter() - since, peak)
-        now = time.perf_counter()
+    def phase() -> tuple[str, float]:
         current = next((name for name in (wire.ANSWER, wire.STARTED) if (folder / name).exists()), "")
-        if current != phase:
-            phase, since = current, now
-        peak = max(peak, resident_bytes(process.pid))
-        if peak > budget.memory:
-            return _End(None, Status.MEMORY, now - since, peak)
-        if now - since > limits[phase]:
-            return _End(None, Status.TIMEOUT, now - since, peak)
+        return current, limits[current]
+
+    command, environment = python_module("lipbridge.study.worker", str(folder))
+    environment |= dict.fromkeys(_THREAD_VARIABLES, str(cell.threads))
+    environment["TMPDIR"] = str(folder)  # what a solver leaves behind when it is ended goes with the folder
+    return run_child(command, folder, seconds=phase, memory=cell.budget.memory, environment=environment)
 
 
-def _read_answer(cell: Cell, folder: Path, end: _End) -> Bound:
+def _read_answer(cell: Cell, folder: Path, end: Ended) -> Bound:
     answer, certified = folder / wire.ANSWER, folder / wire.CERTIFIED
     if not answer.exists():
         return _without_answer(cell, folder, end)
     bound = wire.read_bound(answer, cell.problem)
     extra: Mapping[str, object] = wire.read_facts(certified) if certified.exists() else {}
-    if cell.certification is not None and end.status is not None and not extra:
-        extra = {"certification": f"stopped at the {_LIMIT[end.status]} limit"}
+    if cell.certification is not None and end.limit is not None and not extra:
+        extra = {"certification": f"stopped at the {end.limit} limit"}
     return replace(bound, extra={**bound.extra, **extra})
 
 
-_LIMIT = {Status.TIMEOUT: "time", Status.MEMORY: "memory"}
-
-
-def _without_answer(cell: Cell, folder: Path, end: _End) -> Bound:
+def _without_answer(cell: Cell, folder: Path, end: Ended) -> Bound:
     status, detail = Status.FAILED, ""
-    if end.status is Status.TIMEOUT and not (folder / wire.STARTED).exists():
+    if end.limit is Limit.TIME and not (folder / wire.STARTED).exists():
         detail = f"still importing after {STARTUP_SECONDS:g} s"
-    elif end.status is Status.TIMEOUT:
-        status, detail = end.status, f"stopped at the limit of {cell.budget.seconds:g} s"
-    elif end.status is Status.MEMORY:
-        status, detail = end.status, f"stopped at the limit of {cell.budget.memory / 2**20:.0f} MiB"
+    elif end.limit is Limit.TIME:
+        status, detail = Status.TIMEOUT, f"stopped at the limit of {cell.budget.seconds:g} s"
+    elif end.limit is Limit.MEMORY:
+        status, detail = Status.MEMORY, f"stopped at the limit of {cell.budget.memory / 2**20:.0f} MiB"
     elif end.code is not None and end.code < 0:
         name = signal.Signals(-end.code).name if -end.code in {s.value for s in signal.Signals} else str(-end.code)
         detail = f"its process was ended by {name}"
@@ -203,16 +174,8 @@ def _without_answer(cell: Cell, folder: Path, end: _End) -> Bound:
         detail = f"its answer could not be written to {folder}: make room, or say with TMPDIR where there is some"
     else:
         detail = f"its process ended with exit code {end.code} and no answer"
-    last = _last_line(folder / wire.STDERR)
+    last = last_line(folder / STDERR)
     if status is Status.FAILED and last:
         detail += f": {last}"
     bound = failed(cell.problem, cell.verifier, status, detail, end.seconds)
     return replace(bound, memory=end.memory or None)
-
-
-def _last_line(path: Path) -> str:
-    """The last line with text of a log, which for a traceback is the error itself."""
-    with open(path, "rb") as log:
-        log.seek(max(0, path.stat().st_size - 4096))
-        lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    return "".join(c if c.isprintable() else " " for c in lines[-1])[:300] if lines else ""

@@ -14,7 +14,7 @@ from lipbridge.errors import UnsupportedProblem
 from lipbridge.graph.graph import Graph
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball, Question
-from lipbridge.study.cells import Cell, Outcome, run_cell
+from lipbridge.study.cells import Cell, Certification, Outcome, certify_cell, run_cell
 from lipbridge.study.here import bound_or_failure, budgets, certifying_task
 from lipbridge.study.judge import judged_together
 from lipbridge.study.rows import Row
@@ -69,7 +69,9 @@ def certified_rows(
     verifiers: Sequence[str],
     budget: Budget,
 ) -> list[dict[str, Any]]:
-    """One row for each verifier and radius, ready for JSON.
+    """One row for each verifier and radius, ready for JSON. Verifiers with foreign packages have their own process.
+
+    ``detail`` says what went wrong where one certified nothing because its process failed or was stopped.
 
     Raises:
         UnknownName, MissingDependency, UnsupportedProblem: for a verifier that cannot certify, before any one runs.
@@ -85,7 +87,13 @@ def certified_rows(
         for radius in radii:
             start = time.perf_counter()
             task = certifying_task(certifier, graph, norm, points, radius)
-            certified = task.certify(points, labels, radius, budget)
+            detail = ""
+            if certifier.requires and not isinstance(task, Refusal):
+                problem = Problem(graph, Question.everywhere(norm))
+                facts = certify_cell(Cell(name, problem, verifier, budget, Certification(points, labels, radius)))
+                share, detail = facts.get("certified_accuracy"), str(facts.get("certification", ""))
+            else:
+                share = float(task.certify(points, labels, radius, budget).double().mean())
             seconds = time.perf_counter() - start
             row = {
                 "network": name,
@@ -95,8 +103,9 @@ def certified_rows(
                 "radius": radius,
                 "points": len(labels),
                 "accuracy": accuracy,
-                "certified_accuracy": float(certified.double().mean()),
+                "certified_accuracy": share,
                 "seconds": seconds,
+                "detail": detail,
             }
             rows.append(jsonable(row))
     return rows

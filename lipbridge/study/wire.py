@@ -23,8 +23,6 @@ REQUEST = "request.safetensors"
 STARTED = "started"
 ANSWER = "answer.safetensors"
 CERTIFIED = "certified.json"
-STDOUT = "stdout.txt"
-STDERR = "stderr.txt"
 
 
 def write_bound(path: Path, bound: Bound) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,18 +17,18 @@ from torch import Tensor
 from lipbridge.errors import FileNotWritten, MissingDependency, ModelFileError
 from lipbridge.files.container import load_tensors
 from lipbridge.files.problems import load_problem
-from lipbridge.processes import own_peak_bytes
+from lipbridge.processes import end_with_parent, own_peak_bytes
 from lipbridge.rigor.matrix import proved_operator_norm
 from lipbridge.study import wire
 from lipbridge.study.cells import Certification, failed
 from lipbridge.study.here import bound_or_failure, certified, error_line
-from lipbridge.verifiers import Budget, Verifier, get_verifier
+from lipbridge.verifiers import Budget, Refusal, Task, Verifier, get_verifier
 from lipbridge.vocabulary import Status
 
 
 def main(folder: Path) -> None:
     """Answer the request in ``folder``: first the bound, at once, then the certification if one is asked for."""
-    _end_with_parent()
+    end_with_parent()
     try:
         _answer(folder)
     except (FileNotWritten, ModelFileError):
@@ -50,8 +48,10 @@ def _answer(folder: Path) -> None:
         wire.write_bound(folder / wire.ANSWER, failed(problem, request["verifier"], Status.MISSING, str(error)))
         return
     (folder / wire.STARTED).touch()
-    bound, task = bound_or_failure(request["verifier"], verifier, problem, budget)
-    wire.write_bound(folder / wire.ANSWER, replace(bound, memory=own_peak_bytes()))
+    task: Task | Refusal = Refusal(request["verifier"], "it was not asked for a bound")
+    if request["bound"]:
+        bound, task = bound_or_failure(request["verifier"], verifier, problem, budget)
+        wire.write_bound(folder / wire.ANSWER, replace(bound, memory=own_peak_bytes()))
     if request["radius"] is not None and verifier.certifies:
         asked = Certification(tensors["inputs"], tensors["labels"], request["radius"])
         try:
@@ -73,21 +73,6 @@ def _warm_up(verifier: Verifier) -> None:
     with contextlib.suppress(Exception):  # what is wrong will show, and be told, when it is used
         verifier.load()
     proved_operator_norm(torch.eye(256, dtype=torch.float64))
-
-
-def _end_with_parent() -> None:
-    """End when standard input closes: it is a pipe from the process that started this one."""
-    pipe = os.dup(0)
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)  # a solver that reads standard input must not take it for its own
-
-    def wait() -> None:
-        os.read(pipe, 1)
-        if os.getpgrp() == os.getpid():  # with all that it started
-            os.killpg(0, signal.SIGKILL)
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from lipbridge.cli.app import run
 from lipbridge.disk import atomic
 from lipbridge.errors import FileNotWritten, LipbridgeError, ModelFileError, TrainingError
 from lipbridge.files import container, graphs, problems
+from lipbridge.processes import STDERR, Ended
 from lipbridge.report.page import write_report
 from lipbridge.study import cells, wire, worker
 from lipbridge.verifiers import Budget
@@ -129,7 +130,7 @@ def test_a_cell_without_room_is_a_row(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_an_answer_without_room_has_an_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There may be no room for the last words either."""
     cells._write_request(cell(), tmp_path)
-    monkeypatch.setattr(worker, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(worker, "end_with_parent", lambda: None)
 
     def full(path: Path, *_: object) -> None:
         raise FileNotWritten(path, OSError(errno.ENOSPC, "No space left on device"))
@@ -138,8 +139,8 @@ def test_an_answer_without_room_has_an_exit_code(tmp_path: Path, monkeypatch: py
     with pytest.raises(SystemExit) as caught:
         worker.main(tmp_path)
     assert caught.value.code == os.EX_IOERR
-    (tmp_path / wire.STDERR).touch()
-    bound = cells._read_answer(cell(), tmp_path, cells._End(os.EX_IOERR, None, 1.0, 0))
+    (tmp_path / STDERR).touch()
+    bound = cells._read_answer(cell(), tmp_path, Ended(os.EX_IOERR, None, 1.0, 0))
     assert bound.status is Status.FAILED
     assert f"could not be written to {tmp_path}: make room" in bound.detail
 

@@ -14,7 +14,9 @@ import torch
 import lipbridge
 from lipbridge.errors import InvalidArgument, MissingDependency, UnknownName
 from lipbridge.study import Points, Row, compare
+from lipbridge.study.single import certified_rows
 from lipbridge.verifiers import Budget, get_verifier, list_verifiers
+from lipbridge.vocabulary import as_norm
 from tests.support import third_party
 
 HOSTILE = (
@@ -155,6 +157,21 @@ def test_a_bound_survives_a_certification_that_hangs(rows: Mapping[str, Row]) ->
     row = rows["slow/lipschitz"]
     assert (row.status, row.certified_accuracy) == ("ok", None)
     assert row.extra["certification"] == "stopped at the time limit"
+
+
+def test_certify_gives_foreign_verifiers_a_process_of_their_own(
+    network: lipbridge.Graph, points: Points, their_verifiers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs is stopped at the limit, and is a row."""
+    for name in ("local", "slow"):
+        monkeypatch.setattr(type(get_verifier(name)), "requires", ("math",))
+    found = certified_rows(
+        "net", network, "none", points.inputs, points.labels, [0.1], as_norm(2),
+        ["trivial", "local", "slow"], Budget(seconds=1.0),
+    )  # fmt: skip
+    trivial, local, slow = found
+    assert (trivial["detail"], local["detail"], local["certified_accuracy"]) == ("", "", 1.0)
+    assert (slow["certified_accuracy"], slow["detail"]) == (None, "stopped at the limit of 1 s")
 
 
 def test_here_and_apart_agree(network: lipbridge.Graph, rows: Mapping[str, Row]) -> None:

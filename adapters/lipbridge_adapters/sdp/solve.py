@@ -6,11 +6,8 @@ they run in a child process, which is killed at the deadline or beyond the memor
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
 import sys
-import threading
 import time
 import warnings
 from dataclasses import dataclass
@@ -21,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from lipbridge.processes import resident_bytes
+from lipbridge.processes import Limit, end_with_parent, python_module, run_child
 from lipbridge_adapters.sdp.options import Options, solver_memory
 from lipbridge_adapters.sdp.qics import solve_qics
 
@@ -117,30 +114,18 @@ def _solve_in_child(blocks: Blocks, options: Options, deadline: float, memory: f
     start = time.perf_counter()
     with temporary_folder() as folder:
         _save(blocks, options, folder / "blocks.npz")
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}
-        command = [sys.executable, "-P", "-m", "lipbridge_adapters.sdp.solve", str(folder)]
-        with open(folder / "log", "wb") as log:
-            # The child ends when the other end of its standard input closes, so it never outlives this process.
-            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
-        why = ""
-        try:
-            while child.poll() is None and not why:
-                time.sleep(_POLL_SECONDS)
-                if time.perf_counter() > deadline:
-                    why = "time"
-                elif resident_bytes(child.pid) > memory:
-                    why = "memory"
-        finally:
-            child.kill()
-            child.wait()
-            if child.stdin is not None:
-                child.stdin.close()
+        command, environment = python_module("lipbridge_adapters.sdp.solve", str(folder))
+        left = deadline - time.perf_counter()
+        # It starts nothing, and ends with the group of a study's cell.
+        end = run_child(
+            command, folder, seconds=left, memory=memory, environment=environment, own_group=False, poll=_POLL_SECONDS
+        )
         seconds = time.perf_counter() - start
-        if why:
-            detail = f"{options.solver} was ended at the {why} limit and had no multipliers yet"
-            return Answer(None, f"ended at the {why} limit", seconds, why == "time", detail)
+        if end.limit is not None:
+            detail = f"{options.solver} was ended at the {end.limit} limit and had no multipliers yet"
+            return Answer(None, f"ended at the {end.limit} limit", seconds, end.limit is Limit.TIME, detail)
         if not (folder / "answer.npz").exists():
-            return Answer(None, f"error: its process ended with exit code {child.returncode}", seconds)
+            return Answer(None, f"error: its process ended with exit code {end.code}", seconds)
         with np.load(folder / "answer.npz") as answer:
             point = np.asarray(answer["point"], dtype=np.float64)
             return Answer(point if point.size else None, str(answer["status"]), float(answer["seconds"]))
@@ -199,16 +184,6 @@ def _problem(cvxpy: Any, blocks: Blocks, *, halves: bool) -> tuple[Any, Any]:
     return variable, cvxpy.Problem(cvxpy.Minimize(variable[0]), constraints)
 
 
-def _end_with_parent() -> None:
-    def wait() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(0, 1):
-                pass
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 if __name__ == "__main__":
-    _end_with_parent()
+    end_with_parent()
     _child(Path(sys.argv[1]))
