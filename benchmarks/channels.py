@@ -30,7 +30,8 @@ from lipbridge.graph.graph import Graph
 from lipbridge.lipsdp.by_channel.multipliers import bound_by_channels
 from lipbridge.lowering.dense import lower_to_dense
 from lipbridge.machine import machine_facts
-from lipbridge.rescaling.channels import best_factors, channel_chain, proved_product
+from lipbridge.rescaling.channel_chain import channel_chain
+from lipbridge.rescaling.channels import best_factors, proved_product
 from lipbridge.verifiers import Budget, get_verifier
 
 #: Channels, kernels, strides of the convolutions, hidden dense widths, and the input's shape.

@@ -17,7 +17,8 @@ import torch
 import lipbridge
 from benchmarks.ratios import compare, seconds_of
 from lipbridge.machine import machine_facts
-from lipbridge.training.fit import TrainingConfig, make_optimizer, training_step
+from lipbridge.training.config import TrainingConfig
+from lipbridge.training.steps import make_optimizer, training_step
 
 WIDTHS = [784, 256, 256, 10]
 

@@ -1,4 +1,4 @@
-from .activations.registry import Activation as Activation
+from .activations.activation import Activation as Activation
 from .activations.registry import activation as activation
 from .activations.registry import activation_module as activation_module
 from .activations.registry import activation_names as activation_names
@@ -27,8 +27,8 @@ from .robustness.radii import certified_accuracy as certified_accuracy
 from .robustness.radii import certified_radii as certified_radii
 from .search import search_lower_bound as search_lower_bound
 from .search import witness_value as witness_value
-from .training.fit import TrainingConfig as TrainingConfig
-from .training.fit import TrainingResult as TrainingResult
+from .training.config import TrainingConfig as TrainingConfig
+from .training.config import TrainingResult as TrainingResult
 from .training.fit import fit as fit
 from .training.penalty import TrivialBoundPenalty as TrivialBoundPenalty
 from .training.rescaling import RescaleResult as RescaleResult

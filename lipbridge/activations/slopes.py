@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lipbridge.activations.activation import Component, Term
 from lipbridge.activations.piecewise_linear import Pieces, above, below
-from lipbridge.activations.registry import GELU_CUBE, SCALAR_FUNCTIONS, Component, Interval, Parameters, Term
+from lipbridge.activations.scalar_functions import GELU_CUBE, SCALAR_FUNCTIONS, Interval, Parameters
 from lipbridge.rounding.scalars import TINY, up
 
 Slopes = tuple[Tensor, Tensor]

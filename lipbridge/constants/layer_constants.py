@@ -22,7 +22,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import derive
+from lipbridge.activations.activation import derive
 from lipbridge.errors import InvalidArgument, UnsupportedOperation
 from lipbridge.graph.geometry import adjoint_geometry, geometry, most_copies, most_windows
 from lipbridge.graph.graph import Graph

@@ -16,13 +16,9 @@ import torch
 from torch import Tensor
 
 from lipbridge import checks
-from lipbridge.activations.registry import (
-    SCALAR_FUNCTIONS,
-    Activation,
-    Component,
-    Term,
-    recognise,
-)
+from lipbridge.activations.activation import Activation, Component, Term
+from lipbridge.activations.registry import recognise
+from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS
 from lipbridge.errors import NumericalFailure
 from lipbridge.files.container import Opened, first_line, model_file, named_faults, open_container, write_container
 from lipbridge.files.header import (

@@ -11,16 +11,8 @@ import torch
 from torch import nn
 
 from lipbridge import checks
-from lipbridge.activations.registry import (
-    CReLU,
-    IdentityAbs,
-    IdentityAbsL2,
-    Sin2Pair,
-    SinCos,
-    activation,
-    activation_module,
-    activation_names,
-)
+from lipbridge.activations.modules import CReLU, IdentityAbs, IdentityAbsL2, Sin2Pair, SinCos
+from lipbridge.activations.registry import activation, activation_module, activation_names
 from lipbridge.files.container import FLOATS, PARSING, model_file, named_faults, open_container, write_container
 from lipbridge.files.header import (
     MAX_DEPTH,

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import GELU_CUBE, HARDSIGMOID, SELU, Component, Term, recognise
+from lipbridge.activations.activation import Component, Term
+from lipbridge.activations.registry import HARDSIGMOID, SELU, recognise
+from lipbridge.activations.scalar_functions import GELU_CUBE
 from lipbridge.frontend.computed.program import Computed
 from lipbridge.frontend.reader import HANDLERS, LINE, Arguments, Curve, Handler, Reader, Recipe, handles, one_number
 from lipbridge.frontend.scalar import Mask, apply

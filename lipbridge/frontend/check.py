@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from lipbridge.activations.registry import derive
+from lipbridge.activations.activation import derive
 from lipbridge.errors import LipbridgeError, NumericalFailure, UnsupportedOperation
 from lipbridge.frontend.computed.program import known as numbers
 from lipbridge.frontend.export import (

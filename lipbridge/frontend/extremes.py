@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import Term
+from lipbridge.activations.activation import Term
 from lipbridge.frontend.copies import copied
 from lipbridge.frontend.diagonal import diagonal
 from lipbridge.frontend.pooling import largest, last_axes_flat

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import INVERSE_SQRT2, Activation, Component, Term, recognise
+from lipbridge.activations.activation import Activation, Component, Term
+from lipbridge.activations.modules import INVERSE_SQRT2
+from lipbridge.activations.registry import recognise
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.frontend.computed.program import Computed, outward
 from lipbridge.graph.graph import Graph

@@ -17,7 +17,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import SCALAR_FUNCTIONS, Component, Term, recognise
+from lipbridge.activations.activation import Component, Term
+from lipbridge.activations.registry import recognise
+from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS
 from lipbridge.frontend import moments
 from lipbridge.frontend.computed.program import Computed, tracking
 from lipbridge.frontend.copies import broadcast

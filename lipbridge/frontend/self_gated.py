@@ -17,7 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lipbridge.activations.registry import GELU_CUBE, GELU_RATE, Component, Term
+from lipbridge.activations.activation import Component, Term
+from lipbridge.activations.scalar_functions import GELU_CUBE, GELU_RATE
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
 from lipbridge.frontend.computed.program import Computed
 from lipbridge.frontend.moments import SQUARE, Square

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lipbridge.activations.registry import Activation
+from lipbridge.activations.activation import Activation
 
 
 @dataclass(frozen=True, eq=False)

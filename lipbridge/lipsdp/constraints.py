@@ -25,7 +25,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import SCALAR_FUNCTIONS, Activation, Component
+from lipbridge.activations.activation import Activation, Component
+from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS
 from lipbridge.rounding.scalars import up
 
 #: A slope interval narrower than this, relative to its slopes, is a line with an uncertain slope: no variable.

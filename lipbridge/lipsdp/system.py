@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from lipbridge import checks
-from lipbridge.activations.registry import Activation
+from lipbridge.activations.activation import Activation
 from lipbridge.activations.slopes import Slopes
 from lipbridge.errors import InvalidArgument, NumericalFailure
 from lipbridge.graph.graph import Graph

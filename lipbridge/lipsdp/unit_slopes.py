@@ -20,7 +20,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import SCALAR_FUNCTIONS, Activation, Component, Term
+from lipbridge.activations.activation import Activation, Component, Term
+from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS
 from lipbridge.activations.slopes import LOCAL, Slopes, component_slopes, function_slopes
 from lipbridge.linalg import eigenvalues, vector_norm
 from lipbridge.lipsdp.constraints import NARROW, Increments, increments_of

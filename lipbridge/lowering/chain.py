@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from lipbridge.activations.registry import Activation
+from lipbridge.activations.activation import Activation
 from lipbridge.errors import UnsupportedProblem
 from lipbridge.graph.graph import Graph, alive_nodes, has_errors
 from lipbridge.graph.nodes import (

@@ -17,7 +17,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import Component
+from lipbridge.activations.activation import Component
 from lipbridge.errors import NumericalFailure, UnsupportedProblem
 from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.graph import Graph, alive_nodes, with_axes, without_dead_nodes

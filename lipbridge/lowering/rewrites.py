@@ -18,7 +18,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import SCALAR_FUNCTIONS, Activation, Term, activation, derive
+from lipbridge.activations.activation import Activation, Term, derive
+from lipbridge.activations.registry import activation
+from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
 from lipbridge.graph.graph import Graph, with_axes, without_dead_nodes
 from lipbridge.graph.nodes import Conv, ConvTranspose, Dense, Elementwise, Node, Reshape, block_axis

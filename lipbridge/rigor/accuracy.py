@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import Parameters
+from lipbridge.activations.scalar_functions import Parameters
 from lipbridge.rounding.scalars import UNIT
 
 #: Trusted accuracy of the library's scalar functions and of the few operations around them: eight ulp.

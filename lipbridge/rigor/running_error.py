@@ -16,7 +16,8 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import SCALAR_FUNCTIONS, Activation, Component, Term
+from lipbridge.activations.activation import Activation, Component, Term
+from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph.evaluation import convolve, convolve_transposed, evaluate, grouped, joined, runs
 from lipbridge.graph.graph import Graph

@@ -19,7 +19,7 @@ from lipbridge.graph.geometry import geometry
 from lipbridge.graph.nodes import Conv
 from lipbridge.layers.architectures import CONVOLUTIONAL, DENSE, Padding, build, build_by_factory, is_factory
 from lipbridge.norms.convolution import conv_operator_norm
-from lipbridge.training.fit import TrainingConfig
+from lipbridge.training.config import TrainingConfig
 from lipbridge.vocabulary import Norm
 
 #: ``orthogonal``: rows (or columns) of each weight orthonormal, a kernel's as a matrix and scaled so that the

@@ -35,7 +35,8 @@ from lipbridge.graph.nodes import Conv, Dense, Elementwise, Input, Node
 from lipbridge.lipsdp.constraints import Increments
 from lipbridge.lipsdp.system import lipsdp_of
 from lipbridge.problem.bound import Bound
-from lipbridge.rescaling.channels import LARGEST_FACTOR, ChannelChain, Layer, best_factors, channel_chain, ones
+from lipbridge.rescaling.channel_chain import ChannelChain, Layer, channel_chain
+from lipbridge.rescaling.channels import LARGEST_FACTOR, best_factors, ones
 from lipbridge.training.same_function import same_function
 from lipbridge.training.scalable_weights import ScalableWeight, scalable_weight
 from lipbridge.verifiers.lipsdp_fast import predicted_seconds, solve

@@ -21,7 +21,7 @@ from lipbridge.lipsdp.by_channel.multipliers import bound_by_channels, channel_p
 from lipbridge.lipsdp.dense_problem import DenseProblem, l2_problem
 from lipbridge.lipsdp.multipliers import closed_form_bound
 from lipbridge.lipsdp.proof import prove
-from lipbridge.lipsdp.solve.barrier import program_of
+from lipbridge.lipsdp.solve.assembly import program_of
 from lipbridge.lipsdp.solve.descent import descend_one
 from lipbridge.lipsdp.solve.newton import Solution, interior_point, minimise
 from lipbridge.lipsdp.system import LipSDP
@@ -29,7 +29,7 @@ from lipbridge.problem.bound import Bound
 from lipbridge.problem.options import Option, read_options
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
-from lipbridge.rescaling.channels import ChannelChain
+from lipbridge.rescaling.channel_chain import ChannelChain
 from lipbridge.vocabulary import Status
 
 METHOD = "LipSDP without a solver"

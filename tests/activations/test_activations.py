@@ -11,19 +11,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lipbridge.activations.activation import Term, derive
+from lipbridge.activations.modules import INVERSE_SQRT2
 from lipbridge.activations.piecewise_linear import Pieces
 from lipbridge.activations.registry import (
-    INVERSE_SQRT2,
-    SCALAR_FUNCTIONS,
-    Term,
     activation,
     activation_module,
     activation_names,
-    derive,
     recognise,
     register,
     saturating,
 )
+from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS
 from lipbridge.errors import InvalidArgument, UnknownName
 from lipbridge.vocabulary import NORMS, exponent
 from tests.search.test_search import SMOOTH

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lipbridge.activations.activation import Term, derive
 from lipbridge.activations.piecewise_linear import Hinge, Pieces, above, below
-from lipbridge.activations.registry import Term, derive
 from lipbridge.activations.slopes import component_bend, component_range, component_slopes
 
 NUMBERS = st.sampled_from([0.0, 1.0, -1.0, 0.5, 3.0, -0.1, 1 / 3, 1e-8, 1e8, -2.7])

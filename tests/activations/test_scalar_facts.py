@@ -10,8 +10,9 @@ import mpmath
 import pytest
 import torch
 
-from lipbridge.activations.registry import SCALAR_FUNCTIONS, Parameters, derive
-from lipbridge.activations.registry import Term as T
+from lipbridge.activations.activation import Term as T
+from lipbridge.activations.activation import derive
+from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS, Parameters
 from lipbridge.activations.slopes import LOCAL
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Add, Dense, Elementwise, Input

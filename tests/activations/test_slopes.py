@@ -11,7 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipbridge.activations.registry import SCALAR_FUNCTIONS, Term, activation, activation_names, derive
+from lipbridge.activations.activation import Term, derive
+from lipbridge.activations.registry import activation, activation_names
+from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS
 from lipbridge.activations.slopes import LOCAL, component_bend, component_range, component_slopes, outward
 from tests.activations.test_activations import SCALARS, TURNS, exact_slope, turn
 from tests.search.test_search import SMOOTH

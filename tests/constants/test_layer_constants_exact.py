@@ -18,7 +18,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import Term, activation, derive
+from lipbridge.activations.activation import Term, derive
+from lipbridge.activations.registry import activation
 from lipbridge.constants.layer_constants import (
     _own_tap,
     _root_up,

@@ -24,14 +24,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lipbridge.activations.registry import (
-    SCALAR_FUNCTIONS,
-    Term,
-    activation,
-    activation_module,
-    activation_names,
-    recognise,
-)
+from lipbridge.activations.activation import Term
+from lipbridge.activations.registry import activation, activation_module, activation_names, recognise
+from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS
 from lipbridge.constants.trivial import trivial_bound
 from lipbridge.disk import atomic
 from lipbridge.errors import InvalidArgument, ModelFileError

@@ -19,7 +19,8 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from lipbridge import trivial_bound
-from lipbridge.activations.registry import Term, activation, derive
+from lipbridge.activations.activation import Term, derive
+from lipbridge.activations.registry import activation
 from lipbridge.errors import LipbridgeError, NumericalFailure, UnsupportedOperation
 from lipbridge.files.graphs import load_graph, save_graph
 from lipbridge.frontend.capture import capture
@@ -28,12 +29,14 @@ from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, Dense, Elementwise, Input, Node
 from lipbridge.lipsdp.by_channel import runs as channel_runs
 from lipbridge.lipsdp.by_channel.multipliers import bound_by_channels
-from lipbridge.lipsdp.by_channel.runs import prove_run, runs_of
+from lipbridge.lipsdp.by_channel.proof import prove_run
+from lipbridge.lipsdp.by_channel.runs import runs_of
 from lipbridge.lowering.chain import as_chain
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball, Question
 from lipbridge.propagation.bounds import reaches
-from lipbridge.rescaling.channels import Layer, best_factors, channel_chain, ones, proved_product
+from lipbridge.rescaling.channel_chain import Layer, channel_chain
+from lipbridge.rescaling.channels import best_factors, ones, proved_product
 from lipbridge.rigor.running_error import enclose
 from lipbridge.rounding.factors import Factor, away, number
 from lipbridge.verifiers import Budget, get_verifier

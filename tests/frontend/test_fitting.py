@@ -119,13 +119,13 @@ def test_each_row_has_the_bound_of_a_fresh_capture(penalty: float, iris: Dataset
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
 
-    original = lipbridge.training.fit._Run.accuracy
+    original = lipbridge.training.loop.TrainingRun.accuracy
 
     def accuracy(self: Any) -> float:
         seen.append(lipbridge.trivial_bound(module).value)
         return original(self)
 
-    monkeypatch.setattr("lipbridge.training.fit._Run.accuracy", accuracy)
+    monkeypatch.setattr("lipbridge.training.loop.TrainingRun.accuracy", accuracy)
     monkeypatch.setattr(
         "lipbridge.training.fit.TrivialBoundPenalty.bound",
         lambda self: lipbridge.Bound(

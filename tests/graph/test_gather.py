@@ -19,7 +19,8 @@ from lipbridge.lowering.chain import as_chain
 from lipbridge.lowering.dense import lower_to_dense
 from lipbridge.problem.question import Ball
 from lipbridge.propagation.bounds import layer_norms, reaches
-from lipbridge.rescaling.channels import channel_chain, ones, proved_product
+from lipbridge.rescaling.channel_chain import channel_chain
+from lipbridge.rescaling.channels import ones, proved_product
 from lipbridge.rigor.running_error import enclose_tangent
 from lipbridge.vocabulary import NORMS, Norm, exponent
 from tests.propagation.test_bounds import balls_of, require_inside

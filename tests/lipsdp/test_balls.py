@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lipbridge import Ball, Problem, Question, search_lower_bound
-from lipbridge.activations.registry import Term as T
-from lipbridge.activations.registry import activation, activation_names, derive
+from lipbridge.activations.activation import Term as T
+from lipbridge.activations.activation import derive
+from lipbridge.activations.registry import activation, activation_names
 from lipbridge.activations.slopes import component_range
 from lipbridge.errors import InvalidArgument, NumericalFailure
 from lipbridge.lipsdp.dense_problem import local_intervals, local_systems

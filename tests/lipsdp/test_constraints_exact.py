@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import Term, derive
+from lipbridge.activations.activation import Term, derive
 from lipbridge.lipsdp.constraints import Increments, increments_of
 from lipbridge.lipsdp.unit_slopes import UnitRule, _assembled, _Rows
 

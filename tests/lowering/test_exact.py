@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import Component, Term, derive
+from lipbridge.activations.activation import Component, Term, derive
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.graph import Graph

@@ -11,15 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lipbridge.activations.registry import (
-    Component,
-    Term,
-    activation,
-    activation_module,
-    activation_names,
-    derive,
-    recognise,
-)
+from lipbridge.activations.activation import Component, Term, derive
+from lipbridge.activations.registry import activation, activation_module, activation_names, recognise
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
 from lipbridge.frontend.capture import capture
 from lipbridge.graph.graph import Graph

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from lipbridge import Ball
 from lipbridge.activations import slopes
-from lipbridge.activations.registry import Component, Term, activation, activation_names, derive
+from lipbridge.activations.activation import Component, Term, derive
+from lipbridge.activations.registry import activation, activation_names
 from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import (

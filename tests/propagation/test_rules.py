@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import activation, derive
+from lipbridge.activations.activation import derive
+from lipbridge.activations.registry import activation
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import (
     Add,

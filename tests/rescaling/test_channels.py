@@ -18,7 +18,8 @@ from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Dense
 from lipbridge.lowering.dense import lower_to_dense
 from lipbridge.rescaling import channels
-from lipbridge.rescaling.channels import best_factors, channel_chain, proved_product
+from lipbridge.rescaling.channel_chain import channel_chain
+from lipbridge.rescaling.channels import best_factors, proved_product
 from lipbridge.verifiers import Budget, get_verifier
 from tests.support.refusals import refused
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import Term, activation, activation_names, derive
+from lipbridge.activations.activation import Term, derive
+from lipbridge.activations.registry import activation, activation_names
 from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Elementwise, GroupSort, Node, Normalize, Softmax

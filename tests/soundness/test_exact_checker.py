@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from lipbridge import Ball, Budget, trivial_bound
-from lipbridge.activations.registry import Term, recognise
+from lipbridge.activations.activation import Term
+from lipbridge.activations.registry import recognise
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Dense, Elementwise, Input
 from lipbridge.robustness.radii import certified_radii

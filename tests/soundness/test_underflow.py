@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import lipbridge
-from lipbridge.activations.registry import Activation, Term, activation, derive
+from lipbridge.activations.activation import Activation, Term, derive
+from lipbridge.activations.registry import activation
 from lipbridge.errors import NumericalFailure, UnsupportedProblem
 from lipbridge.frontend.capture import capture
 from lipbridge.graph.graph import Graph

@@ -34,8 +34,8 @@ from lipbridge.files.container import load_tensors
 from lipbridge.files.graphs import load_graph
 from lipbridge.layers.architectures import build
 from lipbridge.training.devices import pick_device
-from lipbridge.training.fit import make_optimizer, shifted, training_step
 from lipbridge.training.recipes import initialised
+from lipbridge.training.steps import make_optimizer, shifted, training_step
 from lipbridge.vocabulary import NORMS
 
 CONFIG = TrainingConfig(epochs=4, batch_size=64, penalty=0.03)
@@ -123,14 +123,14 @@ def test_resuming_ends_bit_identical(digits: Dataset, tmp_path: Path, monkeypatc
         return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 10))
 
     whole = fit(dropping(), digits, config, out=tmp_path / "whole")
-    epoch = lipbridge.training.fit._Run._epoch
+    epoch = lipbridge.training.loop.TrainingRun._epoch
 
     def stops(self, index: int):
         if index == stop:
             raise Interrupted
         return epoch(self, index)
 
-    monkeypatch.setattr(lipbridge.training.fit._Run, "_epoch", stops)
+    monkeypatch.setattr(lipbridge.training.loop.TrainingRun, "_epoch", stops)
     with pytest.raises(Interrupted):
         fit(dropping(), digits, config, out=tmp_path / "parts")
     monkeypatch.undo()
@@ -191,7 +191,7 @@ def test_kill_9_at_any_moment(digits: Dataset, tmp_path: Path) -> None:
 
 
 def test_nan_loss_stops_with_the_last_good_checkpoint(digits: Dataset, tmp_path: Path, monkeypatch) -> None:
-    step = lipbridge.training.fit.training_step
+    step = lipbridge.training.steps.training_step
     calls = 0
 
     def poisoned(model, penalty, optimizer, inputs, labels, config):
@@ -406,14 +406,14 @@ def test_the_penalty_lowers_the_bound_of_a_convolutional_network(norm, activatio
 
 def test_resuming_a_convolutional_run_ends_bit_identical(digits: Dataset, tmp_path: Path, monkeypatch) -> None:
     whole = fit(convolutional(digits), digits, CONV, out=tmp_path / "whole")
-    epoch = lipbridge.training.fit._Run._epoch
+    epoch = lipbridge.training.loop.TrainingRun._epoch
 
     def stops(self, index: int):
         if index == 2:
             raise Interrupted
         return epoch(self, index)
 
-    monkeypatch.setattr(lipbridge.training.fit._Run, "_epoch", stops)
+    monkeypatch.setattr(lipbridge.training.loop.TrainingRun, "_epoch", stops)
     with pytest.raises(Interrupted):
         fit(convolutional(digits), digits, CONV, out=tmp_path / "parts")
     monkeypatch.undo()

@@ -17,7 +17,8 @@ from lipbridge.activations.registry import activation_names
 from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
 from lipbridge.lipsdp.elimination import eliminate
 from lipbridge.lipsdp.multipliers import closed_form_bound, prove_from_multipliers
-from lipbridge.lipsdp.solve.barrier import LIGHT, program_of
+from lipbridge.lipsdp.solve.assembly import program_of
+from lipbridge.lipsdp.solve.barrier import LIGHT
 from lipbridge.lipsdp.solve.newton import interior_point
 from lipbridge.lipsdp.system import lipsdp_of
 from lipbridge.verifiers import Budget, Verifier, get_verifier

@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipbridge.activations.registry import Activation, activation
+from lipbridge.activations.activation import Activation
+from lipbridge.activations.registry import activation
 from lipbridge.disk.atomic import write_atomically
 from lipbridge.errors import MissingDependency, ModelFileError, NumericalFailure, UnsupportedProblem
 from lipbridge.frontend.capture import capture

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipbridge.activations.registry import GELU_RATE, Term
+from lipbridge.activations.activation import Term
+from lipbridge.activations.scalar_functions import GELU_RATE
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import (

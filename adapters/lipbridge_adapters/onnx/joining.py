@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import Activation, Component, Term, activation, recognise
+from lipbridge.activations.activation import Activation, Component, Term
+from lipbridge.activations.registry import activation, recognise
 from lipbridge.graph.graph import Graph, without_dead_nodes
 from lipbridge.graph.nodes import Conv, Dense, Elementwise, Node, Reshape, block_axis
 

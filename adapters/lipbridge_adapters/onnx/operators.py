@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import Term
+from lipbridge.activations.activation import Term
 from lipbridge.frontend.computed.program import Computed, tracking
 from lipbridge.frontend.extremes import Extreme
 from lipbridge.frontend.reader import LINE, Curve

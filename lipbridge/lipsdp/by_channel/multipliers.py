@@ -18,21 +18,15 @@ from torch import Tensor
 from lipbridge.constants.trivial import trivial_bound
 from lipbridge.errors import NumericalFailure, UnsupportedProblem
 from lipbridge.graph.nodes import Conv, MaxPool
-from lipbridge.lipsdp.by_channel.runs import Run, log_constant, predicted_memory, prove_run, runs_of, starting_logs
+from lipbridge.lipsdp.by_channel.constant import log_constant, starting_logs
+from lipbridge.lipsdp.by_channel.proof import prove_run
+from lipbridge.lipsdp.by_channel.runs import Run, predicted_memory, runs_of
 from lipbridge.lipsdp.dense_problem import other_question
 from lipbridge.lipsdp.system import name
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
-from lipbridge.rescaling.channels import (
-    ChannelChain,
-    Objective,
-    as_factors,
-    best_factors,
-    channel_chain,
-    minimised,
-    ones,
-    proved_product,
-)
+from lipbridge.rescaling.channel_chain import ChannelChain, channel_chain
+from lipbridge.rescaling.channels import Objective, as_factors, best_factors, minimised, ones, proved_product
 from lipbridge.rounding.scalars import UNIT, mul_up
 from lipbridge.vocabulary import Side, Status
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipbridge.activations.registry import SCALAR_FUNCTIONS, Component, Term, activation, activation_names, recognise
+from lipbridge.activations.activation import Component, Term
+from lipbridge.activations.registry import activation, activation_names, recognise
+from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS
 from lipbridge.constants.trivial import trivial_bound
 from lipbridge.errors import (
     MissingDependency,

@@ -19,13 +19,15 @@ import torch
 from torch import nn
 
 import lipbridge
-from lipbridge.activations.registry import Term, derive
+from lipbridge.activations.activation import Term, derive
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, Dense, Input
 from lipbridge.lipsdp.by_channel import runs as channel_runs
 from lipbridge.lipsdp.by_channel.multipliers import bound_by_channels
-from lipbridge.lipsdp.by_channel.runs import prove_run, runs_of
-from lipbridge.rescaling.channels import ChannelChain, Joint, Layer, best_factors, channel_chain, ones, proved_product
+from lipbridge.lipsdp.by_channel.proof import prove_run
+from lipbridge.lipsdp.by_channel.runs import runs_of
+from lipbridge.rescaling.channel_chain import ChannelChain, Joint, Layer, channel_chain
+from lipbridge.rescaling.channels import best_factors, ones, proved_product
 from tests.lipsdp.by_channel.test_runs import feasible_logs
 from tests.support.coarse import coarse, coarse_arithmetic
 

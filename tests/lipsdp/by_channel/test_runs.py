@@ -17,13 +17,16 @@ from lipbridge.activations.registry import activation_module
 from lipbridge.errors import NumericalFailure
 from lipbridge.graph.nodes import Dense
 from lipbridge.lipsdp.by_channel import runs as channel_runs
+from lipbridge.lipsdp.by_channel.constant import log_constant
 from lipbridge.lipsdp.by_channel.multipliers import bound_by_channels
-from lipbridge.lipsdp.by_channel.runs import log_constant, prove_run, runs_of
+from lipbridge.lipsdp.by_channel.proof import prove_run
+from lipbridge.lipsdp.by_channel.runs import runs_of
 from lipbridge.lipsdp.constraints import increments_of
 from lipbridge.lipsdp.elimination import eliminate
 from lipbridge.lipsdp.system import LipSDP, Stage
 from lipbridge.lowering.dense import lower_to_dense
-from lipbridge.rescaling.channels import best_factors, channel_chain, proved_product
+from lipbridge.rescaling.channel_chain import channel_chain
+from lipbridge.rescaling.channels import best_factors, proved_product
 from tests.rescaling.test_channels import conv_network, steepest
 
 torch.set_num_threads(1)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from lipbridge import Ball, Budget, Problem, Question, get_verifier, trivial_bound
-from lipbridge.activations.registry import Term, recognise
+from lipbridge.activations.activation import Term
+from lipbridge.activations.registry import recognise
 from lipbridge.errors import LipbridgeError, UnsupportedProblem
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, ConvTranspose, Dense, Elementwise, Node

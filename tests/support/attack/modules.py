@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lipbridge
-from lipbridge.activations.registry import CReLU, activation
+from lipbridge.activations.modules import CReLU
+from lipbridge.activations.registry import activation
 from lipbridge.errors import LipbridgeError
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Add, Concat, Reshape

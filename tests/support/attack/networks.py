@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipbridge.activations.registry import Activation, Term, activation, recognise
+from lipbridge.activations.activation import Activation, Term
+from lipbridge.activations.registry import activation, recognise
 from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import (

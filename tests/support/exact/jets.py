@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from lipbridge.activations.registry import SCALAR_FUNCTIONS, Term
+from lipbridge.activations.activation import Term
+from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import (
     Add,
