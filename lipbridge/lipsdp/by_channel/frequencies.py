@@ -13,13 +13,18 @@ from torch import Tensor
 
 from lipbridge.errors import NumericalFailure
 from lipbridge.graph.nodes import Conv
-from lipbridge.lipsdp.by_channel.runs import SMALLEST_SIZE, axes_of
+from lipbridge.norms.conv_geometry import Axis
 from lipbridge.rescaling.channels import ChannelChain, Layer, normalised
 from lipbridge.rigor.roots import unit_roots
 from lipbridge.rounding.outward import scaled_up
 from lipbridge.rounding.scalars import UNIT, add_up, gamma, mul_up
 
 linalg: Any = torch.linalg
+
+
+#: A layer with a scale takes part if its largest entry is above the second, beside which an underflow (2^-1074) is less
+#: than a rounding of the first times that entry.
+SMALLEST_SIZE, SMALLEST_SCALED = 2.0**-600, 2.0**-400
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +47,11 @@ class Block:
     exponent: int
     reads: Tensor
     writes: Tensor
+
+
+def axes_of(layer: Layer) -> tuple[Axis, ...]:
+    assert layer.geometry is not None
+    return layer.geometry.geometry(tuple(layer.node.weight.shape[2:]))
 
 
 def width(chain: ChannelChain, index: int, first: int) -> int:

@@ -27,7 +27,7 @@ import torch
 
 from lipbridge.activations.activation import Activation
 from lipbridge.graph.nodes import Conv
-from lipbridge.lipsdp.by_channel.frequencies import Block, conv_blocks, dense_block, width
+from lipbridge.lipsdp.by_channel.frequencies import SMALLEST_SCALED, Block, axes_of, conv_blocks, dense_block, width
 from lipbridge.lipsdp.constraints import Increments, increments_of
 from lipbridge.norms.conv_geometry import Axis
 from lipbridge.rescaling.channel_chain import ChannelChain, Layer
@@ -35,13 +35,6 @@ from lipbridge.rounding.scalars import up
 
 #: Entries of all the blocks of a layer: runs are cut where one would have more.
 ENTRIES = 2**23
-
-
-#: A layer with a scale takes part if its largest entry is above the second, beside which an underflow (2^-1074) is less
-#: than a rounding of the first times that entry.
-SMALLEST_SIZE, SMALLEST_SCALED = 2.0**-600, 2.0**-400
-
-
 #: Operations of one elimination (cubes of the blocks' sizes, summed): runs that would take more are not formed.
 OPERATIONS = 2e10
 
@@ -94,11 +87,6 @@ def _kind(layer: Layer) -> str | None:
         return "zeros"
     exact = all(axis.size % axis.stride == 0 and axis.outputs * axis.stride == axis.size for axis in axes)
     return "circular" if exact else None
-
-
-def axes_of(layer: Layer) -> tuple[Axis, ...]:
-    assert layer.geometry is not None
-    return layer.geometry.geometry(tuple(layer.node.weight.shape[2:]))
 
 
 def _joins(chain: ChannelChain, index: int) -> bool:
