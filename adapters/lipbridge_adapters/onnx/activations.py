@@ -9,8 +9,9 @@ from typing import Any
 from lipbridge.frontend.activations import channelwise_leaky_relu
 from lipbridge.frontend.reader import Curve
 from lipbridge.frontend.scalar import Mask
-from lipbridge_adapters.onnx.operators import add, aligned, applied, float32
+from lipbridge_adapters.onnx.arithmetic import add, aligned
 from lipbridge_adapters.onnx.reader import Call, Flow, OnnxReader, Scaled, Value, operator, per_input
+from lipbridge_adapters.onnx.scalar_functions import applied, float32
 
 _JUMPS = "It jumps, so it has no Lipschitz constant."
 _PLAIN = {"Atan": "atan", "HardSwish": "hardswish", "Mish": "mish", "Softsign": "softsign"}

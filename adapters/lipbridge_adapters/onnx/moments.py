@@ -189,7 +189,7 @@ def quotient(reader: OnnxReader, x: Flow, y: Flow) -> Flow | None:
 
 def _normalised(reader: OnnxReader, x: Flow, deviation: Deviation) -> Flow | None:
     """Normalize on runs of entries; axes that are not the last are moved there and back."""
-    from lipbridge_adapters.onnx.operators import permuted  # it builds on this file
+    from lipbridge_adapters.onnx.dense import permuted
 
     if deviation.centred:
         fits = isinstance(x.value, Centred) and x.value.of(deviation)

@@ -21,17 +21,39 @@ from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError
 from lipbridge.frontend.capture import capture as _handlers_registered
 from lipbridge.graph.graph import Graph, stored
 from lipbridge.graph.nodes import Elementwise, Node
-from lipbridge_adapters.onnx import activations as onnx_activations
-from lipbridge_adapters.onnx import axes as onnx_axes
-from lipbridge_adapters.onnx import layout as onnx_layout
-from lipbridge_adapters.onnx import moves as onnx_moves
-from lipbridge_adapters.onnx import operators as onnx_operators
+from lipbridge_adapters.onnx import (
+    activations,
+    arithmetic,
+    axes,
+    convolutions,
+    dense,
+    moves,
+    normalisation,
+    pooling,
+    scalar_functions,
+    selection,
+    shapes,
+)
 from lipbridge_adapters.onnx.check import FileCheck, check_reading
 from lipbridge_adapters.onnx.file import FLOATS, Fault, open_onnx
 from lipbridge_adapters.onnx.joining import join_stacked_rows, straightened
 from lipbridge_adapters.onnx.reader import MAX_SIZE, OnnxReader
 
-_REGISTERED = (_handlers_registered, onnx_activations, onnx_axes, onnx_layout, onnx_moves, onnx_operators)
+#: Modules that register what they read.
+_REGISTERED = (
+    _handlers_registered,
+    activations,
+    arithmetic,
+    axes,
+    convolutions,
+    dense,
+    moves,
+    normalisation,
+    pooling,
+    scalar_functions,
+    selection,
+    shapes,
+)
 
 #: What operators on absurd numbers may raise in torch or Python.
 _PARSING = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, MemoryError)
