@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lipbridge.constants.layer_constants import notes, output_constants
+from lipbridge.constants.layer_constants import output_constants
+from lipbridge.constants.notes import notes
 from lipbridge.graph.graph import Graph
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.question import Question

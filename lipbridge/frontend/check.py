@@ -37,7 +37,8 @@ from lipbridge.frontend.reader import Curve, Deferred
 from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, Dense, Elementwise, Node
-from lipbridge.rigor.running_error import enclose, understood
+from lipbridge.rigor.running_error import enclose
+from lipbridge.rigor.tangent_error import understood
 
 #: Scales of the points, in the order in which they are dropped from the end where a network is costly.
 SCALES = (1.0, 1e-3, 1e3, 30.0, 0.03, 1.0, 1.0)

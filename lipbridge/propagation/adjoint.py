@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations.slopes import FLOOR, WIDER, outward
-from lipbridge.constants.layer_constants import propagate
+from lipbridge.constants.node_constants import propagate
 from lipbridge.graph.evaluation import convolve_transposed, evaluate
 from lipbridge.graph.geometry import adjoint_geometry, most_copies
 from lipbridge.graph.nodes import ConvTranspose, Gather, Node, Reshape

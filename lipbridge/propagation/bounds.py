@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations.slopes import FLOOR, WIDER, outward
-from lipbridge.constants.layer_constants import conv_norm_up, transposed_norm_up
+from lipbridge.constants.node_constants import conv_norm_up, transposed_norm_up
 from lipbridge.errors import InvalidArgument
 from lipbridge.graph.graph import Graph, has_errors, stored
 from lipbridge.graph.nodes import Conv, ConvTranspose, Dense, Elementwise, Node

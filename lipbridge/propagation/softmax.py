@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations.slopes import FLOOR, WIDER, outward
-from lipbridge.constants.layer_constants import softmax_norm_up
+from lipbridge.constants.node_constants import softmax_norm_up
 from lipbridge.graph.nodes import Softmax
 from lipbridge.propagation.rules import Context, Lines, Pulled, Reach, halves, narrowed, pull, reach, times
 from lipbridge.rigor.accuracy import ULPS

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations.slopes import FLOOR, WIDER, outward
-from lipbridge.constants.layer_constants import normalize_norm_up, propagate, root_mean_square_norm_up
+from lipbridge.constants.node_constants import normalize_norm_up, propagate, root_mean_square_norm_up
 from lipbridge.graph.evaluation import convolve, evaluate, grouped, runs
 from lipbridge.graph.geometry import geometry, most_windows
 from lipbridge.graph.nodes import Conv, GroupSort, MaxPool, Normalize
+from lipbridge.graph.windows import in_windows, window_places
 from lipbridge.norms.conv_geometry import Axis
 from lipbridge.propagation.rules import (
     DUAL,
@@ -34,7 +35,7 @@ from lipbridge.propagation.rules import (
     reach,
     times,
 )
-from lipbridge.rigor.running_error import Enclosure, enclosed, in_windows, window_places
+from lipbridge.rigor.running_error import Enclosure, enclosed
 from lipbridge.rounding.scalars import TINY, gamma
 from lipbridge.vocabulary import Norm
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations.activation import Activation
-from lipbridge.constants.layer_constants import propagate
+from lipbridge.constants.node_constants import propagate
 from lipbridge.errors import UnsupportedProblem
 from lipbridge.graph.geometry import geometry
 from lipbridge.graph.graph import Graph

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipbridge.constants.layer_constants import Block, on_inputs
+from lipbridge.constants.scaled_layers import Block, on_inputs
 from lipbridge.graph.nodes import Conv
 from lipbridge.norms.estimate import dual_matrix
 from lipbridge.norms.gram_convolution import conv_dual

@@ -8,8 +8,6 @@ The error terms are sums of non-negative numbers, computed in float64 and enlarg
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
 
@@ -51,20 +49,6 @@ class Enclosure:
     error: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Tangent:
-    """Value and Jacobian-vector product of a node, each enclosed.
-
-    ``live`` is 1.0 where the node may vary with x near the point and 0.0 where it is constant there. ``sound`` is
-    bool ``(batch,)``: no live pre-activation of this node or of those before it can be at a kink.
-    """
-
-    primal: Enclosure
-    tangent: Enclosure
-    live: Tensor
-    sound: Tensor
-
-
 def enclose(graph: Graph, x: Tensor) -> Enclosure:
     """The network's value at ``x`` ``(batch, *input_shape)`` float64, with a rigorous error bound.
 
@@ -79,25 +63,6 @@ def enclose(graph: Graph, x: Tensor) -> Enclosure:
     return found[-1]
 
 
-def enclose_tangent(graph: Graph, x: Tensor, v: Tensor) -> Tangent:
-    """Value and Jacobian-vector product at ``x`` along ``v``, both ``(batch, *input_shape)`` float64, enclosed.
-
-    Where ``sound`` is True the network is differentiable at x; elsewhere the product means nothing.
-
-    Raises:
-        UnsupportedOperation: as :func:`enclose`.
-    """
-    zero = torch.zeros_like(x)
-    sound = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    found = [Tangent(Enclosure(x, zero), Enclosure(v, zero), torch.ones_like(x), sound)]
-    for node in graph.nodes[1:]:
-        found.append(enclosed_tangent(node, [found[i] for i in node.inputs]))
-    return found[-1]
-
-
-# --- values ----------------------------------------------------------------------------------------------------------
-
-
 @singledispatch
 def enclosed(node: Node, inputs: list[Enclosure]) -> Enclosure:
     """The enclosure of a node given those of its inputs."""
@@ -107,20 +72,20 @@ def enclosed(node: Node, inputs: list[Enclosure]) -> Enclosure:
 @enclosed.register
 def _(node: Dense, inputs: list[Enclosure]) -> Enclosure:
     x = inputs[0]
-    error = _dense_error(node.weight, node.bias, x)
-    return Enclosure(evaluate(node, [x.value]), _plus(error, uncertainty(node, _size(x))))
+    error = dense_error(node.weight, node.bias, x)
+    return Enclosure(evaluate(node, [x.value]), plus(error, uncertainty(node, size_of(x))))
 
 
 @enclosed.register
 def _(node: Conv, inputs: list[Enclosure]) -> Enclosure:
-    error = _conv_error(node, node.bias, inputs[0])
-    return Enclosure(evaluate(node, [inputs[0].value]), _plus(error, uncertainty(node, _size(inputs[0]))))
+    error = conv_error(node, node.bias, inputs[0])
+    return Enclosure(evaluate(node, [inputs[0].value]), plus(error, uncertainty(node, size_of(inputs[0]))))
 
 
 @enclosed.register
 def _(node: ConvTranspose, inputs: list[Enclosure]) -> Enclosure:
-    error = _transposed_error(node, node.bias, inputs[0])
-    return Enclosure(evaluate(node, [inputs[0].value]), _plus(error, uncertainty(node, _size(inputs[0]))))
+    error = transposed_error(node, node.bias, inputs[0])
+    return Enclosure(evaluate(node, [inputs[0].value]), plus(error, uncertainty(node, size_of(inputs[0]))))
 
 
 @enclosed.register
@@ -144,7 +109,7 @@ def _(node: GroupSort, inputs: list[Enclosure]) -> Enclosure:
 
 @enclosed.register
 def _(node: Normalize, inputs: list[Enclosure]) -> Enclosure:
-    y = _normalized(node, inputs[0]).normal
+    y = normalized(node, inputs[0]).normal
     return Enclosure(y.value.reshape(inputs[0].value.shape), y.error.reshape(inputs[0].value.shape))
 
 
@@ -222,20 +187,20 @@ def uncertainty(node: Dense | Conv | ConvTranspose, size: Tensor, *, bias: bool 
     return found * (1.0 + 4.0 * gamma(terms + 16)) + terms * FLOOR
 
 
-def _may_be(node: Dense | Conv | ConvTranspose) -> Tensor:
+def may_be(node: Dense | Conv | ConvTranspose) -> Tensor:
     """Which weights may be other than zero."""
     return node.weight != 0 if node.error is None else (node.weight != 0) | (node.error != 0)
 
 
-def _plus(error: Tensor, more: Tensor | None) -> Tensor:
+def plus(error: Tensor, more: Tensor | None) -> Tensor:
     return error if more is None else (error + more) * (1.0 + 4.0 * ULPS)
 
 
-def _size(x: Enclosure) -> Tensor:
+def size_of(x: Enclosure) -> Tensor:
     return (x.value.abs() + x.error) * (1.0 + ULPS)
 
 
-def _dense_error(W: Tensor, b: Tensor | None, x: Enclosure) -> Tensor:
+def dense_error(W: Tensor, b: Tensor | None, x: Enclosure) -> Tensor:
     """Error of fl(W x + b): |W| e + gamma_(n+1) (|W| |x| + |b|)."""
     n = W.shape[1]
     rounding = gamma(n + 2)
@@ -245,8 +210,8 @@ def _dense_error(W: Tensor, b: Tensor | None, x: Enclosure) -> Tensor:
     return error * (1.0 + 4.0 * gamma(n + 16)) + (n + 2) * FLOOR
 
 
-def _conv_error(node: Conv, b: Tensor | None, x: Enclosure) -> Tensor:
-    """Error of a convolution, as :func:`_dense_error`: each output is a dot product with a part of the kernel."""
+def conv_error(node: Conv, b: Tensor | None, x: Enclosure) -> Tensor:
+    """Error of a convolution, as :func:`dense_error`: each output is a dot product with a part of the kernel."""
     n = node.weight[0].numel()
     rounding = gamma(n + 2)
     shift = None if b is None else rounding * b.abs()
@@ -255,7 +220,7 @@ def _conv_error(node: Conv, b: Tensor | None, x: Enclosure) -> Tensor:
     return error * (1.0 + 4.0 * gamma(n + 16)) + (n + 2) * FLOOR
 
 
-def _transposed_error(node: ConvTranspose, b: Tensor | None, x: Enclosure) -> Tensor:
+def transposed_error(node: ConvTranspose, b: Tensor | None, x: Enclosure) -> Tensor:
     """Likewise of a transposed convolution: an output adds at most a product for each input channel and tap."""
     n = node.weight[:, 0].numel() // node.groups
     rounding = gamma(n + 2)
@@ -281,13 +246,13 @@ def _centred(x: Enclosure) -> Enclosure:
     return Enclosure(value, (x.error + mean_error + ULPS * value.abs()) * (1.0 + 4.0 * gamma(n + 16)) + FLOOR)
 
 
-def _runs(node: Normalize, x: Enclosure) -> Enclosure:
+def runs_of(node: Normalize, x: Enclosure) -> Enclosure:
     """The runs, less their means if the node centres."""
     found = Enclosure(runs(node, x.value), runs(node, x.error))
     return _centred(found) if node.centred else found
 
 
-def _mean_product(a: Enclosure, b: Enclosure) -> Enclosure:
+def mean_product(a: Enclosure, b: Enclosure) -> Enclosure:
     """Mean of the entrywise product over the last axis."""
     n = a.value.shape[-1]
     value = (a.value * b.value).mean(dim=-1, keepdim=True)
@@ -296,7 +261,7 @@ def _mean_product(a: Enclosure, b: Enclosure) -> Enclosure:
     return Enclosure(value, error.mean(dim=-1, keepdim=True) * (1.0 + 4.0 * gamma(n + 16)) + n * FLOOR)
 
 
-def _divided(a: Enclosure, b: Enclosure, floor: float) -> Enclosure:
+def divided(a: Enclosure, b: Enclosure, floor: float) -> Enclosure:
     """``a / b`` for b that is nowhere below ``floor`` > 0: |a/b - a'/b'| <= (|a - a'| + |a/b| |b - b'|) / b'."""
     value = a.value / b.value
     least = ((b.value - b.error) * (1.0 - ULPS)).clamp_min(floor)
@@ -304,16 +269,16 @@ def _divided(a: Enclosure, b: Enclosure, floor: float) -> Enclosure:
     return Enclosure(value, (error + ULPS * value.abs()) * (1.0 + ULPS) + FLOOR)
 
 
-def _normalized(node: Normalize, x: Enclosure) -> _Normalized:
-    centred = _runs(node, x)
-    variance = _mean_product(centred, centred)
+def normalized(node: Normalize, x: Enclosure) -> _Normalized:
+    centred = runs_of(node, x)
+    variance = mean_product(centred, centred)
     deviation = (variance.value + node.epsilon).sqrt()
     # |sqrt a - sqrt b| <= |a - b| / sqrt a
     divisor = Enclosure(deviation, (variance.error / deviation + ULPS * deviation) * (1.0 + ULPS))
-    return _Normalized(_divided(centred, divisor, _least_deviation(node)), divisor)
+    return _Normalized(divided(centred, divisor, least_deviation(node)), divisor)
 
 
-def _least_deviation(node: Normalize) -> float:
+def least_deviation(node: Normalize) -> float:
     return node.epsilon**0.5 * (1.0 - ULPS)
 
 
@@ -340,7 +305,7 @@ def _term_error(node: Node, term: Term, z: Tensor, value: Tensor) -> Tensor:
     if term.scale not in (1.0, -1.0) or term.offset != 0.0:  # the argument was rounded
         low, high = SCALAR_FUNCTIONS[term.function].slopes(term.parameters)
         steepest = max(abs(low), abs(high))
-        own = own + steepest * _argument_error(term, z)
+        own = own + steepest * argument_error(term, z)
     if outer in (0.0, 1.0):  # the floor of the node is enough
         return outer * own
     # What underflows before it is multiplied by the coefficient.
@@ -348,7 +313,7 @@ def _term_error(node: Node, term: Term, z: Tensor, value: Tensor) -> Tensor:
     return own + ULPS * value.abs()
 
 
-def _argument_error(term: Term, z: Tensor) -> Tensor | float:
+def argument_error(term: Term, z: Tensor) -> Tensor | float:
     """Error of ``scale * z + offset`` at the float64 number z itself."""
     if term.scale in (1.0, -1.0) and term.offset == 0.0:
         return 0.0
@@ -366,250 +331,5 @@ def accuracy(node: Node, term: Term) -> Accuracy:
     return ACCURACY[term.function]
 
 
-# --- tangents --------------------------------------------------------------------------------------------------------
-
-
-@singledispatch
-def enclosed_tangent(node: Node, inputs: list[Tangent]) -> Tangent:
-    """Value and tangent of a node, enclosed, given those of its inputs."""
-    raise UnsupportedOperation(node.name, type(node).__name__, "Its rounding error is not known.")
-
-
-@enclosed_tangent.register
-def _(node: Dense, inputs: list[Tangent]) -> Tangent:
-    x = inputs[0]
-    live = (x.live @ _may_be(node).to(x.live.dtype).T).clamp(max=1.0)
-    product = x.tangent.value @ node.weight.T
-    error = _plus(_dense_error(node.weight, None, x.tangent), uncertainty(node, _size(x.tangent), bias=False))
-    return Tangent(enclosed(node, [x.primal]), Enclosure(product * live, error * live), live, x.sound)
-
-
-@enclosed_tangent.register
-def _(node: Conv, inputs: list[Tangent]) -> Tangent:
-    x = inputs[0]
-    live = (convolve(node, x.live, _may_be(node).to(x.live.dtype), None) > 0).to(x.live.dtype)
-    product = convolve(node, x.tangent.value, node.weight, None)
-    error = _plus(_conv_error(node, None, x.tangent), uncertainty(node, _size(x.tangent), bias=False))
-    return Tangent(enclosed(node, [x.primal]), Enclosure(product * live, error * live), live, x.sound)
-
-
-@enclosed_tangent.register
-def _(node: ConvTranspose, inputs: list[Tangent]) -> Tangent:
-    x = inputs[0]
-    live = (convolve_transposed(node, x.live, _may_be(node).to(x.live.dtype), None) > 0).to(x.live.dtype)
-    product = convolve_transposed(node, x.tangent.value, node.weight, None)
-    error = _plus(_transposed_error(node, None, x.tangent), uncertainty(node, _size(x.tangent), bias=False))
-    return Tangent(enclosed(node, [x.primal]), Enclosure(product * live, error * live), live, x.sound)
-
-
-@enclosed_tangent.register
-def _(node: Gather, inputs: list[Tangent]) -> Tangent:
-    return _placed(node, inputs)
-
-
-@enclosed_tangent.register
-def _(node: MaxPool, inputs: list[Tangent]) -> Tangent:
-    """The largest entry of a window passes its tangent on, if none that may vary comes near it."""
-    x = inputs[0]
-    windows = window_places(node, x.primal.value.shape[2:], x.live.device)
-    value = in_windows(x.primal.value, windows, -torch.inf)
-    error = in_windows(x.primal.error, windows, 0.0)
-    live = in_windows(x.live, windows, 0.0)
-    top = value.argmax(dim=-1, keepdim=True)
-    apart = value.gather(-1, top) - value > 2.0 * (error.gather(-1, top) + error)
-    constant = (live.gather(-1, top) == 0) & (live == 0)
-    itself = torch.arange(windows.shape[1], device=top.device) == top
-    sound = x.sound & (apart | constant | itself).flatten(1).all(dim=1)
-
-    def taken(y: Tensor) -> Tensor:
-        return in_windows(y, windows, 0.0).gather(-1, top).reshape(len(y), *node.shape)
-
-    tangent = Enclosure(taken(x.tangent.value), taken(x.tangent.error))
-    return Tangent(enclosed(node, [x.primal]), tangent, taken(x.live), sound)
-
-
-def window_places(node: MaxPool, space: Sequence[int], device: torch.device) -> Tensor:
-    """``(windows, entries)``: the place of each entry of each window in the flattened space, -1 for padding."""
-    place = torch.zeros((), dtype=torch.long, device=device)
-    inside = torch.ones((), dtype=torch.bool, device=device)
-    rank = len(space)
-    for axis, length in enumerate(space):
-        starts = torch.arange(node.shape[1 + axis], device=device) * node.stride[axis] - node.padding[axis]
-        offsets = torch.arange(node.kernel[axis], device=device) * node.dilation[axis]
-        at = _spread(starts[:, None] + offsets, axis, rank)
-        place = place * length + at
-        inside = inside & (at >= 0) & (at < length)
-    return torch.where(inside, place, -1).flatten(rank).flatten(0, rank - 1)
-
-
-def _spread(table: Tensor, axis: int, rank: int) -> Tensor:
-    """``(positions, offsets)`` of one axis, seen as ``(*positions, *offsets)`` of all axes."""
-    shape = [1] * (2 * rank)
-    shape[axis], shape[rank + axis] = table.shape
-    return table.reshape(shape)
-
-
-def in_windows(x: Tensor, windows: Tensor, outside: float) -> Tensor:
-    """``(batch, channels, windows, entries)``."""
-    flat = torch.nn.functional.pad(x.flatten(2), (0, 1), value=outside)
-    return flat[:, :, windows]  # -1 is the last entry
-
-
-@enclosed_tangent.register
-def _(node: GroupSort, inputs: list[Tangent]) -> Tangent:
-    """The order of a group is known if no two entries come near each other, unless neither varies."""
-    x = inputs[0]
-    value, order = grouped(node, x.primal.value).sort(dim=2)
-
-    def taken(y: Tensor) -> Tensor:
-        return grouped(node, y).gather(2, order)
-
-    error, live = taken(x.primal.error), taken(x.live)
-    sound = x.sound
-    for shift in range(1, node.group):
-        low, high = slice(None, -shift), slice(shift, None)
-        apart = value[:, :, high] - value[:, :, low] > 2.0 * (error[:, :, high] + error[:, :, low])
-        constant = (live[:, :, high] == 0) & (live[:, :, low] == 0)
-        sound = sound & (apart | constant).flatten(1).all(dim=1)
-    shape = x.live.shape
-    tangent = Enclosure(taken(x.tangent.value).reshape(shape), taken(x.tangent.error).reshape(shape))
-    return Tangent(enclosed(node, [x.primal]), tangent, live.reshape(shape), sound)
-
-
-@enclosed_tangent.register
-def _(node: Normalize, inputs: list[Tangent]) -> Tangent:
-    """(d - y mean(y d)) / deviation, for d the tangent less its mean and y the normalised value."""
-    x, shape = inputs[0], inputs[0].live.shape
-    found = _normalized(node, x.primal)
-    step = _runs(node, x.tangent)
-    y, along = found.normal, _mean_product(found.normal, step)
-    away = y.value * along.value
-    error = y.error * along.value.abs() + (y.value.abs() + y.error) * along.error + ULPS * away.abs()
-    rest = step.value - away
-    error = (step.error + error + ULPS * rest.abs()) * (1.0 + ULPS) + FLOOR
-    tangent = _divided(Enclosure(rest, error), found.deviation, _least_deviation(node))
-    live = runs(node, x.live).amax(dim=2, keepdim=True).expand_as(tangent.value).reshape(shape)
-    primal = Enclosure(y.value.reshape(shape), y.error.reshape(shape))
-    enclosure = Enclosure(tangent.value.reshape(shape) * live, tangent.error.reshape(shape) * live)
-    return Tangent(primal, enclosure, live, x.sound)
-
-
-@enclosed_tangent.register
-def _(node: Softmax, inputs: list[Tangent]) -> Tangent:
-    """d - sum(p d) for log-softmax, and p times that for softmax, with p the probabilities."""
-    x, axis = inputs[0], node.axis + 1
-    p, d, n = enclosed(replace(node, log=False), [x.primal]), x.tangent, node.shape[node.axis]
-    error = p.value * d.error + p.error * (d.value.abs() + d.error) + gamma(n + 4) * (p.value * d.value).abs()
-    mean = (p.value * d.value).sum(dim=axis, keepdim=True)
-    mean_error = error.sum(dim=axis, keepdim=True) * (1.0 + 4.0 * gamma(n + 16)) + n * FLOOR
-    step = d.value - mean
-    error = (d.error + mean_error + ULPS * step.abs()) * (1.0 + ULPS) + FLOOR
-    if not node.log:
-        error = p.value * error + p.error * (step.abs() + error) + ULPS * (p.value * step).abs()
-        step, error = p.value * step, error * (1.0 + 4.0 * ULPS) + FLOOR
-    live = x.live.amax(dim=axis, keepdim=True).expand_as(x.live)
-    return Tangent(enclosed(node, [x.primal]), Enclosure(step * live, error * live), live, x.sound)
-
-
-@enclosed_tangent.register
-def _(node: Elementwise, inputs: list[Tangent]) -> Tangent:
-    x, g = inputs[0], node.activation
-    z, t = x.primal, x.tangent
-    clear = _side_is_certain(g, z) | (x.live == 0)
-    sound = x.sound & clear.flatten(1).all(dim=1)
-    products: list[Tensor] = []
-    errors: list[Tensor] = []
-    live: list[Tensor] = []
-    for component, d in zip(g.components, g.derivatives(z.value), strict=True):
-        e = _slope_error(node, component, z)
-        products.append(d * t.value)
-        errors.append((d.abs() + e) * t.error + e * t.value.abs() + ULPS * products[-1].abs())
-        # A linear piece of slope zero stops whatever comes through it (a sum of terms may only round to zero).
-        stops = g.homogeneous and len(component) == 1
-        live.append(x.live * _moves(component[0], z.value, d) if stops else x.live)
-    alive = joined(node, live)
-    error = joined(node, errors) * (1.0 + ULPS) + FLOOR
-    enclosure = Enclosure(joined(node, products) * alive, error * alive)
-    return Tangent(enclosed(node, [z]), enclosure, alive, sound)
-
-
-def _moves(term: Term, z: Tensor, derivative: Tensor) -> Tensor:
-    """1.0 where the slope is not zero, also if it underflows to zero with its factors."""
-    factors = (term.coefficient, term.scale)
-    if 0.0 not in factors and math.prod(factors) not in (1.0, -1.0):
-        derivative = Term(term.function, 1.0, 1.0, 0.0, term.parameters).derivative(term.scale * z + term.offset, 0.0)
-    return (derivative != 0).to(z.dtype)
-
-
-def _side_is_certain(activation: Activation, z: Enclosure) -> Tensor:
-    """Where no term's argument can be on the other side of its kink, the rounding of the argument included."""
-    # Twice the error, which also covers the rounding of the distance itself.
-    certain = activation.distance_to_kink(z.value) > 2.0 * z.error
-    for term in (t for component in activation.components for t in component):
-        if not SCALAR_FUNCTIONS[term.function].smooth and term.scale != 0.0:
-            scaled = term.scale * z.value
-            room = 2.0 * (abs(term.scale) * z.error + _argument_error(term, z.value))
-            certain = certain & ((scaled + term.offset).abs() > room)
-    return certain
-
-
-def _slope_error(node: Node, component: Component, z: Enclosure) -> Tensor:
-    """Error of a component's derivative, away from kinks: curvature times the error of z, and its evaluation."""
-    (first, *others) = component
-    plain = first.function in ("identity", "relu", "abs") and abs(first.coefficient * first.scale) == 1.0
-    if plain and abs(first.coefficient) == 1.0 and not others:
-        return torch.zeros_like(z.value)
-    size, error = 0.0, torch.zeros_like(z.value)
-    for term in component:
-        low, high = SCALAR_FUNCTIONS[term.function].slopes(term.parameters)
-        steepest = max(abs(low), abs(high))
-        factor = abs(term.coefficient * term.scale) + TINY  # it may have underflowed
-        size += factor * steepest
-        error = error + 8.0 * TINY * (1.0 + factor + steepest)
-        curvature = accuracy(node, term).curvature(term.parameters)
-        if curvature:  # the argument moves by the error of z and is rounded itself
-            error = error + factor * curvature * (abs(term.scale) * z.error + _argument_error(term, z.value))
-    return (error + ULPS * (len(component) + 1) * size) * (1.0 + ULPS)
-
-
-@enclosed_tangent.register
-def _(node: Reshape, inputs: list[Tangent]) -> Tangent:
-    return _placed(node, inputs)
-
-
-@enclosed_tangent.register
-def _(node: Concat, inputs: list[Tangent]) -> Tangent:
-    return _placed(node, inputs)
-
-
-def _placed(node: Node, inputs: list[Tangent]) -> Tangent:
-    """For nodes that only move coordinates."""
-    primal, tangent = enclosed(node, [x.primal for x in inputs]), enclosed(node, [x.tangent for x in inputs])
-    return Tangent(primal, tangent, evaluate(node, [x.live for x in inputs]), _all_sound(inputs))
-
-
-@enclosed_tangent.register
-def _(node: Add, inputs: list[Tangent]) -> Tangent:
-    live = evaluate(node, [x.live for x in inputs]).clamp(max=1.0)
-    primal, tangent = enclosed(node, [x.primal for x in inputs]), enclosed(node, [x.tangent for x in inputs])
-    return Tangent(primal, tangent, live, _all_sound(inputs))
-
-
-def _all_sound(inputs: list[Tangent]) -> Tensor:
-    return torch.stack([x.sound for x in inputs]).all(dim=0)
-
-
-def understood(graph: Graph) -> str | None:
-    """None if every layer's rounding is known here, otherwise the reason why not, in one line."""
-    for node in graph.nodes[1:]:
-        if enclosed_tangent.dispatch(type(node)) is enclosed_tangent.dispatch(Node):
-            return f"layer `{node.name}` ({type(node).__name__}) has no known rounding error"
-        if isinstance(node, Elementwise):
-            unknown = _unknown_functions(node.activation)
-            if unknown:
-                return f"layer `{node.name}` uses {unknown[0]}, whose rounding error is not known"
-    return None
-
-
-def _unknown_functions(activation: Activation) -> list[str]:
+def unknown_functions(activation: Activation) -> list[str]:
     return [t.function for component in activation.components for t in component if t.function not in ACCURACY]

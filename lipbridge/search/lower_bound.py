@@ -14,7 +14,7 @@ from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProbl
 from lipbridge.graph.nodes import Dense
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
-from lipbridge.rigor.running_error import understood
+from lipbridge.rigor.tangent_error import understood
 from lipbridge.search import starts as origin
 from lipbridge.search.ascent import Climb, ascent_step, deviation_step
 from lipbridge.search.directions import batch_norm, gains, top_directions

@@ -12,7 +12,8 @@ from lipbridge.errors import InvalidArgument
 from lipbridge.problem.bound import Witness
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball
-from lipbridge.rigor.running_error import enclose, enclose_tangent
+from lipbridge.rigor.running_error import enclose
+from lipbridge.rigor.tangent_error import enclose_tangent
 from lipbridge.rounding.scalars import UNIT, gamma
 from lipbridge.search.directions import batch_norm
 from lipbridge.vocabulary import Norm, Quantity

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from lipbridge.constants.layer_constants import propagate
+from lipbridge.constants.node_constants import propagate
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.frontend.activations import TwoSlopes
 from lipbridge.frontend.export import BatchSize, Program, layer_name, operation_name

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbridge import checks
-from lipbridge.constants.layer_constants import on_inputs
+from lipbridge.constants.scaled_layers import on_inputs
 from lipbridge.constants.trivial import trivial_bound
 from lipbridge.errors import NumericalFailure, UnsupportedOperation, UnsupportedProblem
 from lipbridge.frontend.capture import capture, read_module

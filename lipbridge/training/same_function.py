@@ -16,7 +16,8 @@ from lipbridge.frontend.check import by_row, random_points
 from lipbridge.frontend.export import silenced, unwrapped
 from lipbridge.frontend.module_state import as_it_was
 from lipbridge.graph.graph import Graph
-from lipbridge.rigor.running_error import enclose, understood
+from lipbridge.rigor.running_error import enclose
+from lipbridge.rigor.tangent_error import understood
 
 #: Points that are compared.
 _POINTS = 14

@@ -10,7 +10,7 @@ from lipbridge.problem.bound import Bound
 from lipbridge.problem.options import Option, read_options
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
-from lipbridge.rigor.running_error import understood
+from lipbridge.rigor.tangent_error import understood
 from lipbridge.search.lower_bound import search_lower_bound
 from lipbridge.vocabulary import Status
 

@@ -17,7 +17,8 @@ from lipbridge.activations.slopes import LOCAL
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Add, Dense, Elementwise, Input
 from lipbridge.rigor.accuracy import ACCURACY
-from lipbridge.rigor.running_error import enclose, enclose_tangent
+from lipbridge.rigor.running_error import enclose
+from lipbridge.rigor.tangent_error import enclose_tangent
 
 Real = Callable[[mpmath.mpf], mpmath.mpf]
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import lipbridge
 from lipbridge.activations.registry import activation
-from lipbridge.constants.layer_constants import normalize_norm_up, output_constants
+from lipbridge.constants.layer_constants import output_constants
+from lipbridge.constants.node_constants import normalize_norm_up
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Add, Concat, Conv, Dense, Elementwise, GroupSort, Input, MaxPool, Node, Normalize
 from lipbridge.vocabulary import NORMS, exponent

@@ -20,13 +20,9 @@ from torch import Tensor
 
 from lipbridge.activations.activation import Term, derive
 from lipbridge.activations.registry import activation
-from lipbridge.constants.layer_constants import (
-    _own_tap,
-    _root_up,
-    normalize_norm_up,
-    output_constants,
-    root_mean_square_norm_up,
-)
+from lipbridge.constants.layer_constants import output_constants
+from lipbridge.constants.linear_branches import _own_tap
+from lipbridge.constants.node_constants import _root_up, normalize_norm_up, root_mean_square_norm_up
 from lipbridge.constants.trivial import trivial_bound
 from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.geometry import most_windows

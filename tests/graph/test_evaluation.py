@@ -29,7 +29,8 @@ from lipbridge.graph.nodes import (
     Reshape,
     Softmax,
 )
-from lipbridge.rigor.running_error import Enclosure, Tangent, enclosed, enclosed_tangent
+from lipbridge.rigor.running_error import Enclosure, enclosed
+from lipbridge.rigor.tangent_error import Tangent, enclosed_tangent
 
 MODES = ("zeros", "circular", "reflect", "replicate")
 

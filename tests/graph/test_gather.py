@@ -21,7 +21,7 @@ from lipbridge.problem.question import Ball
 from lipbridge.propagation.bounds import layer_norms, reaches
 from lipbridge.rescaling.channel_chain import channel_chain
 from lipbridge.rescaling.channels import ones, proved_product
-from lipbridge.rigor.running_error import enclose_tangent
+from lipbridge.rigor.tangent_error import enclose_tangent
 from lipbridge.vocabulary import NORMS, Norm, exponent
 from tests.propagation.test_bounds import balls_of, require_inside
 

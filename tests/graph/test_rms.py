@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lipbridge
-from lipbridge.constants.layer_constants import output_constants, root_mean_square_norm_up
+from lipbridge.constants.layer_constants import output_constants
+from lipbridge.constants.node_constants import root_mean_square_norm_up
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.frontend.moments import default_epsilon
 from lipbridge.graph.graph import Graph

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lipbridge
-from lipbridge.constants.layer_constants import output_constants, softmax_norm_up
+from lipbridge.constants.layer_constants import output_constants
+from lipbridge.constants.node_constants import softmax_norm_up
 from lipbridge.errors import LipbridgeError, UnsupportedOperation
 from lipbridge.files.graphs import load_graph, save_graph
 from lipbridge.graph.graph import Graph
@@ -21,7 +22,8 @@ from lipbridge.graph.nodes import Dense, Input, Node, Softmax
 from lipbridge.lowering.chain import as_chain
 from lipbridge.problem.question import Ball
 from lipbridge.propagation.bounds import layer_norms, reaches
-from lipbridge.rigor.running_error import enclose, enclose_tangent
+from lipbridge.rigor.running_error import enclose
+from lipbridge.rigor.tangent_error import enclose_tangent
 from lipbridge.search import search_lower_bound
 from lipbridge.vocabulary import NORMS, Norm
 from tests.frontend.test_layers import Lambda, agrees, kinds

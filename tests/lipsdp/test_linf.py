@@ -24,7 +24,7 @@ from lipbridge.lipsdp.linf import (
     pieces_of,
     prove_piece,
 )
-from lipbridge.rigor.running_error import enclose_tangent
+from lipbridge.rigor.tangent_error import enclose_tangent
 from lipbridge.vocabulary import Norm
 from tests.support.exact.rationals import Rationals, exact, product
 from tests.support.families import FLAVOURS, network

@@ -30,7 +30,8 @@ from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball, Question
 from lipbridge.problem.verifier import Budget, Verifier
 from lipbridge.rigor.accuracy import ACCURACY
-from lipbridge.rigor.running_error import enclose, enclose_tangent
+from lipbridge.rigor.running_error import enclose
+from lipbridge.rigor.tangent_error import enclose_tangent
 from lipbridge.search import search_lower_bound, witness_value
 from lipbridge.search.ascent import Climb, ascent_step, deviation_step
 from lipbridge.search.domain import Balls, Everywhere

@@ -25,7 +25,8 @@ from lipbridge.graph.nodes import Conv, Dense, Elementwise, Input, Node
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Question
-from lipbridge.rigor.running_error import enclose, enclose_tangent
+from lipbridge.rigor.running_error import enclose
+from lipbridge.rigor.tangent_error import enclose_tangent
 from lipbridge.robustness.radii import certified_radii, difference_norms_up
 from lipbridge.vocabulary import NORMS, Norm
 

@@ -29,8 +29,8 @@ from lipbridge.graph.nodes import (
     Reshape,
     Softmax,
 )
+from lipbridge.graph.windows import window_places
 from lipbridge.lowering.dense import lower_to_dense
-from lipbridge.rigor.running_error import window_places
 from lipbridge.rounding.scalars import UNIT, gamma
 from lipbridge_adapters.lirpa.affine import Affine, Call, added_up, full, stacked
 
