@@ -33,7 +33,7 @@ from lipbridge.graph.nodes import (
     Reshape,
     block_axis,
 )
-from lipbridge.lowering.rewrites import Lowering
+from lipbridge.lowering.rewriter import Lowering
 from lipbridge.rounding.scalars import gamma
 from lipbridge.rounding.uncertain import Uncertain, composed, image, known, plus
 

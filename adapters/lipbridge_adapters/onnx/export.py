@@ -40,7 +40,8 @@ from lipbridge.files.problems import load_problem, save_problem
 from lipbridge.frontend.capture import capture
 from lipbridge.graph.graph import Graph, with_axes
 from lipbridge.graph.nodes import Conv, ConvTranspose, Dense, Node
-from lipbridge.lowering.rewrites import Lowering, fold_scalings, relu_lowering
+from lipbridge.lowering.rewriter import Lowering
+from lipbridge.lowering.rewrites import fold_scalings, relu_lowering
 from lipbridge.problem.problem import Problem
 from lipbridge_adapters.onnx.emitter import IR_VERSION, OPSET, Emitter
 
