@@ -20,7 +20,13 @@ ROOT = Path(lipbridge.__file__).parent
 
 #: Folders whose every file is a proof, and the other files with one.
 FOLDERS = ("constants", "lowering", "propagation", "rescaling", "rigor", "robustness", "rounding", "lipsdp")
-FILES = ("activations/slopes.py", "frontend/diagonal.py", "frontend/normalisation.py", "graph/geometry.py")
+FILES = (
+    "activations/slopes.py",
+    "frontend/diagonal.py",
+    "frontend/normalisation.py",
+    "graph/geometry.py",
+    "graph/windows.py",
+)
 #: What only looks for multipliers: what it finds is proved elsewhere.
 SEARCHES = ("lipsdp/elimination.py", "lipsdp/blocks.py", "lipsdp/solve/")
 PROOFS = tuple(
@@ -108,7 +114,7 @@ ALLOWED = {
     "frontend/diagonal.py:scale_of_statistics": "tracked: what is lost is in the error",
     "frontend/diagonal.py:shares": "tracked: what is lost is in the error",
     "rounding/outward.py:total": "sums do not underflow: what is subnormal is exact",
-    "lowering/rounded_weights.py:_plus": "sums do not underflow: what is subnormal is exact",
+    "rigor/running_error.py:plus": "sums do not underflow: what is subnormal is exact",
     "rigor/running_error.py:size_of": "sums do not underflow: what is subnormal is exact",
     "frontend/normalisation.py:_affine": "a shift, which no constant reads, and the differentiable recipe of training",
     "rescaling/channel_chain.py:Layer.weight": "read by estimates, and by runs that demand a size (SMALLEST_SCALED)",
@@ -129,13 +135,13 @@ ALLOWED = {
     "rigor/gram.py:largest_eigenvalue_of_batch_up": "a choice of what to sharpen",
     "rigor/gram.py:scaled_square": "a power of two near the size, which is at least the root of UNDERFLOW",
     "robustness/radii.py:radii_of": "rounded down: a margin that underflows is zero, a quotient goes a step to zero",
-    "rigor/running_error.py:_(GroupSort)#2": "twice an error, compared",
-    "rigor/running_error.py:_(MaxPool)#2": "twice an error, compared",
+    "rigor/tangent_error.py:_(GroupSort)": "twice an error, compared",
+    "rigor/tangent_error.py:_(MaxPool)": "twice an error, compared",
     "rigor/running_error.py:_add_error": "sums do not underflow: what is subnormal is exact",
     "rigor/running_error.py:_component_error": "sums do not underflow; the node adds a FLOOR",
     "rigor/running_error.py:least_deviation": "the root of an epsilon above zero, at least 2^-537",
     "rigor/tangent_error.py:_moves": "asks only whether the slope of the function itself is zero",
-    "graph/evaluation.py:_normalized": "the variance's error is at least FLOOR, and the deviation at least 2^-537",
+    "rigor/running_error.py:normalized": "the variance's error is at least FLOOR, and the deviation at least 2^-537",
     "rigor/tangent_error.py:_side_is_certain": "_argument_error is added, which holds what underflows",
     "graph/windows.py:window_places": "whole numbers",
     "activations/slopes.py:component_bend": "signs alone",

@@ -13,9 +13,10 @@ from torch import Tensor
 from lipbridge.activations.activation import Component, Term
 from lipbridge.activations.registry import HARDSIGMOID, SELU, recognise
 from lipbridge.activations.scalar_functions import GELU_CUBE
-from lipbridge.frontend.computed.program import Computed
+from lipbridge.frontend.choices import Mask
+from lipbridge.frontend.computed.tensor import Computed
+from lipbridge.frontend.functions import apply
 from lipbridge.frontend.reader import HANDLERS, LINE, Arguments, Curve, Handler, Reader, Recipe, handles, one_number
-from lipbridge.frontend.scalar import Mask, apply
 from lipbridge.frontend.self_gated import extend
 from lipbridge.graph.nodes import Conv, Dense, Elementwise
 

@@ -10,7 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lipbridge.frontend.computed.program import computed, tracking
+from lipbridge.frontend.computed.program import tracking
+from lipbridge.frontend.computed.tensor import computed
 from lipbridge.frontend.contractions import product, summed
 from lipbridge.frontend.diagonal import shares
 from lipbridge.frontend.reader import Arguments, Curve, Reader, handles

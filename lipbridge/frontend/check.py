@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from lipbridge.activations.activation import derive
 from lipbridge.errors import LipbridgeError, NumericalFailure, UnsupportedOperation
-from lipbridge.frontend.computed.program import known as numbers
+from lipbridge.frontend.computed.tensor import known as numbers
 from lipbridge.frontend.export import (
     BATCH,
     BatchSize,
@@ -32,7 +32,8 @@ from lipbridge.frontend.export import (
     silenced,
 )
 from lipbridge.frontend.moments import default_epsilon
-from lipbridge.frontend.program import ProgramReader, Reading, named_arguments
+from lipbridge.frontend.program import ProgramReader, Reading
+from lipbridge.frontend.program_values import named_arguments
 from lipbridge.frontend.reader import Curve, Deferred
 from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.graph import Graph

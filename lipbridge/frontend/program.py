@@ -16,92 +16,30 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
-from lipbridge.errors import LipbridgeError, UnsupportedOperation
-from lipbridge.frontend.computed.program import known, tracking
+from lipbridge.errors import LipbridgeError
+from lipbridge.frontend.computed.program import tracking
 from lipbridge.frontend.export import BATCH, BatchSize, Program, layer_name, one_line, operation_name
+from lipbridge.frontend.program_values import (
+    LIKE,
+    OF_ONE_SIZE,
+    OVER_AXES,
+    PYTHON,
+    SHAPED,
+    Ahead,
+    Refused,
+    Repeated,
+    first_of,
+    flips_of,
+    in_float64,
+    is_flow,
+    is_random,
+    is_value,
+    named_arguments,
+)
 from lipbridge.frontend.reader import HANDLERS, LINE, NEVER, Curve, Deferred, Reader, Recipe, Unusable
 from lipbridge.frontend.refused import PRODUCT
 from lipbridge.graph.graph import Graph, alive_nodes, without_dead_nodes
 from lipbridge.graph.nodes import Reshape
-
-#: Operations that may be told the size of the batch, since the shape of their result says what they do with it.
-_SHAPED = frozenset(
-    [
-        "view",
-        "reshape",
-        "_unsafe_view",
-        "unflatten",
-        "expand",
-        "expand_copy",
-        "view_copy",
-        "zeros",
-        "ones",
-        "full",
-        "new_zeros",
-        "new_ones",
-        "new_full",
-        "zeros_like",
-        "ones_like",
-        "full_like",
-        "repeat",
-        "broadcast_to",
-    ]
-)
-_OF_ONE_SIZE = frozenset(["zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"])
-#: The modules of functions that only compute numbers.
-_PYTHON = frozenset(["_operator", "operator", "math", "builtins", "torch"])
-#: Operations that read nothing but the shape of their second value.
-_LIKE = frozenset(["expand_as", "view_as", "reshape_as"])
-#: Operations that may run over an axis before the batch.
-_OVER_AXES = frozenset(["mean", "sum", "amax", "amin", "max", "min"])
-
-
-@dataclass(frozen=True, eq=False)
-class Repeated:
-    """A constant of as many equal rows as the batch has: its value for a batch of one, and of three."""
-
-    one: Tensor
-    three: Tensor
-
-    def row(self, reader: ProgramReader) -> Tensor:
-        """The value for a batch of one.
-
-        Raises:
-            UnsupportedOperation: if rows differ.
-        """
-        one, three = self.one, self.three
-        fits = one.ndim == three.ndim and three.shape[:1] == (3,) and one.shape[:1] == (1,)
-        if not fits or not (one.is_meta or torch.equal(known(one).expand_as(three), known(three))):
-            raise reader.unsupported("It depends on the size of the batch.")
-        return one
-
-
-@dataclass(frozen=True, eq=False)
-class Refused(Deferred):
-    """What came of an operation that moves or mixes the batch: refused for that, if no reason comes that says more."""
-
-    error: UnsupportedOperation
-
-    def materialise(self, reader: Reader) -> Curve:
-        """Raises the refusal."""
-        raise self.error
-
-
-@dataclass(frozen=True, eq=False)
-class Ahead(Refused):
-    """Values stacked along a new axis before the batch: read where they are averaged, summed or compared over it."""
-
-    values: Sequence[Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """A Graph and, by node, how a weight is computed anew; with the program and its values, for checks."""
-
-    graph: Graph
-    recipes: Mapping[int, Recipe]
-    program: Program
-    reader: ProgramReader
 
 
 class ProgramReader(Reader):
@@ -182,14 +120,14 @@ class ProgramReader(Reader):
         args, kwargs = self._resolve(arguments), self._resolve(dict(options))
         leaves = pytree.tree_leaves((args, kwargs))
         plain = self.operation.split(".")[0]
-        reads_size = any(isinstance(leaf, BatchSize) for leaf in leaves) and plain not in _SHAPED
+        reads_size = any(isinstance(leaf, BatchSize) for leaf in leaves) and plain not in SHAPED
         if reads_size and HANDLERS.get(plain) not in NEVER:
             raise self.unsupported("It reads the size of the batch.")
         if any(isinstance(leaf, Curve | Deferred) for leaf in leaves):
-            if plain in _OF_ONE_SIZE or (plain in _LIKE and not isinstance(args[0], Curve | Deferred)):
+            if plain in OF_ONE_SIZE or (plain in LIKE and not isinstance(args[0], Curve | Deferred)):
                 return self._repeated(node, args, kwargs)
             return self._handle(node, args, kwargs, result)
-        if _is_random(node.target, args, kwargs):
+        if is_random(node.target, args, kwargs):
             raise self.unsupported("It draws random numbers.")
         if any(isinstance(leaf, BatchSize | Repeated) for leaf in leaves):
             return self._repeated(node, args, kwargs)
@@ -207,7 +145,7 @@ class ProgramReader(Reader):
             raise self.unsupported(
                 "Transforms of functions (torch.vmap, torch.func) are not read: write it on tensors."
             )
-        if home not in _PYTHON:
+        if home not in PYTHON:
             raise self.unsupported()
         leaves = self._resolve(list(node.args))
         if any(isinstance(leaf, BatchSize) for leaf in leaves):
@@ -232,7 +170,7 @@ class ProgramReader(Reader):
         value = list(cast(Iterable[Any], value)) if isinstance(value, list | tuple) else value
         if any(isinstance(v, Tensor) and v.is_complex() for v in pytree.tree_leaves(value)):
             return value  # refused where it meets the input
-        return pytree.tree_map(_in_float64, value)
+        return pytree.tree_map(in_float64, value)
 
     def _remembered(self, node: fx.Node, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -250,7 +188,7 @@ class ProgramReader(Reader):
                     return torch.zeros(size, *self.shape_of(value), dtype=torch.float64, device=self.device)
                 return value
 
-            a, k = pytree.tree_map(leaf, (args, kwargs), is_leaf=_is_value)
+            a, k = pytree.tree_map(leaf, (args, kwargs), is_leaf=is_value)
             return self._evaluate(node, a, k)
 
         if any(source in self.live for source in node.all_input_nodes):
@@ -264,20 +202,20 @@ class ProgramReader(Reader):
         target = cast(Any, node.target)
         schema = target._schema
         handler = None if schema.is_mutable else HANDLERS.get(schema.name.removeprefix("aten::"))
-        leaves = pytree.tree_leaves((args, kwargs), is_leaf=_is_value)
+        leaves = pytree.tree_leaves((args, kwargs), is_leaf=is_value)
         refused = next((leaf for leaf in leaves if isinstance(leaf, Refused)), None)
-        if isinstance(refused, Ahead) and refused is args[0] and self.operation.split(".")[0] in _OVER_AXES:
+        if isinstance(refused, Ahead) and refused is args[0] and self.operation.split(".")[0] in OVER_AXES:
             found = self._over_stacked(node, refused, args, kwargs, result)
             if found is not None:
                 return found
         if refused is not None and handler not in NEVER:
-            if self.operation.split(".")[0] in ("matmul", "mul", "einsum") and sum(map(_is_value, leaves)) > 1:
+            if self.operation.split(".")[0] in ("matmul", "mul", "einsum") and sum(map(is_value, leaves)) > 1:
                 raise self.unsupported(PRODUCT)
             return Refused(refused.error)
         if handler is None:
-            random = _is_random(target, args, kwargs)
+            random = is_random(target, args, kwargs)
             raise self.unsupported("It draws random numbers." if random else "")
-        first = _first(result)
+        first = first_of(result)
         if handler in NEVER:
             return handler(self, {}, ())
         self.dtype = first.dtype
@@ -285,17 +223,17 @@ class ProgramReader(Reader):
         if shape is None:
             hint = "It mixes the batch with the features, or the inputs of a batch with each other."
             dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
-            if self.operation.split(".")[0] == "stack" and dim in (0, -first.ndim) and all(map(_is_flow, args[0])):
+            if self.operation.split(".")[0] == "stack" and dim in (0, -first.ndim) and all(map(is_flow, args[0])):
                 return Ahead(self.unsupported(hint), list(args[0]))
             return Refused(self.unsupported(hint))
         if 0 in shape:
             raise self.unsupported("Its values are empty: an axis has the length 0.")
-        args, kwargs = pytree.tree_map(self._operand, (args, kwargs), is_leaf=_is_value)
+        args, kwargs = pytree.tree_map(self._operand, (args, kwargs), is_leaf=is_value)
         return handler(self, named_arguments(target, args, kwargs), shape)
 
     def _over_stacked(self, node: fx.Node, stacked: Ahead, args: Any, kwargs: Any, result: Any) -> Any:
         """An average, sum or extreme over the axis before the batch, as one over the first axis of each input."""
-        first = _first(result)
+        first = first_of(result)
         shape = self.program.shape(node, first)
         a = named_arguments(node.target, args, kwargs)
         dims, many = a.get("dim"), isinstance(a.get("dim"), list | tuple)
@@ -342,7 +280,7 @@ class ProgramReader(Reader):
             return (None, False)
         turned = False
         while node not in self.program.stored:
-            flips = _flips(node, self.values)
+            flips = flips_of(node, self.values)
             if flips is None:
                 return (self._parametrised(), False)
             turned, node = turned != flips, cast(fx.Node, node.args[0])
@@ -358,57 +296,14 @@ class ProgramReader(Reader):
         return (f"{self.layer}.weight" if self.layer else "weight") if type(owner).forward in own else None
 
 
-def named_arguments(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of an operation of torch by their names in its schema, defaults filled in."""
-    schema = target._schema.arguments
-    given = dict(zip([argument.name for argument in schema], args, strict=False))
-    return {argument.name: argument.default_value for argument in schema} | given | dict(kwargs)
+__all__ = ["ProgramReader"]
 
 
-def _first(result: Any) -> Any:
-    """An operation's result, or the first of several."""
-    return cast(Sequence[Any], result)[0] if isinstance(result, list | tuple) else result
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A Graph and, by node, how a weight is computed anew; with the program and its values, for checks."""
 
-
-def _is_flow(value: Any) -> bool:
-    return isinstance(value, Curve | Deferred) and not isinstance(value, Refused)
-
-
-def _is_value(value: Any) -> bool:
-    return isinstance(value, Curve | Deferred | Repeated)
-
-
-def _in_float64(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.layout is not torch.strided:
-        value = value.to_dense()
-    return value.to(torch.float64) if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
-def _is_random(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    if torch.Tag.nondeterministic_seeded not in getattr(target, "tags", ()):
-        return False
-    names = [argument.name for argument in target._schema.arguments]
-    given = {argument.name: argument.default_value for argument in target._schema.arguments}
-    given |= dict(zip(names, args, strict=False)) | dict(kwargs)
-    return given.get("train", given.get("training", True)) is not False
-
-
-def _flips(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool | None:
-    """Whether an operation transposes a matrix (True) or leaves it as it is (False); None if it does something else."""
-    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
-        return None
-    before = values.get(node.args[0])
-    name = operation_name(node).split(".")[0]
-    if name not in ("t", "numpy_T", "transpose", "permute", "mT", "detach", "alias", "clone", "contiguous"):
-        return None
-    if not isinstance(before, Tensor) or before.ndim != 2:
-        return False if isinstance(before, Tensor) and name in ("detach", "alias", "clone", "contiguous") else None
-    index = torch.arange(before.numel()).reshape(before.shape)
-    with torch.no_grad():
-        after = cast(Any, node.target)(index, *node.args[1:], **node.kwargs)
-    if after.shape == index.shape and torch.equal(after, index):
-        return False
-    return True if after.shape == index.T.shape and torch.equal(after, index.T) else None
-
-
-__all__ = ["ProgramReader", "Reading", "Repeated", "named_arguments"]
+    graph: Graph
+    recipes: Mapping[int, Recipe]
+    program: Program
+    reader: ProgramReader

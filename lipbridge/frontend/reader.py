@@ -19,7 +19,7 @@ from lipbridge.activations.activation import Activation, Component, Term
 from lipbridge.activations.modules import INVERSE_SQRT2
 from lipbridge.activations.registry import recognise
 from lipbridge.errors import UnsupportedOperation
-from lipbridge.frontend.computed.program import Computed, outward
+from lipbridge.frontend.computed.tensor import Computed, outward
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, ConvTranspose, Dense, Elementwise, Input, Node, Reshape
 from lipbridge.rounding.factors import number

@@ -15,7 +15,6 @@ from lipbridge.errors import (
     UnknownName,
 )
 from lipbridge.problem.bound import Bound
-from lipbridge.training.loop import Row
 from lipbridge.training.penalty import Form, Method
 from lipbridge.vocabulary import Norm, as_norm
 
@@ -134,3 +133,6 @@ class TrainingResult:
 
 def config_facts(config: TrainingConfig) -> dict[str, object]:
     return {**asdict(config), "momentum": list(config.momentum)}
+
+
+Row = dict[str, object]

@@ -19,7 +19,8 @@ from lipbridge.errors import UnsupportedOperation
 from lipbridge.frontend.activations import TwoSlopes
 from lipbridge.frontend.export import BatchSize, Program, layer_name, operation_name
 from lipbridge.frontend.normalisation import SCALE
-from lipbridge.frontend.program import ProgramReader, Reading, Repeated
+from lipbridge.frontend.program import ProgramReader, Reading
+from lipbridge.frontend.program_values import Repeated
 from lipbridge.frontend.reader import Curve, Deferred, Recipe
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Add, Concat, Conv, ConvTranspose, Dense, Elementwise, Input, Node

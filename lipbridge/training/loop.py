@@ -30,14 +30,11 @@ from lipbridge.files.modules import can_save, save
 from lipbridge.frontend.capture import capture
 from lipbridge.frontend.fitting import dtype_of
 from lipbridge.problem.bound import Bound
-from lipbridge.training.config import TrainingConfig, TrainingResult, config_facts
+from lipbridge.training.config import Row, TrainingConfig, TrainingResult, config_facts
 from lipbridge.training.devices import Workers
 from lipbridge.training.penalty import TrivialBoundPenalty
 from lipbridge.training.rescaling import rescale as rescale_units
 from lipbridge.training.steps import make_optimizer, shifted, training_step
-
-Row = dict[str, object]
-
 
 #: Test examples of one forward pass: a convolution's activations at more would take gigabytes.
 _EVALUATED = 1024

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import lipbridge
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.frontend.axes import averages, interpolation
-from lipbridge.frontend.computed.program import error_of, known
+from lipbridge.frontend.computed.tensor import error_of, known
 from lipbridge.graph.graph import Graph
 from lipbridge.vocabulary import NORMS, exponent
 from tests.frontend.test_layers import Lambda, agrees, kinds

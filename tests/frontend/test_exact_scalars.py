@@ -24,7 +24,8 @@ from lipbridge.activations.registry import activation
 from lipbridge.errors import LipbridgeError, NumericalFailure, UnsupportedOperation
 from lipbridge.files.graphs import load_graph, save_graph
 from lipbridge.frontend.capture import capture
-from lipbridge.frontend.computed.program import Computed, known, outward, tracking
+from lipbridge.frontend.computed.program import tracking
+from lipbridge.frontend.computed.tensor import Computed, known, outward
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, Dense, Elementwise, Input, Node
 from lipbridge.lipsdp.by_channel import runs as channel_runs

@@ -127,7 +127,7 @@ def test_each_row_has_the_bound_of_a_fresh_capture(penalty: float, iris: Dataset
 
     monkeypatch.setattr("lipbridge.training.loop.TrainingRun.accuracy", accuracy)
     monkeypatch.setattr(
-        "lipbridge.training.fit.TrivialBoundPenalty.bound",
+        "lipbridge.training.loop.TrivialBoundPenalty.bound",
         lambda self: lipbridge.Bound(
             value=1.0,
             side=lipbridge.vocabulary.Side.UPPER,
@@ -151,7 +151,7 @@ def test_a_penalty_that_is_right_is_asked(iris: Dataset, monkeypatch: pytest.Mon
         asked.append(found.value)
         return found
 
-    monkeypatch.setattr("lipbridge.training.fit.TrivialBoundPenalty.bound", bound)
+    monkeypatch.setattr("lipbridge.training.loop.TrivialBoundPenalty.bound", bound)
     result = fit(lipbridge.mlp([4, 8, 3]), iris, TrainingConfig(epochs=5, batch_size=32))
     assert [row["bound"] for row in result.history] == pytest.approx(asked, rel=1e-12)
 
@@ -171,7 +171,7 @@ def test_without_a_penalty_a_module_that_it_cannot_read_trains(iris: Dataset, mo
     def refuse(*_: object, **__: object) -> None:
         raise lipbridge.errors.UnsupportedOperation("layer", "penalty")
 
-    monkeypatch.setattr("lipbridge.training.fit.TrivialBoundPenalty", refuse)
+    monkeypatch.setattr("lipbridge.training.loop.TrivialBoundPenalty", refuse)
     result = fit(Ring(), iris, TrainingConfig(epochs=2, penalty=0.0))
     assert result.history[-1]["bound"] == result.bound.value
     with pytest.raises(LipbridgeError):

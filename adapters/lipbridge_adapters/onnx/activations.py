@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from lipbridge.frontend.activations import channelwise_leaky_relu
+from lipbridge.frontend.choices import Mask
 from lipbridge.frontend.reader import Curve
-from lipbridge.frontend.scalar import Mask
 from lipbridge_adapters.onnx.arithmetic import add, aligned
 from lipbridge_adapters.onnx.reader import Call, Flow, OnnxReader, Scaled, Value, operator, per_input
 from lipbridge_adapters.onnx.scalar_functions import applied, float32

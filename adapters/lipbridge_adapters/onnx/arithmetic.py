@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations.activation import Term
-from lipbridge.frontend.computed.program import Computed
+from lipbridge.frontend.computed.tensor import Computed
+from lipbridge.frontend.polynomials import Waiting, product, square_of
 from lipbridge.frontend.reader import LINE, Curve
-from lipbridge.frontend.self_gated import Waiting, product, square_of, times_number
+from lipbridge.frontend.self_gated import times_number
 from lipbridge.graph.nodes import Conv, Dense, Node
 from lipbridge.rounding.factors import number
 from lipbridge_adapters.onnx import moments

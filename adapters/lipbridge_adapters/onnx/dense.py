@@ -11,6 +11,7 @@ from lipbridge.frontend.computed.program import tracking
 from lipbridge_adapters.onnx.arithmetic import shifted
 from lipbridge_adapters.onnx.axes import multiplied
 from lipbridge_adapters.onnx.file import Fault
+from lipbridge_adapters.onnx.permuting import rows_turned
 from lipbridge_adapters.onnx.reader import Call, Flow, OnnxReader, Value, operator
 
 
@@ -24,29 +25,6 @@ def _dense(reader: OnnxReader, x: Flow, W: Tensor, shape: tuple[int, ...], bias:
     size = (m,) if vector else (*reader.shape_of(value)[:-1], m)
     reader.require_small(math.prod(size))
     return Flow(reader.aten("linear", size, input=value, weight=W.contiguous(), bias=bias), shape, fresh=True)
-
-
-def _turned(reader: OnnxReader, x: Flow) -> Flow:
-    """The last two axes exchanged."""
-    if len(x.shape) < 2:
-        raise Fault(f"its operator {reader.kind} needs a matrix, not values of shape {x.shape}")
-    order = [*range(len(x.shape) - 2), len(x.shape) - 1, len(x.shape) - 2]
-    return permuted(reader, x, order)
-
-
-def permuted(reader: OnnxReader, x: Flow, order: list[int]) -> Flow:
-    """A Transpose; one that moves only axes of length one is a reshape."""
-    shape = tuple(x.shape[axis] for axis in order)
-    moved = [axis for axis in order if x.shape[axis] != 1]
-    if moved == sorted(moved):
-        return replace(x, value=reader.curve(x.value), shape=shape)
-    lengths = [x.shape[axis] for axis in sorted(moved)]
-    value = reader.in_shape(reader.line(x.value), tuple(lengths))
-    places = [sorted(moved).index(axis) for axis in moved]
-    turned = reader.aten(
-        "permute", tuple(lengths[i] for i in places), self=value, dims=[0, *(place + 1 for place in places)]
-    )
-    return Flow(turned, shape)
 
 
 @operator("MatMul")
@@ -68,9 +46,9 @@ def _matmul(reader: OnnxReader, call: Call) -> Value:
         return _dense(reader, x, W, (W.shape[0],))
     if x.shape[-2] != W.shape[1]:
         raise Fault(f"its MatMul multiplies {tuple(W.shape)} and {x.shape}")
-    turned = _turned(reader, x)
+    turned = rows_turned(reader, x)
     made = _dense(reader, turned, W, (*turned.shape[:-1], W.shape[0]))
-    return replace(_turned(reader, made), fresh=x.shape[-1] == 1)
+    return replace(rows_turned(reader, made), fresh=x.shape[-1] == 1)
 
 
 def _matrix(tensor: Tensor) -> Tensor:
@@ -92,13 +70,13 @@ def _gemm(reader: OnnxReader, call: Call) -> Value:
     with tracking():
         W = W if alpha == 1.0 else alpha * W
     turns = [bool(call.attributes.get(name, 0)) for name in ("transA", "transB")]
-    x = _turned(reader, x) if turns[place] else x
+    x = rows_turned(reader, x) if turns[place] else x
     W = W.T if turns[1 - place] else W
-    x, W = (x, W.T) if place == 0 else (_turned(reader, x), W)  # x W' in either case, for a product A B or (B' A')'
+    x, W = (x, W.T) if place == 0 else (rows_turned(reader, x), W)  # x W' in either case, for a product A B or (B' A')'
     if x.shape[1] != W.shape[1]:
         raise Fault(f"its Gemm multiplies {x.shape} and {tuple(W.T.shape)}")
     made = _dense(reader, x, W, (x.shape[0], W.shape[0]))
-    made = made if place == 0 else replace(_turned(reader, made), fresh=x.shape[0] == 1)
+    made = made if place == 0 else replace(rows_turned(reader, made), fresh=x.shape[0] == 1)
     c = call.inputs[2] if len(call.inputs) > 2 else None
     if c is None or beta == 0.0:
         return made

@@ -18,6 +18,7 @@ from torch import Tensor
 from lipbridge.frontend.moments import SQUARE
 from lipbridge.frontend.reader import Curve, Deferred, Reader
 from lipbridge.graph.nodes import Normalize
+from lipbridge_adapters.onnx.permuting import permuted
 from lipbridge_adapters.onnx.reader import Flow, OnnxReader, per_input
 
 
@@ -189,8 +190,6 @@ def quotient(reader: OnnxReader, x: Flow, y: Flow) -> Flow | None:
 
 def _normalised(reader: OnnxReader, x: Flow, deviation: Deviation) -> Flow | None:
     """Normalize on runs of entries; axes that are not the last are moved there and back."""
-    from lipbridge_adapters.onnx.dense import permuted
-
     if deviation.centred:
         fits = isinstance(x.value, Centred) and x.value.of(deviation)
     else:

@@ -10,8 +10,8 @@ import torch
 
 from lipbridge.activations.activation import Term
 from lipbridge.frontend.extremes import Extreme
+from lipbridge.frontend.polynomials import Waiting
 from lipbridge.frontend.reader import Curve
-from lipbridge.frontend.self_gated import Waiting
 from lipbridge_adapters.onnx.arithmetic import aligned, scaled
 from lipbridge_adapters.onnx.reader import Call, Flow, OnnxReader, Scaled, Value, operator, per_input
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import replace
 
 from lipbridge_adapters.onnx.constants import axes_of, flattened, integers, reshaped, squeezed, unsqueezed
-from lipbridge_adapters.onnx.dense import permuted
 from lipbridge_adapters.onnx.file import FLOATS, Fault
+from lipbridge_adapters.onnx.permuting import permuted
 from lipbridge_adapters.onnx.reader import Call, Flow, OnnxReader, Value, operator
 
 

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipbridge.errors import NumericalFailure
-from lipbridge.frontend.computed import rules
-from lipbridge.frontend.computed.rules import (
-    RULES,
+from lipbridge.frontend.computed.arithmetic import (
+    ULPS,
     Rule,
     add,
+    div,
     dot,
     each,
     error_of,
@@ -26,12 +26,12 @@ from lipbridge.frontend.computed.rules import (
     moderate,
     mul,
     operand,
-    smooth,
-    steady,
     sub,
     total,
     with_error,
 )
+from lipbridge.frontend.computed.entrywise import logarithm_of_one_plus, smooth, steady
+from lipbridge.frontend.computed.rules import RULES
 from lipbridge.rounding.scalars import TINY, UNIT, gamma
 from lipbridge.rounding.uncertain import Uncertain
 
@@ -83,7 +83,7 @@ def _softplus(a: Any, beta: Any = 1.0, threshold: Any = 20.0) -> Any:
     steep = x.value * float(beta)
     value = F.softplus(x.value, float(beta), float(threshold))
     # The rounding of beta t moves the exponential by as many units as beta t is large.
-    own = rules.ULPS * (1.0 + steep.abs().clamp_max(1e3)) * value.abs() + TINY + TINY / abs(float(beta))
+    own = ULPS * (1.0 + steep.abs().clamp_max(1e3)) * value.abs() + TINY + TINY / abs(float(beta))
     jump = (steep - float(threshold)).abs() <= error_of(x) * (2.0 * abs(float(beta))) + UNIT * 2.0 * abs(threshold)
     own = torch.where(torch.isfinite(value) & ~jump, own, torch.inf)
     return with_error(value, own, x.error)
@@ -104,8 +104,8 @@ def _less_one(a: Any) -> Any:
     """exp(t) - 1, as near to zero as t is."""
     x = operand(a)
     value = x.value.expm1()
-    own = torch.where(torch.isfinite(value), rules.ULPS * value.abs() + TINY, torch.inf)
-    moved = None if x.error is None else (value.abs() + 1.0) * torch.expm1(x.error) * (1.0 + 4.0 * rules.ULPS)
+    own = torch.where(torch.isfinite(value), ULPS * value.abs() + TINY, torch.inf)
+    moved = None if x.error is None else (value.abs() + 1.0) * torch.expm1(x.error) * (1.0 + 4.0 * ULPS)
     return with_error(value, own, moved)
 
 
@@ -132,7 +132,7 @@ def _softmax(a: Any, dim: int, half_to_float: bool = False) -> Any:
     if half_to_float or not isinstance(a, Uncertain) or not a.value.ndim:
         return NotImplemented
     powers = RULES["exp"](_shifted(a, dim)[0])
-    return rules.div(powers, total(powers, dim, True))
+    return div(powers, total(powers, dim, True))
 
 
 def _safe_softmax(a: Any, dim: int, dtype: Any = None) -> Any:
@@ -327,7 +327,7 @@ _FURTHER: dict[str, Rule] = {
     "hardtanh": steady(F.hardtanh),
     "fmax": steady(torch.maximum),
     "fmin": steady(torch.minimum),
-    "log1p": rules.logarithm_of_one_plus,
+    "log1p": logarithm_of_one_plus,
     "_softmax": _softmax,
     "_safe_softmax": _safe_softmax,
     "_log_softmax": _log_softmax,

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from lipbridge.errors import NumericalFailure
 from lipbridge.frontend.computed.functions import ALL
-from lipbridge.frontend.computed.program import Computed, error_of, known, tracking
+from lipbridge.frontend.computed.program import tracking
+from lipbridge.frontend.computed.tensor import Computed, error_of, known
 
 DOUBLE = torch.float64
 Rows = list[list[Fraction]]
