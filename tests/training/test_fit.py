@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 import lipbridge
+import lipbridge.training.loop
 from lipbridge import TrainingConfig, TrivialBoundPenalty, fit
 from lipbridge.data import Dataset, load_dataset
 from lipbridge.errors import (
@@ -177,6 +178,7 @@ def test_kill_9_at_any_moment(digits: Dataset, tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(more)
+        os.kill(process.pid, signal.SIGSTOP)  # so that it lives until it is killed, on a machine however fast
         with pytest.raises(FolderInUse, match=rf"process {process.pid} on .*train_{bool(attempt)}\.py"):
             fit(network(), digits, config, out=tmp_path / "run", **{"overwrite" if attempt else "resume": True})
         os.kill(process.pid, signal.SIGKILL)
@@ -202,7 +204,7 @@ def test_nan_loss_stops_with_the_last_good_checkpoint(digits: Dataset, tmp_path:
         return step(model, penalty, optimizer, inputs, labels, config)
 
     good = fit(network(), digits, dataclasses.replace(CONFIG, epochs=2), out=tmp_path / "good")
-    monkeypatch.setattr(lipbridge.training.fit, "training_step", poisoned)
+    monkeypatch.setattr(lipbridge.training.loop, "training_step", poisoned)
     with pytest.raises(
         TrainingError, match=r"no longer finite in epoch 3: .* keeps the model and checkpoint of epoch 2"
     ):

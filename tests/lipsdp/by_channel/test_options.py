@@ -22,6 +22,7 @@ import lipbridge
 from lipbridge.activations.activation import Term, derive
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, Dense, Input
+from lipbridge.lipsdp.by_channel import frequencies, proof
 from lipbridge.lipsdp.by_channel import runs as channel_runs
 from lipbridge.lipsdp.by_channel.multipliers import bound_by_channels
 from lipbridge.lipsdp.by_channel.proof import prove_run
@@ -362,7 +363,7 @@ def test_on_its_torus_each_layer_is_itself(mode):
         if grids is None:
             continue
         (first,), (middle,), (last,) = grids
-        blocks = channel_runs._conv_blocks(layers, [1, 1], grids)
+        blocks = frequencies.conv_blocks(layers, [1, 1], grids)
         for layer, block, grid, after in zip(layers, blocks, (first, middle), (middle, last), strict=True):
             x = torch.randn(layer.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
             right = Graph((Input("input", (), layer.shape), layer.node))(x[None])[0]
@@ -409,7 +410,7 @@ def test_a_line_between_two_layers_loses_nothing(mode):
 def test_the_roundings_of_a_scale_are_in_a_block():
     W, scale = torch.tensor([[0.1, 0.7], [-0.3, 1e-3]], dtype=torch.float64), torch.tensor([1 / 3, 0.9]).double()
     two = torch.arange(2)
-    block = channel_runs._dense_block(Layer(Dense("dense", (0,), (2,), W, None), (2,), two, two, scale), 1)
+    block = frequencies.dense_block(Layer(Dense("dense", (0,), (2,), W, None), (2,), two, two, scale), 1)
     for i, j in itertools.product(range(2), range(2)):
         exact = Fraction(float(W[i, j])) * Fraction(float(scale[i])) / Fraction(2) ** block.exponent
         off = abs(Fraction(float(block.weight[0, i, j])) - exact)
@@ -419,10 +420,10 @@ def test_the_roundings_of_a_scale_are_in_a_block():
 @pytest.mark.parametrize("error", [2.0**-10, 2.0**-40])
 def test_the_entry_of_a_run_counts_its_error(error):
     W = torch.rand(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    block = channel_runs.Block(W[None], W, error, 0, torch.arange(2), torch.arange(3))
+    block = frequencies.Block(W[None], W, error, 0, torch.arange(2), torch.arange(3))
     before = torch.tensor([0.5, 4.0], dtype=torch.float64)
     H = torch.tensor([[2.0, 1.0, 0.0], [1.0, 3.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     root = torch.linalg.cholesky(H).T
-    value = channel_runs._entry_up(block, before.reciprocal(), H, 0)
+    value = proof._entry_up(block, before.reciprocal(), H, 0)
     exact = float(torch.linalg.matrix_norm(root @ (W * (1.0 + error)) / before, 2))
     assert exact * (1.0 - 1e-15) <= value <= exact * (1.0 + 10.0 * error)
