@@ -21,13 +21,14 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A folder or file that train wrote, an ONNX file, or FILE.py:NAME: your own module, whose file is run.",
+        help="A folder or file that train wrote, a file of a format such as ONNX, or FILE.py:NAME: your own module, "
+        "whose file is run.",
     ),
 ]
 ShapeOption = Annotated[
     str | None,
     typer.Option(
-        "--input-shape", help="Of one input of an ONNX file that leaves it open, or of FILE.py:NAME, e.g. 3,32,32."
+        "--input-shape", help="Of one input of a file (ONNX) that leaves it open, or of FILE.py:NAME, e.g. 3,32,32."
     ),
 ]
 WeightsOption = Annotated[
@@ -41,7 +42,8 @@ ClassesOption = Annotated[
     typer.Option(help="With --input-shape what NAME is called with, if it takes (input_shape, classes)."),
 ]
 OutputOption = Annotated[
-    str | None, typer.Option("--output", help="The value of an ONNX file to stop at, e.g. the scores before a softmax.")
+    str | None,
+    typer.Option("--output", help="The value of a file (ONNX) to stop at, e.g. the scores before a softmax."),
 ]
 SettingOption = Annotated[
     list[str] | None,

@@ -32,7 +32,8 @@ def compare(
     model: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...", help="Folders or files that train wrote, ONNX files, or FILE.py:NAME, your own modules."
+            metavar="MODEL...",
+            help="Folders or files that train wrote, files of formats such as ONNX, or FILE.py:NAME, your own modules.",
         ),
     ],
     verifiers: Annotated[

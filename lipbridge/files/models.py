@@ -1,15 +1,14 @@
 """MODEL arguments, with their run and data if there are any.
 
-A MODEL is a folder that ``train`` wrote, a model file, an ONNX file (also in gzip), or ``FILE.py:NAME``, a module of
-the user's own, with the weights of another file or those that it comes with.
+A MODEL is a folder that ``train`` wrote, a model file, a file of a registered format such as ONNX, or ``FILE.py:NAME``,
+a module of the user's own, with the weights of another file or those that it comes with.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +19,7 @@ from lipbridge.data import Dataset, load_dataset
 from lipbridge.disk.strict_json import parse_json
 from lipbridge.errors import InvalidArgument, ModelFileError
 from lipbridge.files.container import MODEL_FILE, load_header
+from lipbridge.files.formats import Format, format_of, list_formats, without_suffix
 from lipbridge.files.graphs import load_graph
 from lipbridge.files.modules import load
 from lipbridge.files.run_folder import settle
@@ -62,8 +62,8 @@ class Reading:
     """What is said of how MODELs are read.
 
     Attributes:
-        input_shape: of one input, for ONNX files that leave it open and for modules.
-        output: the value of an ONNX file to stop at.
+        input_shape: of one input, for files that leave it open and for modules.
+        output: the value of a file to stop at.
         weights: a file for each ``FILE.py:NAME``, in their order.
         classes: with ``input_shape`` the arguments of a NAME that takes two.
         data: a dataset that says both, where they are not given.
@@ -85,12 +85,15 @@ def open_models(paths: Sequence[str], reading: Reading | None = None) -> list[Mo
         UnsupportedOperation: for a layer outside the Graph's nodes.
     """
     reading = reading or Reading()
+    known = list_formats()
+    formats = {path: None if _is_source(path) else format_of(path, known) for path in paths}
     sources = [path for path in paths if _is_source(path)]
-    files = [path for path in paths if _is_onnx(path)]
-    if reading.input_shape is not None and not (files or sources):
-        raise InvalidArgument("--input-shape", "come with an ONNX file or FILE.py:NAME", reading.input_shape)
-    if reading.output is not None and not files:
-        raise InvalidArgument("--output", "come with an ONNX file", reading.output)
+    for option, value in (("input_shape", reading.input_shape), ("output", reading.output)):
+        able = any(found is not None and option in found.takes for found in formats.values())
+        if value is not None and not able and not (option == "input_shape" and sources):
+            words = f"come with a file in {' or '.join(each.title for each in known if option in each.takes)}"
+            words += " or FILE.py:NAME" if option == "input_shape" else ""
+            raise InvalidArgument(f"--{option.replace('_', '-')}", words, value)
     if reading.classes is not None and not sources:
         raise InvalidArgument("--classes", "come with FILE.py:NAME as MODEL", reading.classes)
     if reading.weights and len(reading.weights) != len(sources):
@@ -98,9 +101,10 @@ def open_models(paths: Sequence[str], reading: Reading | None = None) -> list[Mo
         raise InvalidArgument("--weights", words, list(reading.weights))
     weights = iter(reading.weights or [None] * len(sources))
     plan = [(path, next(weights) if _is_source(path) else None) for path in paths]
+    names = _names(plan, formats)
     return [
-        _open_source(path, file, name, reading) if _is_source(path) else _open(path, name, reading)
-        for (path, file), name in zip(plan, _names(plan), strict=True)
+        _open_source(path, file, name, reading) if _is_source(path) else _open(path, name, reading, formats[path])
+        for (path, file), name in zip(plan, names, strict=True)
     ]
 
 
@@ -141,22 +145,19 @@ def balls_of(model: Model, data: str | None, points: int, radius: float, norm: s
     return Ball(centers.reshape(len(centers), *model.graph.input_shape), radius, as_norm(norm, "--ball-norm"))
 
 
-def _is_onnx(path: str) -> bool:
-    return path.lower().removesuffix(".gz").endswith(".onnx")
-
-
 def _is_source(path: str) -> bool:
     """Whether it is ``FILE.py:NAME``."""
     file, colon, _ = path.rpartition(":")
     return bool(colon) and file.lower().endswith(".py")
 
 
-def _open(text: str, name: str, reading: Reading) -> Model:
+def _open(text: str, name: str, reading: Reading, format: Format | None) -> Model:
     path = checks.path(text, "MODEL")
-    if _is_onnx(text):
-        reader: Any = import_module("lipbridge_adapters.onnx.reading")
-        found = reader.read_onnx(path, reading.input_shape, output=reading.output)
-        return Model(name, path, replace(found, name=name), None)
+    if format is not None:
+        format.require()
+        shape = reading.input_shape if "input_shape" in format.takes else None
+        graph, notes = format.read(path, input_shape=shape, output=reading.output if "output" in format.takes else None)
+        return Model(name, path, replace(graph, name=name), None, notes)
     if path.suffix.lower() == ".py":
         raise InvalidArgument("MODEL", "say which function of the file makes the module, as FILE.py:NAME", text)
     if path.is_dir():
@@ -216,9 +217,9 @@ def _run(path: Path) -> dict[str, Any] | None:
     return cast(dict[str, Any], run) if isinstance(run, dict) else None
 
 
-def _names(plan: Sequence[tuple[str, str | None]]) -> list[str]:
+def _names(plan: Sequence[tuple[str, str | None]], formats: Mapping[str, Format | None]) -> list[str]:
     """What says something of each MODEL (with its weights), or the whole path where those are equal."""
-    short = [_short(path) if weights is None else _stem(weights) for path, weights in plan]
+    short = [_short(path, formats[path]) if file is None else Path(os.path.abspath(file)).stem for path, file in plan]
     whole = [path if weights is None else f"{path} with {weights}" for path, weights in plan]
     names = [name if short.count(name) == 1 else str(Path(text)) for name, text in zip(short, whole, strict=True)]
     for name in names:
@@ -227,16 +228,11 @@ def _names(plan: Sequence[tuple[str, str | None]]) -> list[str]:
     return names
 
 
-def _short(path: str) -> str:
+def _short(path: str, format: Format | None) -> str:
     if _is_source(path):
         return path.rpartition(":")[2]
     full = Path(os.path.abspath(path))
-    return full.parent.name if full.name == MODEL_FILE else _stem(path)
-
-
-def _stem(path: str) -> str:
-    name = Path(os.path.abspath(path)).name
-    return Path(name.removesuffix(".gz") if _is_onnx(name) else name).stem
+    return full.parent.name if full.name == MODEL_FILE else without_suffix(full, format)
 
 
 def _size(shape: tuple[int, ...]) -> int:
