@@ -15,8 +15,8 @@ from lipbridge.activations.activation import Term, derive
 from lipbridge.activations.registry import activation, activation_names
 from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS
 from lipbridge.activations.slopes import LOCAL, component_bend, component_range, component_slopes, outward
-from tests.activations.test_activations import SCALARS, TURNS, exact_slope, turn
-from tests.search.test_search import SMOOTH
+from tests.support.functions import SMOOTH
+from tests.support.slopes import SCALARS, TURNS, exact_slope, turn
 
 PARAMETERS = {
     "leaky_relu": (0.01, -2.0, 1.5),

@@ -7,9 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,26 +17,12 @@ from lipbridge.cli.app import run
 from lipbridge.files.modules import save
 from lipbridge.vocabulary import Status
 from tests.support import third_party
+from tests.support.command_line import Answer, refused
 
 BOUND_KEYS = {
     *("network", "verifier", "method", "side", "value", "proved", "norm", "region", "quantity"),
     *("seconds", "status", "tightness", "memory", "detail", "certified_accuracy"),
 }
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """stdout is one JSON array of objects and nothing else."""
-        found = json.loads(self.out)
-        assert isinstance(found, list)
-        assert all(isinstance(row, dict) for row in found)
-        return found
 
 
 Cli = Callable[..., Answer]
@@ -67,18 +51,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [{"epoch": e, "loss": 1 / e, "accuracy": 0.5, "bound": 2.0 * e} for e in (1, 2, 3)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
-
-
-def refused(answer: Answer, *words: str) -> None:
-    """A bad input: one line on stderr that says what is wrong, exit code 2, nothing on stdout."""
-    assert answer.code == 2, answer
-    assert answer.out == ""
-    assert answer.err.startswith("error: ")
-    assert answer.err.count("\n") == 1
-    assert answer.err.endswith("\n")
-    assert "Traceback" not in answer.err
-    for word in words:
-        assert word in answer.err
 
 
 # --- the application -------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import nn
 
 import lipbridge
 from lipbridge.cli.app import run
-from tests.cli.test_cli import Answer, refused
+from tests.support.command_line import Answer, refused
 
 Cli = Callable[..., Answer]
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 import lipbridge
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph.graph import Graph
-from tests.support.architectures import ARCHITECTURES, Architecture, build
+from tests.support.architectures import ARCHITECTURES, BOUNDED, Architecture, build
 
-BOUNDED = [name for name, entry in ARCHITECTURES.items() if not entry.refused]
 REFUSED = [name for name, entry in ARCHITECTURES.items() if entry.refused]
 NORMS = {1: 1, 2: 2, "inf": torch.inf}
 

@@ -17,7 +17,7 @@ from lipbridge.frontend.axes import averages, interpolation
 from lipbridge.frontend.computed.tensor import error_of, known
 from lipbridge.graph.graph import Graph
 from lipbridge.vocabulary import NORMS, exponent
-from tests.frontend.test_layers import Lambda, agrees, kinds
+from tests.support.captured import Lambda, agrees, kinds
 
 Function = Callable[[Tensor], Tensor]
 

@@ -12,8 +12,7 @@ import lipbridge
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph.nodes import Concat, Gather, GroupSort, MaxPool
 from lipbridge.vocabulary import NORMS
-from tests.frontend.test_layers import Lambda, agrees, kinds
-from tests.frontend.test_moves import same
+from tests.support.captured import Lambda, agrees, kinds, same
 
 Function = Callable[[Tensor], Tensor]
 LEVELS = torch.tensor([[[0.5, -1.0, 0.0, 2.0]]]).expand(1, 3, 4) * torch.tensor([1.0, -1.0, 3.0])[:, None]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import lipbridge
 from lipbridge.errors import UnsupportedOperation
-from tests.frontend.test_layers import Lambda, agrees
+from tests.support.captured import Lambda, agrees
 
 C = torch.tensor([3.0, -1.0, 0.5])
 Function = Callable[[Tensor], Tensor]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -14,32 +12,8 @@ from torch.nn.utils import parametrize
 
 import lipbridge
 from lipbridge.errors import UnsupportedOperation
-from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Add, Concat, Conv, Dense, Elementwise, GroupSort, MaxPool, Normalize, Reshape
-
-
-def agrees(module: nn.Module, shape: tuple[int, ...]) -> Graph:
-    """Capture in float32, and compare with the module in float64 on random inputs."""
-    module = module.eval()
-    graph = lipbridge.capture(module, shape)
-    x = torch.randn(3, *shape, dtype=torch.float64)
-    with torch.no_grad():
-        expected = copy.deepcopy(module).double()(x)
-    torch.testing.assert_close(graph(x), expected, rtol=1e-12, atol=1e-12)
-    return graph
-
-
-def kinds(graph: Graph) -> list[str]:
-    return [type(node).__name__ for node in graph.nodes[1:]]
-
-
-class Lambda(nn.Module):
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
+from tests.support.captured import Lambda, agrees, kinds
 
 
 def statistics(norm: nn.Module) -> nn.Module:

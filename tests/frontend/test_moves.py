@@ -12,18 +12,9 @@ from torch.nn import functional as F
 
 import lipbridge
 from lipbridge.errors import UnsupportedOperation
-from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import ConvTranspose, Gather
 from lipbridge.vocabulary import NORMS, exponent
-from tests.frontend.test_layers import Lambda, kinds
-
-
-def same(module: nn.Module, shape: tuple[int, ...]) -> Graph:
-    """Copies are exact, so the values are equal."""
-    graph = lipbridge.capture(module, shape)
-    x = torch.randn(4, *shape, dtype=torch.float64)
-    assert torch.equal(graph(x), module.double()(x))
-    return graph
+from tests.support.captured import Lambda, kinds, same
 
 
 def index(*rows: Any) -> Tensor:

@@ -23,7 +23,7 @@ from lipbridge.rescaling.channel_chain import channel_chain
 from lipbridge.rescaling.channels import ones, proved_product
 from lipbridge.rigor.tangent_error import enclose_tangent
 from lipbridge.vocabulary import NORMS, Norm, exponent
-from tests.propagation.test_bounds import balls_of, require_inside
+from tests.support.enclosed import balls_of, require_inside
 
 CASES = {
     "identity": ((3,), [0, 1, 2], (3,)),

@@ -21,8 +21,8 @@ from lipbridge.graph.nodes import Input, Normalize
 from lipbridge.propagation.bounds import layer_norms, reaches
 from lipbridge.rigor.running_error import enclose
 from lipbridge.vocabulary import NORMS, Norm
-from tests.frontend.test_layers import Lambda, agrees, kinds
-from tests.propagation.test_bounds import balls_of, require_inside
+from tests.support.captured import Lambda, Llama, agrees, kinds
+from tests.support.enclosed import balls_of, require_inside
 
 
 def rms(n: int, epsilon: float, groups: int = 1) -> Graph:
@@ -125,16 +125,6 @@ def test_intervals(n: int, norm: Norm) -> None:
 
 
 # --- capture ---------------------------------------------------------------------------------------------------------
-
-
-class Llama(nn.Module):
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.rand(n) + 0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        variance = x.float().pow(2).mean(-1, keepdim=True)
-        return self.weight * (x * torch.rsqrt(variance + 1e-6))
 
 
 def pixels(x: Tensor) -> Tensor:

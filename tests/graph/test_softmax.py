@@ -26,8 +26,8 @@ from lipbridge.rigor.running_error import enclose
 from lipbridge.rigor.tangent_error import enclose_tangent
 from lipbridge.search import search_lower_bound
 from lipbridge.vocabulary import NORMS, Norm
-from tests.frontend.test_layers import Lambda, agrees, kinds
-from tests.propagation.test_bounds import require_inside
+from tests.support.captured import Lambda, agrees, kinds
+from tests.support.enclosed import require_inside
 
 PAIRS: list[tuple[Norm, Norm]] = [(1, 1), (1, 2), (1, "inf"), (2, 2), (2, "inf"), ("inf", "inf")]
 BOTH = pytest.mark.parametrize("log", [False, True], ids=["softmax", "log-softmax"])

@@ -21,7 +21,7 @@ from lipbridge.lowering.dense import lower_to_dense
 from lipbridge.propagation.bounds import layer_norms, reaches
 from lipbridge.rigor.running_error import enclose
 from lipbridge.vocabulary import NORMS, Norm, exponent
-from tests.propagation.test_bounds import balls_of, require_inside
+from tests.support.enclosed import balls_of, require_inside
 
 TORCH: Any = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 

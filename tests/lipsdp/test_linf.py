@@ -15,7 +15,6 @@ from torch import Tensor, nn
 import lipbridge
 from lipbridge.activations.registry import activation_names
 from lipbridge.errors import NumericalFailure
-from lipbridge.graph.graph import Graph
 from lipbridge.lipsdp.linf import (
     Multipliers,
     box_norm_up,
@@ -24,25 +23,12 @@ from lipbridge.lipsdp.linf import (
     pieces_of,
     prove_piece,
 )
-from lipbridge.rigor.tangent_error import enclose_tangent
 from lipbridge.vocabulary import Norm
 from tests.support.exact.rationals import Rationals, exact, product
 from tests.support.families import FLAVOURS, network
+from tests.support.jacobians import NORMS, jacobian_norms
 from tests.support.lipsdp_reference import graph_of
 from tests.support.refusals import reason
-
-NORMS: tuple[Norm, Norm] = ("inf", 1)
-
-
-def jacobian_norms(graph: Graph, norm: Norm, count: int = 64) -> Tensor:
-    """By output (l_inf) or input (l_1): the largest that is met at random points, near and far, rounded down."""
-    n = graph.input_shape[0]
-    x = torch.logspace(-3, 2, count, dtype=torch.float64)[:, None]
-    x = x * torch.randn(count, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    rows = [enclose_tangent(graph, x, row.expand(count, n)) for row in torch.eye(n, dtype=torch.float64)]
-    columns = [(row.tangent.value.abs() - row.tangent.error).clamp_min(0.0) * row.sound[:, None] for row in rows]
-    found = torch.stack(columns, -1).sum(2 if norm == "inf" else 1).amax(0)
-    return found * (1 - 2.0**-46)  # sums of a few entries
 
 
 def random_claim(piece, seed: int, scale: float) -> Multipliers:

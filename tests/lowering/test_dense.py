@@ -17,7 +17,7 @@ from lipbridge.lipsdp.multipliers import closed_form_bound
 from lipbridge.lowering.chain import as_chain
 from lipbridge.lowering.dense import lower_to_dense
 from lipbridge.lowering.rewrites import lower_to_relu
-from tests.graph.test_evaluation import convolutions
+from tests.support.convolution_nodes import convolutions
 from tests.support.dags import dag
 
 

@@ -18,7 +18,7 @@ from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, Dense, Elementwise, Input, Node, Reshape
 from lipbridge.lowering.dense import lower_to_dense
 from lipbridge.lowering.rewrites import fold_scalings, relu_lowering
-from tests.search.test_search import SMOOTH
+from tests.support.functions import SMOOTH
 from tests.support.many_digits import BITS, matrix, values
 
 #: Piecewise linear, with factors that are doubles but no powers of two, kinks and shifts anywhere, several blocks.

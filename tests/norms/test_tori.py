@@ -21,8 +21,8 @@ from lipbridge.norms.toeplitz import toeplitz_bound
 from lipbridge.norms.torus import torus
 from lipbridge.rigor import convolution as rigor_convolution
 from lipbridge.rigor.convolution import proved_conv_norm
-from tests.rigor.test_coarse_norms import conv_matrix
 from tests.support.convolutions import MODES
+from tests.support.matrices import conv_matrix
 
 
 def geometry_of(drawn: random.Random, mode: str, axes: int) -> Convolution:

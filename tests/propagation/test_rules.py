@@ -25,14 +25,9 @@ from lipbridge.graph.nodes import (
     ConvTranspose,
     Dense,
     Elementwise,
-    Gather,
-    GroupSort,
     Input,
     MaxPool,
     Node,
-    Normalize,
-    Reshape,
-    Softmax,
 )
 from lipbridge.problem.question import Ball
 from lipbridge.propagation.bounds import _form_ends
@@ -50,9 +45,9 @@ from lipbridge.propagation.rules import (
 )
 from lipbridge.rigor.running_error import Enclosure
 from lipbridge.vocabulary import NORMS, Norm
-from tests.propagation.test_exact import ROOM, Maker, arithmetic, bends, moved
-from tests.search.test_search import SMOOTH
 from tests.support.coarse import coarse
+from tests.support.exact_propagation import ROOM, Boxes, arithmetic, bends, linear_node, moved, nonlinear_node
+from tests.support.functions import SMOOTH
 from tests.support.many_digits import BITS, matrix, numbers, values
 
 ARITHMETICS: list[tuple[str | None, str | None]] = [
@@ -64,42 +59,8 @@ ARITHMETICS: list[tuple[str | None, str | None]] = [
 every_arithmetic = pytest.mark.parametrize(("direction", "worst"), ARITHMETICS)
 
 
-class Boxes(Maker):
-    """Nodes of every kind, and boxes for what they read."""
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self.generator, dtype=torch.float64)
-
-    def box(self, shape: tuple[int, ...], norm: Norm, k: int = 2, *, known: str = "both") -> Reach:
-        """Intervals of several widths around what is known of the centre: both, or only the ``box`` or ``distance``."""
-        value = coarse(self.normal(k, *shape) * self.random.choice((1.0, 30.0)))
-        width = torch.exp2(torch.randint(-24, 2, (k, *shape), generator=self.generator).double())
-        error = coarse(width * 2.0 ** -self.random.randint(1, 12))
-        lower, upper = (coarse(value + side * (width + error)) for side in (-1.0, 1.0))
-        infinite = torch.full_like(lower, math.inf)
-        distance = coarse(norm_up(upper - lower, norm).reshape(k, -1).amax(1) * 0.25)
-        if known == "box":
-            distance = torch.full_like(distance, math.inf)
-        if known == "distance":
-            lower, upper = -infinite, infinite
-        return Reach(lower, upper, Enclosure(value, error), distance)
-
-
 def alone(make: Boxes, node: Node) -> Node:
     return make.nodes[make.add(node)]
-
-
-def linear_node(seed: int) -> tuple[Boxes, Node]:
-    """A dense layer, a convolution or a transposed one, in every option."""
-    make = Boxes(seed)
-    shape = make.random.choice(((1,), (4,), (40,), (2, 6), (1, 3, 4), (3, 5)))
-    make.nodes.append(Input("input", (), shape))
-    while True:
-        index = make.step(0)
-        node = make.nodes[index]
-        if isinstance(node, Dense | Conv | ConvTranspose):
-            return make, node
-        del make.nodes[index:]
 
 
 def extremes(row: list[Any], low: list[Any], high: list[Any]) -> tuple[Any, Any]:
@@ -229,18 +190,6 @@ def test_activations_and_the_lines_around_them(direction: str | None, worst: str
                             mpmath.mpf(float(p[k, i])) for p in (line.slope, line.offset, line.radius)
                         )
                         assert abs(exact[j] - slope * t - offset) <= radius
-
-
-def nonlinear_node(seed: int) -> tuple[Boxes, Node]:
-    make = Boxes(seed)
-    shape = make.random.choice(((4,), (6,), (2, 5), (1, 3, 4)))
-    make.nodes.append(Input("input", (), shape))
-    while True:
-        index = make.step(0)
-        node = make.nodes[index]
-        if isinstance(node, MaxPool | GroupSort | Normalize | Softmax | Elementwise | Gather | Reshape):
-            return make, node
-        del make.nodes[index:]
 
 
 def forms(make: Boxes, node: Node) -> Tensor:

@@ -27,9 +27,9 @@ from lipbridge.rigor.convolution import proved_conv_norm
 from lipbridge.rigor.matrix import gram_up, largest_eigenvalue_up, magnitude_norm_up, proved_operator_norm
 from lipbridge.rigor.matrix import smallest_eigenvalue_down as eigenvalue_down
 from tests.support.coarse import COARSE_UNIT, coarse, coarse_arithmetic
-from tests.support.exact.convolution import convolved
 from tests.support.exact.norms import definiteness, matrix_exceeds
 from tests.support.exact.rationals import Rationals, aligned, exact, product
+from tests.support.matrices import conv_matrix
 
 #: How single operations are rounded, and on which side sums and products are off.
 ARITHMETICS = [("zero", None), ("zero", "low"), ("zero", "high"), ("away", "mixed"), ("nearest", "low")]
@@ -269,13 +269,6 @@ def test_the_steps_of_gram_iteration(arithmetic) -> None:
             assert not matrix_exceeds(scaled.minus(exact(held)), float(square_errors[k]), 2, 2)
             for bound in (float(once[k]), float(none[k]), sharp, whole):
                 assert least_is(symbol, -bound, -1)
-
-
-def conv_matrix(W: Tensor, geometry: Convolution) -> Rationals:
-    n = math.prod(geometry.input_shape)
-    unit = Rationals(np.eye(n, dtype=object).reshape(*geometry.input_shape, n))
-    options = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups, geometry.padding_mode)
-    return convolved(unit, exact(W), *options).reshape(-1, n)
 
 
 #: One pixel and many taps that merge on it; tori that are exact; two axes and strides; two groups.

@@ -22,9 +22,9 @@ from lipbridge.rigor.convolution import proved_conv_norm
 from lipbridge.rigor.gram import gram_pair, largest_eigenvalue_of_batch_up
 from lipbridge.rigor.matrix import times_power_of_two
 from lipbridge.rigor.roots import unit_roots
-from tests.rigor.test_matrix import exact_norm_is_at_most
 from tests.support.convolutions import MODES, convolutions
 from tests.support.families import FLAVOURS, matrix
+from tests.support.matrices import exact_norm_is_at_most
 
 
 def exact_matrix(weight: torch.Tensor, geometry: Convolution) -> list[list[Fraction]]:

@@ -15,25 +15,9 @@ from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProbl
 from lipbridge.norms import CHEAP_PAIRS, operator_norm
 from lipbridge.rigor.matrix import gram_up, largest_eigenvalue_up, proved_operator_norm, smallest_eigenvalue_down
 from tests.support.families import FLAVOURS, matrix
+from tests.support.matrices import exact_norm_is_at_most
 
 HARD_PAIRS = [("inf", 1), ("inf", 2), (2, 1)]
-
-
-def exact_norm_is_at_most(W: torch.Tensor, p, q, bound: float) -> bool:
-    """Exact rational check on the extreme points that attain the norm (for 2->2: on the leading singular vector)."""
-    rows = [[Fraction(float(value)) for value in row] for row in W]
-    columns = list(zip(*rows, strict=True))
-    limit = Fraction(bound)
-    if (p, q) == (2, 2):
-        v = [Fraction(float(value)) for value in torch.linalg.svd(W)[2][0]]
-        image = [sum(a * b for a, b in zip(row, v, strict=True)) for row in rows]
-        return sum(x * x for x in image) <= limit * limit * sum(x * x for x in v)
-    if (p, q) == (1, "inf"):
-        return max(abs(x) for row in rows for x in row) <= limit
-    vectors = columns if p == 1 else rows
-    if 2 in (p, q):
-        return max(sum(x * x for x in vector) for vector in vectors) <= limit * limit
-    return max(sum(abs(x) for x in vector) for vector in vectors) <= limit
 
 
 def slow_norm(W: torch.Tensor, p, q) -> mpmath.mpf:

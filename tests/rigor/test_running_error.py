@@ -19,10 +19,9 @@ from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Elementwise, GroupSort, Node, Normalize, Softmax
 from lipbridge.rigor.running_error import Enclosure, divided, enclosed, mean_product, normalized
 from lipbridge.rigor.tangent_error import Tangent, _side_is_certain, enclose_tangent, enclosed_tangent
-from tests.propagation.test_exact import bends
-from tests.propagation.test_rules import linear_node, nonlinear_node
 from tests.support.coarse import coarse, coarse_arithmetic
 from tests.support.dags import dag
+from tests.support.exact_propagation import bends, linear_node, nonlinear_node
 
 ARITHMETICS = [("zero", "low"), ("zero", "high"), ("away", "mixed")]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lipbridge.rounding.uncertain import Uncertain, composed, image, plus
-from tests.rounding.test_uncertain import exact, misses, times
 from tests.support.coarse import coarse, coarse_arithmetic
+from tests.support.uncertain import exact, misses, times
 
 
 def entries(seed: int, *shape: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lipbridge.errors import NumericalFailure
 from lipbridge.rounding.uncertain import Uncertain, _product_up, composed, image, known, plus
+from tests.support.uncertain import exact, misses, times
 
 TINY = 2.0**-1074
 
@@ -37,32 +38,6 @@ def entries(seed: int, kind: str, *shape: int) -> Tensor:
 def uncertain(seed: int, kind: str, *shape: int, off: bool) -> Uncertain:
     value = entries(seed, kind, *shape)
     return Uncertain(value, entries(seed + 1, kind, *shape).abs() * 2.0**-40 if off else None)
-
-
-def exact(A: Uncertain, side: int) -> list[list[Fraction]]:
-    """One of the true matrices that A stands for: ``side`` -1, 0, 1 times the error beside the copy."""
-    M = A.matrix()
-    error = torch.zeros_like(M.value) if M.error is None else M.error
-    rows = zip(M.value.tolist(), error.tolist(), strict=True)
-    return [[Fraction(v) + side * Fraction(e) for v, e in zip(*pair, strict=True)] for pair in rows]
-
-
-def times(A: list[list[Fraction]], B: list[list[Fraction]]) -> list[list[Fraction]]:
-    return [
-        [sum((a * b for a, b in zip(row, column, strict=True)), Fraction(0)) for column in zip(*B, strict=True)]
-        for row in A
-    ]
-
-
-def misses(found: Uncertain, truth: list[list[Fraction]]) -> list[Fraction]:
-    """By how much the true entries are beyond the error."""
-    M = found.matrix()
-    error = torch.zeros_like(M.value) if M.error is None else M.error
-    return [
-        abs(Fraction(v) - t) - Fraction(e)
-        for values, errors, row in zip(M.value.tolist(), error.tolist(), truth, strict=True)
-        for v, e, t in zip(values, errors, row, strict=True)
-    ]
 
 
 KINDS = st.sampled_from(["ordinary", "sizes", "underflow", "subnormal", "powers", "selection"])

@@ -26,7 +26,7 @@ from lipbridge_adapters.lirpa import shim
 from lipbridge_adapters.lirpa.auto_lirpa import AutoLirpaVerifier
 from lipbridge_adapters.lirpa.network import METHODS, Method, Network
 from lipbridge_adapters.lirpa.runner import SOUND_OPTIONS
-from tests.propagation.test_space import act, chain, conv, flattened, normal
+from tests.support.chains import act, chain, conv, flattened, normal
 from tests.support.dags import MODES
 from tests.support.refusals import refused
 

@@ -11,8 +11,7 @@ from torch import nn
 from torch.fx.experimental.optimization import fuse
 
 import lipbridge
-from tests.frontend.test_architectures_public import BOUNDED
-from tests.support.architectures import ARCHITECTURES, Architecture, build
+from tests.support.architectures import ARCHITECTURES, BOUNDED, Architecture, build
 
 pytest.importorskip("onnx", reason="needs lipbridge[onnx]")
 pytest.importorskip("onnxruntime", reason="needs lipbridge[onnx]")

@@ -18,8 +18,8 @@ pytest.importorskip("onnx", reason="needs lipbridge[onnx]")
 pytest.importorskip("onnxruntime", reason="needs lipbridge[onnx]")
 
 from lipbridge_adapters.onnx.reading import read_onnx
-from tests.adapters.onnx.test_reading import require_equal
 from tests.support.onnx_files import normal, op, save
+from tests.support.onnx_reading import require_equal
 
 IMAGE = (1, 2, 4, 6)
 SCALES = np.array([1, 1, 2, 3], np.float32)

@@ -20,7 +20,7 @@ from lipbridge.errors import InvalidArgument, ModelFileError
 onnx: Any = pytest.importorskip("onnx", reason="needs lipbridge[onnx]")
 
 from lipbridge_adapters.onnx.reading import read_onnx  # noqa: E402
-from tests.adapters.onnx.test_hostile import MEBIBYTES, SECONDS, bomb, require_error  # noqa: E402
+from tests.support.hostile import MEBIBYTES, SECONDS, bomb, require_error  # noqa: E402
 from tests.support.onnx_files import BY_HAND  # noqa: E402
 
 _WATCH = """

@@ -13,8 +13,7 @@ import lipbridge
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph.nodes import Normalize
 from lipbridge_adapters.onnx.reading import read_onnx
-from tests.frontend.test_layers import Lambda
-from tests.graph.test_rms import Llama
+from tests.support.captured import Lambda, Llama
 from tests.support.onnx_files import op, save, torch_file
 
 

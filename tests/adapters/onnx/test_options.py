@@ -16,8 +16,8 @@ pytest.importorskip("onnxruntime", reason="needs lipbridge[onnx]")
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph.nodes import Elementwise
 from lipbridge_adapters.onnx.reading import read_onnx
-from tests.adapters.onnx.test_reading import require_equal
 from tests.support.onnx_files import normal, op, save
+from tests.support.onnx_reading import require_equal
 
 VECTOR, IMAGE, LINE = (1, 4), (1, 2, 5, 6), (1, 2, 7)
 

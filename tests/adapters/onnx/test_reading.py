@@ -18,35 +18,17 @@ import lipbridge
 from lipbridge.activations.registry import activation, activation_names
 from lipbridge.cli.app import run
 from lipbridge.errors import InvalidArgument, ModelFileError, UnsupportedOperation
-from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, Dense, Elementwise, Reshape
 from lipbridge.lowering.chain import as_chain
 
 onnx: Any = pytest.importorskip("onnx", reason="needs lipbridge[onnx]")
-runtime: Any = pytest.importorskip("onnxruntime", reason="needs lipbridge[onnx]")
 
 from lipbridge_adapters.onnx.export import export_onnx  # noqa: E402
 from lipbridge_adapters.onnx.reading import read_onnx  # noqa: E402
 from tests.support.onnx_files import BY_HAND, BY_TORCH, normal, op, save, torch_file  # noqa: E402
+from tests.support.onnx_reading import require_equal  # noqa: E402
 
 ONNXSCRIPT = importlib.util.find_spec("onnxscript") is not None
-
-
-def require_equal(path: Path, graph: Graph, output: str | None = None) -> None:
-    """The Graph in float64 against the file in ONNX Runtime, to float32's accuracy."""
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    (entry,) = session.get_inputs()
-    shape = [n if isinstance(n, int) else 1 for n in entry.shape]
-    dtype = np.float64 if "double" in entry.type else np.float32
-    for _ in range(5):
-        x = (2.0 * torch.randn(shape)).numpy().astype(dtype)
-        (expected,) = session.run([output or session.get_outputs()[0].name], {entry.name: x})
-        found = graph(torch.from_numpy(x).double().reshape(1, *graph.input_shape)).flatten().numpy()
-        scale = max(float(np.abs(expected).max()), 1e-6)
-        assert found.shape == (expected.size,)
-        assert np.abs(found - expected.flatten()).max() <= 2e-5 * scale
 
 
 @pytest.mark.parametrize("name", BY_TORCH)

@@ -17,8 +17,8 @@ from lipbridge.errors import InvalidArgument, LipbridgeError, UnsupportedProblem
 from lipbridge.lowering.chain import as_chain
 from lipbridge.verifiers import Budget, Verifier
 from lipbridge.vocabulary import Norm, Side, Status
-from tests.lipsdp.test_linf import NORMS, jacobian_norms
 from tests.support.families import FLAVOURS, network
+from tests.support.jacobians import NORMS, jacobian_norms
 from tests.support.lipsdp_reference import SLOPES, chain, graph_of, lmi
 
 cp: Any = pytest.importorskip("cvxpy")

@@ -29,7 +29,7 @@ from lipbridge.lipsdp.by_channel.proof import prove_run
 from lipbridge.lipsdp.by_channel.runs import runs_of
 from lipbridge.rescaling.channel_chain import ChannelChain, Joint, Layer, channel_chain
 from lipbridge.rescaling.channels import best_factors, ones, proved_product
-from tests.lipsdp.by_channel.test_runs import feasible_logs
+from tests.support.channels import feasible_logs
 from tests.support.coarse import coarse, coarse_arithmetic
 
 torch.set_num_threads(1)

@@ -27,7 +27,7 @@ from lipbridge.lipsdp.system import LipSDP, Stage
 from lipbridge.lowering.dense import lower_to_dense
 from lipbridge.rescaling.channel_chain import channel_chain
 from lipbridge.rescaling.channels import best_factors, proved_product
-from tests.rescaling.test_channels import conv_network, steepest
+from tests.support.channels import conv_network, feasible_logs, steepest
 
 torch.set_num_threads(1)
 
@@ -66,19 +66,6 @@ def dense_system(graph) -> LipSDP:
     return LipSDP(
         question=lipbridge.Question.everywhere(2), entry=weights[0], stages=tuple(stages), exponent=0, constant=False
     )
-
-
-def feasible_logs(run, seed: int) -> list[Tensor]:
-    """Multipliers that are large, a little different from channel to channel."""
-    generator = torch.Generator().manual_seed(seed)
-    norms = [float(torch.linalg.matrix_norm(b.weight, 2).max()) for b in run.blocks]
-    logs, g = [], 1.0
-    for index in range(len(run.increments) - 1, -1, -1):
-        rule = run.increments[index]
-        g *= 8.0 * norms[index + 1] ** 2
-        noise = 0.2 * torch.randn(rule.constraints, run.units[index], generator=generator, dtype=torch.float64)
-        logs.append(math.log(g) + noise)
-    return logs[::-1]
 
 
 SHAPES = [{}, {"stride": 1}, {"groups": 2}, {"stride": 3}, {"dilation": 2}]

@@ -21,4 +21,7 @@ from tests.support.architectures.entry import ARCHITECTURES, Architecture, build
 
 _REGISTERED = (attention, fields, generative, lipschitz, residual, sequences, tabular, vision, vnncomp)
 
-__all__ = ["ARCHITECTURES", "Architecture", "build"]
+#: Those that are bounded; the others are refused for the reason that they state.
+BOUNDED = [name for name, entry in ARCHITECTURES.items() if not entry.refused]
+
+__all__ = ["ARCHITECTURES", "BOUNDED", "Architecture", "build"]
