@@ -5,38 +5,39 @@ The program reads one variable, ``weights``: a 1 x L cell array of the dense lay
 interval of slopes for all units comes on its command line, ``--alpha`` and ``--beta``.
 
 Source: github.com/arobey1/LipSDP, ``load_weights.m`` and ``solve_sdp.py``. MATLAB's file format, level 5: MathWorks,
-"MAT-File Format". The reader here takes the little of it that such files use, checks every length before it believes
-it, and never makes an object of any class.
+"MAT-File Format". scipy reads it, after the lengths and classes in the file are known to be those of plain matrices.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shlex
 import struct
+import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.io.matlab import loadmat, savemat, whosmat
 from torch import Tensor, nn
 
 from lipbridge.activations.activation import Activation
 from lipbridge.activations.registry import activation
 from lipbridge.disk.atomic import write_atomically
-from lipbridge.errors import MissingDependency, ModelFileError, NumericalFailure, UnsupportedProblem
+from lipbridge.errors import ModelFileError, NumericalFailure, UnsupportedProblem
 from lipbridge.frontend.capture import capture
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Dense, Elementwise, Input, Node
 from lipbridge.lowering.chain import as_chain
 
-INSTALL = 'pip install "lipbridge[sdp]"'
 #: Most bytes of a file, and most bytes that it may unpack to.
 MAX_BYTES = 2**30
 #: Most entries of all matrices together: a gibibyte of doubles, however narrow the type that they are stored as.
@@ -72,19 +73,16 @@ def export_mat(network: Graph | nn.Module, path: str | os.PathLike[str]) -> MatR
     Raises:
         UnsupportedProblem: if the network is no dense chain, or has no activation (the program needs one).
         NumericalFailure: for weights that are NaN or infinite.
-        MissingDependency: if scipy is not installed.
         ModelFileError: if the file cannot be written.
 
     Law: :func:`read_mat` gives the matrices back bit for bit; a relu chain's are its weights.
     """
-    if find_spec("scipy") is None:
-        raise MissingDependency("scipy", INSTALL)
     weights, alpha, beta = _rows_of(capture(network) if isinstance(network, nn.Module) else network)
     cells = np.empty((1, len(weights)), dtype=object)  # not np.array(weights): equal shapes would make one cube
     for index, W in enumerate(weights):
         cells[0, index] = W.numpy()
-    data = BytesIO()
-    import_module("scipy.io").savemat(data, {"weights": cells})
+    data = _stream()
+    savemat(data, {"weights": cells})
     try:
         file = write_atomically(path, data.getvalue())
     except OSError as failure:
@@ -110,7 +108,7 @@ def read_mat(path: str | os.PathLike[str], activation_name: str | Activation = "
     if row.width != 1:
         raise UnsupportedProblem(f"A LipSDP weight file has one output per unit; `{row.name}` has {row.width}.")
     try:
-        weights = _Reader(_bytes_of(Path(path))).weights()
+        weights = _weights_of(_bytes_of(Path(path)))
     except _Damaged as fault:
         raise ModelFileError(f"{path}: {fault}") from None
     nodes: list[Node] = [Input("x", (), (weights[0].shape[1],))]
@@ -141,6 +139,10 @@ def _rows_of(graph: Graph) -> tuple[list[Tensor], float, float]:
     return weights, min(low for low, _ in slopes), max(high for _, high in slopes)
 
 
+def _stream(data: bytes = b"") -> Any:
+    return BytesIO(data)  # of any type: the stubs of scipy know paths alone
+
+
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -159,134 +161,140 @@ def _bytes_of(path: Path) -> bytes:
         raise _Damaged(f"it cannot be read: {failure.strerror or failure}.") from failure
 
 
-#: miINT8 ... miUINT64: the types that numbers are stored as, whatever the class of their array.
-_STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+#: miINT8 ... miUINT64: the types that numbers are stored as, whatever the class of their array, and their bytes.
+_STORED = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8}
 _MATRIX, _COMPRESSED = 14, 15
-_CELL, _DOUBLE, _SINGLE = 1, 6, 7
+_FLOATS = (6, 7)
 _CLASSES = {2: "a struct", 3: "an object", 4: "text", 5: "sparse", 16: "a function handle", 17: "an opaque object"}
-_COMPLEX = 0x08
 
 
-class _Reader:
-    """A level 5 file, element by element. Every length is checked against what is there before it is used."""
+def _weights_of(data: bytes) -> list[Tensor]:
+    """The matrices of the variable ``weights`` of a level 5 file, which fit each other.
 
-    def __init__(self, data: bytes) -> None:
-        if data[:8] == b"\x89HDF\r\n\x1a\n" or b"MATLAB 7.3" in data[:124]:
-            raise _Damaged("it is of MATLAB's level 7.3 (HDF5). Save it with `-v7`.")
-        order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
-        if order is None:
-            raise _Damaged("it is no MATLAB file of level 5.")
-        self.order: str = order
-        (version,) = struct.unpack(order + "H", data[124:126])
-        if version != 0x0100:
-            raise _Damaged(f"it is of version {version:#06x}; level 5 is 0x0100.")
-        self.data, self.left, self.entries = data, MAX_BYTES, MAX_ENTRIES
-
-    def weights(self) -> list[Tensor]:
-        """The matrices of the variable ``weights``, which fit each other."""
-        for kind, body in self.elements(memoryview(self.data)[128:]):
-            if kind == _COMPRESSED:
-                inner = list(self.elements(memoryview(self.unpacked(body)), padded=False))
-                if len(inner) != 1:
-                    raise _Damaged("a compressed element does not hold one variable.")
-                kind, body = inner[0]
-            if kind != _MATRIX:
-                raise _Damaged(f"an element of type {kind} stands where a variable should.")
-            found = self.array(body)
-            if found.name == b"weights":
-                return self.chain(found)
-        raise _Damaged("it holds no variable `weights`.")
-
-    def chain(self, cells: _Array) -> list[Tensor]:
-        if cells.kind != _CELL:
+    scipy reads them, from a copy of the file with this variable alone, unpacked; but only after it is known to be a
+    flat cell array of floats whose lengths are those of what is there. So scipy never follows a nesting, makes an
+    object or allocates what a length only claims.
+    """
+    if data[:8] == b"\x89HDF\r\n\x1a\n" or b"MATLAB 7.3" in data[:124]:
+        raise _Damaged("it is of MATLAB's level 7.3 (HDF5). Save it with `-v7`.")
+    order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
+    if order is None:
+        raise _Damaged("it is no MATLAB file of level 5.")
+    (version,) = struct.unpack(order + "H", data[124:126])
+    if version != 0x0100:
+        raise _Damaged(f"it is of version {version:#06x}; level 5 is 0x0100.")
+    left = MAX_BYTES
+    for kind, body in _elements(memoryview(data)[128:], order):
+        if kind == _COMPRESSED:
+            whole = _unpacked(body, left)
+            left -= len(whole)
+            inner = list(_elements(memoryview(whole), order, padded=False))
+            if len(inner) != 1:
+                raise _Damaged("a compressed element does not hold one variable.")
+            kind, body = inner[0]
+        if kind != _MATRIX:
+            raise _Damaged(f"an element of type {kind} stands where a variable should.")
+        alone = data[:128] + struct.pack(order + "II", kind, len(body)) + bytes(body) + b"\0" * (-len(body) % 8)
+        with _by_scipy():
+            ((name, shape, what),) = whosmat(_stream(alone))
+        if name != "weights":
+            continue
+        count = math.prod(shape)
+        if what != "cell":
             raise _Damaged("`weights` is no cell array.")
-        count = math.prod(cells.shape)
-        if not 1 <= count <= MAX_LAYERS or max(cells.shape) != count:
-            raise _Damaged(f"`weights` is a cell array of shape {cells.shape}; it should be 1 x L, with 1 to 10,000.")
-        children = [body for kind, body in cells.rest if kind == _MATRIX]
-        if len(children) != count or len(cells.rest) != count:
-            raise _Damaged(f"`weights` should hold {count} matrices, and does not.")
-        weights = [self.matrix(self.array(body), index) for index, body in enumerate(children, start=1)]
-        for index in range(1, count):
-            if weights[index].shape[1] != weights[index - 1].shape[0]:
-                shapes = f"{tuple(weights[index - 1].shape)} and {tuple(weights[index].shape)}"
-                raise _Damaged(f"the shapes of matrices {index} and {index + 1} do not fit: {shapes}.")
-        return weights
+        if not 1 <= count <= MAX_LAYERS or max(shape, default=0) != count:
+            raise _Damaged(f"`weights` is a cell array of shape {shape}; it should be 1 x L, with 1 to 10,000.")
+        _check_cells(body, order, count)
+        with _by_scipy():
+            cells: Any = loadmat(_stream(alone), mat_dtype=True)["weights"].ravel()
+        return _chain([np.asarray(cell) for cell in cells])
+    raise _Damaged("it holds no variable `weights`.")
 
-    def matrix(self, found: _Array, index: int) -> Tensor:
-        if found.kind not in (_DOUBLE, _SINGLE):
-            raise _Damaged(f"matrix {index} is {_CLASSES.get(found.kind, 'no array of floats')}.")
-        if found.flags & _COMPLEX or len(found.rest) != 1:
+
+def _check_cells(body: memoryview, order: str, count: int) -> None:
+    """That a cell array holds ``count`` arrays of floats, and their numbers, before anything is made of them."""
+    _, _, cells = _class_and_rest(body, order)
+    if len(cells) != count or any(kind != _MATRIX for kind, _ in cells):
+        raise _Damaged(f"`weights` should hold {count} matrices, and does not.")
+    entries = 0
+    for index, (_, cell) in enumerate(cells, start=1):
+        found, complex_too, parts = _class_and_rest(cell, order)
+        if found not in _FLOATS:
+            raise _Damaged(f"matrix {index} is {_CLASSES.get(found, 'no array of floats')}.")
+        if complex_too or len(parts) != 1:  # scipy crashes where it looks for numbers that are not there
             raise _Damaged(f"matrix {index} is complex, or has no numbers of its own.")
-        ((kind, body),) = found.rest
-        if len(found.shape) != 2 or not all(found.shape):
-            raise _Damaged(f"matrix {index} has shape {found.shape}.")
-        self.entries -= math.prod(found.shape)
-        if self.entries < 0:
+        ((kind, numbers),) = parts
+        if kind not in _STORED or len(numbers) % _STORED[kind]:
+            raise _Damaged(f"matrix {index} has {len(numbers)} bytes of type {kind}.")
+        entries += len(numbers) // _STORED[kind]
+        if entries > MAX_ENTRIES:
             raise _Damaged(f"its matrices have more than {MAX_ENTRIES} entries.")
-        stored = _STORED.get(kind)
-        if stored is None or len(body) != math.prod(found.shape) * int(stored[1]):
-            raise _Damaged(f"matrix {index} has {len(body)} bytes of type {kind} for the shape {found.shape}.")
-        values = np.frombuffer(body, self.order + stored).astype(np.float64)
-        if not np.isfinite(values).all():
+
+
+def _class_and_rest(body: memoryview, order: str) -> tuple[int, bool, list[tuple[int, memoryview]]]:
+    """The class of a variable, whether it is complex, and what stands where scipy looks for its numbers or cells."""
+    parts = list(_elements(body, order))
+    if len(parts) < 3 or len(parts[0][1]) != 8:
+        raise _Damaged("a variable has no flags, shape and name.")
+    (flags,) = struct.unpack(order + "I", parts[0][1][:4])
+    return flags & 0xFF, bool(flags & 0x0800), parts[3:]
+
+
+def _chain(matrices: list[NDArray[Any]]) -> list[Tensor]:
+    for index, W in enumerate(matrices, start=1):
+        if W.ndim != 2 or not W.size:
+            raise _Damaged(f"matrix {index} has shape {W.shape}.")
+        if not np.isfinite(W).all():
             raise _Damaged(f"matrix {index} holds NaN or infinite entries.")
-        return torch.tensor(values.reshape(found.shape, order="F"))
+        before = matrices[index - 2].shape
+        if index > 1 and W.shape[1] != before[0]:
+            raise _Damaged(f"the shapes of matrices {index - 1} and {index} do not fit: {before} and {W.shape}.")
+    return [torch.tensor(W.astype(np.float64)) for W in matrices]
 
-    def array(self, body: memoryview) -> _Array:
-        """The head of a variable: flags, shape, name."""
-        parts = list(self.elements(body))
-        if len(parts) < 3 or parts[0][0] != 6 or len(parts[0][1]) != 8 or parts[1][0] != 5 or parts[2][0] != 1:
-            raise _Damaged("a variable has no flags, shape and name.")
-        (flags,) = struct.unpack(self.order + "I", parts[0][1][:4])
-        if len(parts[1][1]) % 4 or not 8 <= len(parts[1][1]) <= 128:
-            raise _Damaged("a variable has no shape.")
-        shape = struct.unpack(f"{self.order}{len(parts[1][1]) // 4}i", parts[1][1])
-        if min(shape) < 0:
-            raise _Damaged(f"a variable has the shape {shape}.")
-        return _Array(flags & 0xFF, flags >> 8, shape, bytes(parts[2][1]), parts[3:])
 
-    def elements(self, data: memoryview, *, padded: bool = True) -> Iterator[tuple[int, memoryview]]:
-        """The elements that ``data`` is made of, as types and bodies."""
-        place, count = 0, 0
-        while place < len(data):
-            count += 1
-            if count > MAX_LAYERS + 3:
-                raise _Damaged(f"it holds more than {MAX_LAYERS} matrices or variables.")
-            if len(data) - place < 8:
+def _elements(data: memoryview, order: str, *, padded: bool = True) -> Iterator[tuple[int, memoryview]]:
+    """The elements that ``data`` is made of, as types and bodies; each length is checked against what is there."""
+    place, count = 0, 0
+    while place < len(data):
+        count += 1
+        if count > MAX_LAYERS + 3:
+            raise _Damaged(f"it holds more than {MAX_LAYERS} matrices or variables.")
+        if len(data) - place < 8:
+            raise _Damaged("it ends within an element.")
+        kind, size = struct.unpack(order + "II", data[place : place + 8])
+        if kind >> 16:  # the short form: four bytes at most, within the tag
+            size, kind = kind >> 16, kind & 0xFFFF
+            if size > 4:
+                raise _Damaged("a short element has more than four bytes.")
+            body, place = data[place + 4 : place + 4 + size], place + 8
+        else:
+            if size > len(data) - place - 8:
                 raise _Damaged("it ends within an element.")
-            kind, size = struct.unpack(self.order + "II", data[place : place + 8])
-            if kind >> 16:  # the short form: four bytes at most, within the tag
-                size, kind = kind >> 16, kind & 0xFFFF
-                if size > 4:
-                    raise _Damaged("a short element has more than four bytes.")
-                body, place = data[place + 4 : place + 4 + size], place + 8
-            else:
-                if size > len(data) - place - 8:
-                    raise _Damaged("it ends within an element.")
-                body, place = data[place + 8 : place + 8 + size], place + 8 + size
-                if padded and kind != _COMPRESSED:
-                    place += -size % 8
-            yield kind, body
-
-    def unpacked(self, body: memoryview) -> bytes:
-        """A compressed element, if it is whole and no larger than a file of weights can be."""
-        engine = zlib.decompressobj()
-        try:
-            data = engine.decompress(body, self.left)
-        except zlib.error as fault:
-            raise _Damaged(f"a compressed element is damaged ({fault}).") from None
-        if not engine.eof:
-            raise _Damaged("a compressed element is cut off, or unpacks to more than a file of weights can hold.")
-        self.left -= len(data)
-        return data
+            body, place = data[place + 8 : place + 8 + size], place + 8 + size
+            if padded and kind != _COMPRESSED:
+                place += -size % 8
+        yield kind, body
 
 
-@dataclass(frozen=True)
-class _Array:
-    """A variable's class, flags, shape and name, and the elements after them."""
+def _unpacked(body: memoryview, most: int) -> bytes:
+    """A compressed element, if it is whole and no larger than a file of weights can be."""
+    engine = zlib.decompressobj()
+    try:
+        data = engine.decompress(body, most)
+    except zlib.error as fault:
+        raise _Damaged(f"a compressed element is damaged ({fault}).") from None
+    if not engine.eof:
+        raise _Damaged("a compressed element is cut off, or unpacks to more than a file of weights can hold.")
+    return data
 
-    kind: int
-    flags: int
-    shape: tuple[int, ...]
-    name: bytes
-    rest: list[tuple[int, memoryview]]
+
+@contextlib.contextmanager
+def _by_scipy() -> Generator[None]:
+    """Whatever scipy raises or warns of a damaged file is a fault of the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            yield
+    except Exception as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise _Damaged(f"it does not fit together ({line}).") from None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import _pickle
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -243,8 +244,54 @@ def test_damaged_files_give_an_error_or_a_network_and_nothing_else(compressed: b
     assert refused > 400
 
 
-def test_reading_runs_nothing_and_needs_no_scipy(tmp_path: Path, monkeypatch: Any) -> None:
+def test_reading_unpickles_nothing(tmp_path: Path, monkeypatch: Any) -> None:
     path = file_of(tmp_path / "w.mat", weights=cells(*WEIGHTS))
-    monkeypatch.setattr(scipy_io, "loadmat", None)
-    monkeypatch.setattr(io, "BytesIO", None)
+    for module in (pickle, _pickle):
+        for name in ("load", "loads", "Unpickler"):
+            monkeypatch.setattr(module, name, None)
     assert read_mat(path).input_shape == (2,)
+
+
+def nested(depth: int, outer: bytes = b"") -> bytes:
+    """A cell array ``weights`` that holds a cell array, and so on; ``outer`` goes into the flags of the first one."""
+
+    def element(kind: int, body: bytes) -> bytes:
+        return struct.pack("<II", kind, len(body)) + body + b"\0" * (-len(body) % 8)
+
+    body = b""
+    for level in range(depth):
+        last = level == depth - 1
+        flags = element(6, struct.pack("<II", 1, 0) + (outer if last else b""))
+        body = element(14, flags + element(5, struct.pack("<ii", 1, 1)) + element(1, b"weights" * last) + body)
+    return b"MATLAB 5.0".ljust(124) + b"\x00\x01IM" + body
+
+
+def test_nesting_is_never_followed(tmp_path: Path) -> None:
+    """Neither in the open, nor where a length would have our walk skip what scipy reads."""
+    path = tmp_path / "deep.mat"
+    inner = nested(2000)[128 + 24 :]
+    for data in (nested(2), nested(2000), nested(1, inner + b"\0" * (-len(inner) % 8))):
+        path.write_bytes(data)
+        with pytest.raises(ModelFileError) as caught:
+            read_mat(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_matrix_that_says_that_it_is_complex_and_is_not(tmp_path: Path) -> None:
+    """scipy would look for the imaginary parts in what comes next, and crash."""
+    data = by_hand("<", b"IM")
+    place = data.rindex(struct.pack("<II", 6, 0)) + 1
+    (tmp_path / "w.mat").write_bytes(data[:place] + b"\x08" + data[place + 1 :])
+    with pytest.raises(ModelFileError, match="complex"):
+        read_mat(tmp_path / "w.mat")
+
+
+@pytest.mark.parametrize("what", [16, 17, 3])
+def test_functions_and_objects_are_refused(what: int, tmp_path: Path) -> None:
+    """Function handles, opaque and plain objects, as the variable and as a matrix of it."""
+    data = by_hand("<", b"IM")
+    for place in (data.index(struct.pack("<II", 1, 0)), data.rindex(struct.pack("<II", 6, 0))):
+        path = tmp_path / "w.mat"
+        path.write_bytes(data[:place] + bytes([what]) + data[place + 1 :])
+        with pytest.raises(ModelFileError):
+            read_mat(path)
