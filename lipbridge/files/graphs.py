@@ -25,6 +25,7 @@ from lipbridge.files.header import (
     MAX_DIGITS,
     MAX_SIZE,
     MAX_TERMS,
+    Check,
     Fault,
     as_flag,
     as_integer,
@@ -34,7 +35,6 @@ from lipbridge.files.header import (
     as_real,
     as_text,
 )
-from lipbridge.files.modules import Check
 from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import (

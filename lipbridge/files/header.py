@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 #: Limits of what is read: bytes of the header, features of a layer, coordinates of a node, layers, depth, terms.
@@ -106,3 +107,6 @@ __all__ = [
     "as_text",
     "as_width",
 ]
+
+
+Check = Callable[[Any], Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +13,14 @@ from torch import nn
 from lipbridge import checks
 from lipbridge.activations.modules import CReLU, IdentityAbs, IdentityAbsL2, Sin2Pair, SinCos
 from lipbridge.activations.registry import activation, activation_module, activation_names
+from lipbridge.errors import LipbridgeError
 from lipbridge.files.container import FLOATS, PARSING, model_file, named_faults, open_container, write_container
+from lipbridge.files.graphs import save_graph
 from lipbridge.files.header import (
     MAX_DEPTH,
     MAX_LAYERS,
     MAX_WIDTH,
+    Check,
     Fault,
     as_axis,
     as_flag,
@@ -30,34 +33,64 @@ from lipbridge.files.header import (
     as_text,
     as_width,
 )
+from lipbridge.frontend.capture import capture
+from lipbridge.graph.graph import Graph
 from lipbridge.layers.layers import GroupSort as GroupSortLayer
 from lipbridge.layers.layers import MaxMin, Sinusoidal, SinusoidalConv1d, SinusoidalConv2d
 
+#: What it holds beside the layers that it describes.
+HOLDS = "and the Graph of any network that lipbridge.capture reads"
 #: What a module may hold; integers are the counters of BatchNorm.
 _STATE: Mapping[str, torch.dtype] = {**FLOATS, "I64": torch.int64}
 
 
-def save(module: nn.Module, path: str | os.PathLike[str], extra: Mapping[str, object] | None = None) -> Path:
+def save(
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    extra: Mapping[str, object] | None = None,
+    *,
+    input_shape: Sequence[int] | None = None,
+) -> Path:
     """Write a module to a model file, atomically; returns the file's path.
+
+    A module of layers that a model file cannot describe is captured, and its Graph written instead: the command line
+    takes that like any model, and :func:`lipbridge.load_graph` reads it.
 
     Args:
         module: ``Linear``, ``Conv1d``, ``Conv2d``, sinusoidal layers, ``GroupSort``, ``MaxMin``, a registered
             activation, ``BatchNorm``, pooling, ``Flatten``, ``Unflatten``, ``Identity`` or ``Dropout``, or an
-            ``nn.Sequential`` of these (also nested). Weights float64, float32, float16 or bfloat16, of any device.
+            ``nn.Sequential`` of these (also nested). Weights float64, float32, float16 or bfloat16, of any device. Or
+            whatever :func:`lipbridge.capture` reads.
         path: a file, or an existing folder, which gets ``model.safetensors``.
         extra: anything JSON can hold, kept in the header (accuracy, seed, ...).
+        input_shape: of one input, for a module that is captured and does not say it itself.
 
     Raises:
-        ModelFileError: naming the layer that a model file cannot hold, or weights that are NaN or infinite, or why
-            the file cannot be written. A file that was there stays as it was.
+        ModelFileError: naming the layer that a model file cannot hold and why the module is not captured either, or
+            weights that are NaN or infinite, or why the file cannot be written. A file that was there stays as it was.
 
-    Law: ``load(save(module, path))`` has an equal ``state_dict``, with equal dtypes, and equal layers.
+    Law: ``load(save(module, path))`` has an equal ``state_dict``, with equal dtypes, and equal layers, if
+    :func:`can_save` holds.
     """
     file = model_file(path)
     checks.instance(module, nn.Module, "module", "be a torch.nn.Module")
     with named_faults(file, "write"):
-        body = {"module": _described(module), "training": module.training}
-        return write_container(file, "module", body, dict(module.state_dict()), extra, _STATE.values())
+        try:
+            described = _described(module)
+        except (Fault, *PARSING) as fault:
+            graph = _captured(module, input_shape, fault)
+        else:
+            body = {"module": described, "training": module.training}
+            return write_container(file, "module", body, dict(module.state_dict()), extra, _STATE.values())
+    return save_graph(graph, file, extra)
+
+
+def _captured(module: nn.Module, input_shape: Sequence[int] | None, fault: Exception) -> Graph:
+    try:
+        return capture(module, input_shape)
+    except LipbridgeError as error:
+        way_out = fault.way_out if isinstance(fault, Fault) else HOLDS
+        raise Fault(f"{fault}, and its Graph cannot be kept instead ({str(error).rstrip('.')})", way_out) from error
 
 
 def can_save(module: nn.Module) -> bool:
@@ -85,9 +118,6 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         expected = {name: (None, shape) for name, shape in _shapes(module).items()}
         module.load_state_dict(opened.tensors(expected, _STATE), assign=True)
         return module.train(as_flag(body["training"]))
-
-
-Check = Callable[[Any], Any]
 
 
 def _lengths(value: Any) -> Any:
@@ -196,8 +226,7 @@ def _encode_module(module: nn.Module, path: str, depth: int = 0) -> dict[str, An
     if name is None or getattr(module, "approximate", "none") != "none":
         raise Fault(
             f"layer {path or '(top level)'!r} of type {kind} cannot be described in it",
-            f"A model file holds Sequential, {', '.join(_LAYERS)} and registered activations ({_names()}); "
-            "use lipbridge.save_graph(lipbridge.capture(module), path) to keep any network that can be captured",
+            f"A model file holds Sequential, {', '.join(_LAYERS)} and registered activations ({_names()}), {HOLDS}",
         )
     values = {key: getattr(module, key) for key in _arguments(name, type(module))}
     values = {key: value if key == "dim" else float(value) for key, value in values.items()}

@@ -25,7 +25,6 @@ from lipbridge.errors import (
     way_out,
 )
 from lipbridge.files import run_folder
-from lipbridge.files.graphs import save_graph
 from lipbridge.files.modules import can_save, save
 from lipbridge.frontend.capture import capture
 from lipbridge.frontend.fitting import dtype_of
@@ -247,11 +246,8 @@ class TrainingRun:
     def _save_model(self, folder: Path, extra: Mapping[str, object]) -> str:
         """Write the model file; returns what it holds."""
         file = folder / run_folder.MODEL
-        if can_save(self.module):
-            save(self.module, file, extra)
-            return "module"
-        save_graph(capture(self.module, (self.dataset.features,)), file, extra)
-        return "graph"
+        save(self.module, file, extra, input_shape=(self.dataset.features,))
+        return "module" if can_save(self.module) else "graph"
 
     def _keep(self) -> None:
         if self.folder is None or not self.team.first:

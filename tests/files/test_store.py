@@ -144,19 +144,44 @@ class Custom(nn.Sequential):
 @pytest.mark.parametrize(
     ("module", "text"),
     [
-        (nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), "layer '1' of type LayerNorm"),
-        (nn.Sequential(nn.Sequential(nn.GELU("tanh"))), "layer '0.0' of type GELU"),
-        (Custom(nn.Linear(2, 2)), "of type Custom"),
+        (nn.Sequential(nn.Sequential(nn.GELU("tanh"))), "layer '0.0' of type GELU.*input"),
+        (nn.Sequential(nn.Linear(2, 2), nn.Hardshrink()), "layer '1' of type Hardshrink.*jumps"),
         (nn.Sequential(nn.Linear(2, 2, dtype=torch.complex64)), "complex64"),
-        (nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))), "layer '0'"),
-        (nn.Sequential(nn.utils.spectral_norm(nn.Linear(2, 2))), "tensors that its layers do not explain"),
     ],
 )
-def test_modules_that_cannot_be_described(module: nn.Module, text: str, tmp_path: Path) -> None:
+def test_modules_that_cannot_be_described_nor_captured(module: nn.Module, text: str, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=text) as caught:
         modules.save(module, tmp_path)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)),
+        nn.Sequential(nn.Linear(2, 2), nn.GELU("tanh")),
+        Custom(nn.Linear(2, 2)),
+        nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))),
+        nn.Sequential(nn.utils.spectral_norm(nn.Linear(2, 2))),
+    ],
+    ids=["LayerNorm", "GELU tanh", "Custom", "weight norm", "spectral norm"],
+)
+def test_modules_that_cannot_be_described_are_kept_as_graphs(module: nn.Module, tmp_path: Path) -> None:
+    module = module.eval()
+    assert not modules.can_save(module)
+    file = modules.save(module, tmp_path, {"seed": 3})
+    header = container.load_header(file)
+    assert (header["kind"], header["extra"]) == ("graph", {"seed": 3})
+    assert_same_graph(graphs.load_graph(file), capture(module))
+    with pytest.raises(ModelFileError, match="load_graph"):
+        modules.load(file)
+
+
+def test_the_input_of_a_module_that_does_not_say_it_can_be_given(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Sequential(nn.GELU("tanh")))
+    graph = graphs.load_graph(modules.save(module, tmp_path, input_shape=(3,)))
+    assert graph.input_shape == (3,)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
