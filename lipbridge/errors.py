@@ -92,6 +92,18 @@ class TrainingError(LipbridgeError, RuntimeError):
     """A training run that could not go on; what was reached so far is kept."""
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of any error's text, printable and not too long; its kind if it has no text."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return "".join(c if c.isprintable() else " " for c in lines[0])[:most]
+
+
+def kind_and_line(error: BaseException, most: int = 200) -> str:
+    """The kind of an error, and the first line of its text if it has any."""
+    kind = type(error).__name__
+    return f"{kind}: {first_line(error, most)}" if str(error).strip() else kind
+
+
 def way_out(error: OSError) -> str:
     """What to do about a file that cannot be written."""
     return _WAYS_OUT.get(error.errno or 0, "See that its folder is there and can be written")

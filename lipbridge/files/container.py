@@ -28,7 +28,7 @@ from torch import Tensor
 from lipbridge import checks
 from lipbridge.disk.atomic import write_atomically
 from lipbridge.disk.strict_json import parse_json
-from lipbridge.errors import FileNotWritten, InvalidArgument, LipbridgeError, ModelFileError
+from lipbridge.errors import FileNotWritten, InvalidArgument, LipbridgeError, ModelFileError, first_line
 from lipbridge.files.header import DAMAGED, MAX_HEADER, MAX_TEXT, Fault, as_object, as_text
 from lipbridge.version import __version__
 
@@ -112,17 +112,13 @@ def named_faults(file: Path, verb: str = "read") -> Generator[None]:
             raise
         raise ModelFileError(f"Cannot read model file {str(file)!r}: {first_line(error)} {DAMAGED}.") from error
     except PARSING as error:
-        raise ModelFileError(f"Cannot {verb} model file {str(file)!r}: {first_line(error)}. {DAMAGED}.") from error
+        raise ModelFileError(
+            f"Cannot {verb} model file {str(file)!r}: {first_line(error).rstrip('.')}. {DAMAGED}."
+        ) from error
 
 
 #: What parsing damaged bytes may raise: safetensors, json (also its recursion limit), torch on absurd shapes.
 PARSING = (safetensors.SafetensorError, ValueError, TypeError, RuntimeError, ArithmeticError, LipbridgeError)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, printable and not too long."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return "".join(c if c.isprintable() else "?" for c in lines[0])[:300].rstrip(".")
 
 
 def write_container(
@@ -146,7 +142,7 @@ def write_container(
         json.dumps(kept, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidArgument(
-            "extra", f"hold only what JSON can ({first_line(error)})", type(extra).__name__
+            "extra", f"hold only what JSON can ({first_line(error).rstrip('.')})", type(extra).__name__
         ) from error
     header = {"format": FORMAT, "kind": kind, "body": body, "extra": kept, "lipbridge": __version__}
     text = json.dumps(header, allow_nan=False)
@@ -264,7 +260,6 @@ __all__ = [
     "MODEL_FILE",
     "PARSING",
     "Opened",
-    "first_line",
     "load_header",
     "load_tensors",
     "model_file",

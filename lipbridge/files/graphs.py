@@ -19,8 +19,8 @@ from lipbridge import checks
 from lipbridge.activations.activation import Activation, Component, Term
 from lipbridge.activations.registry import recognise
 from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS
-from lipbridge.errors import NumericalFailure
-from lipbridge.files.container import Opened, first_line, model_file, named_faults, open_container, write_container
+from lipbridge.errors import NumericalFailure, first_line
+from lipbridge.files.container import Opened, model_file, named_faults, open_container, write_container
 from lipbridge.files.header import (
     MAX_DIGITS,
     MAX_SIZE,
@@ -272,7 +272,7 @@ def _check_node(node: Node, index: int, before: list[Node]) -> None:
     try:
         found = evaluate(node, sources).shape
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise Fault(f"its node {node.name!r} does not fit its inputs ({first_line(error)})") from error
+        raise Fault(f"its node {node.name!r} does not fit its inputs ({first_line(error).rstrip('.')})") from error
     if found != (1, *node.shape):
         raise Fault(f"its node {node.name!r} has a shape that its inputs do not give")
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from lipbridge import checks
 from lipbridge.disk.atomic import is_temporary, sync_folder, write_atomically
 from lipbridge.disk.locks import HOLDER, LOCK, held
-from lipbridge.errors import FolderInUse, InvalidArgument, ModelFileError, way_out
+from lipbridge.errors import FolderInUse, InvalidArgument, ModelFileError, first_line, way_out
 from lipbridge.files.container import load_header, load_tensors, save_tensors
 
 MODEL, CHECKPOINT, RUN = "model.safetensors", "checkpoint.safetensors", "run.json"
@@ -260,6 +260,6 @@ def load_checkpoint(
         optimizer.load_state_dict({"state": state, "param_groups": groups})
         scheduler.load_state_dict({**scheduler.state_dict(), **metadata["schedule"]})
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
-        line = str(error).strip().splitlines()[0]
+        line = first_line(error, 1000)
         raise ModelFileError(f"{folder / CHECKPOINT} does not belong to this network and optimiser: {line}") from error
     return metadata

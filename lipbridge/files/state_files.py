@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbridge import checks
-from lipbridge.errors import ModelFileError
+from lipbridge.errors import ModelFileError, first_line, kind_and_line
 from lipbridge.frontend.fitting import require_weights
 
 #: Where checkpoints keep a state dict among other things.
@@ -108,14 +108,12 @@ def _require_stored(file: Path, size: int) -> None:
 
 
 def _why(error: Exception) -> str:
-    text = str(error)
     if type(error).__name__ == "UnpicklingError":
         return (
             "it holds more than tensors, or is damaged, and code from a file is never run; "
             "write it with torch.save(module.state_dict(), path)"
         )
-    line = (text.strip().splitlines() or [""])[0][:120]
-    return f"it is damaged, or torch.save did not write it ({type(error).__name__}{f': {line}' if line else ''})"
+    return f"it is damaged, or torch.save did not write it ({kind_and_line(error, 120)})"
 
 
 def _read_safetensors(file: Path, start: bytes, size: int) -> object:
@@ -126,8 +124,7 @@ def _read_safetensors(file: Path, start: bytes, size: int) -> object:
         with cast(Any, safetensors).safe_open(str(file), framework="pt") as handle:
             return {str(name): cast(Tensor, handle.get_tensor(name)).clone() for name in list(handle.keys())}
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise _Fault(f"it is damaged, or safetensors did not write it ({line})") from error
+        raise _Fault(f"it is damaged, or safetensors did not write it ({first_line(error, 120)})") from error
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -227,8 +224,7 @@ def _put(module: nn.Module, state: State, expected: State) -> None:
     try:
         module.load_state_dict(dict(state), strict=False)
     except Exception as error:  # a module may load in its own way
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise _Fault(f"the module does not take it ({line})") from error
+        raise _Fault(f"the module does not take it ({first_line(error)})") from error
     held = cast(State, module.state_dict())
     for name, value in tensors.items():
         now = held.get(name)

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from lipbridge.activations.activation import derive
-from lipbridge.errors import LipbridgeError, NumericalFailure, UnsupportedOperation
+from lipbridge.errors import LipbridgeError, NumericalFailure, UnsupportedOperation, first_line
 from lipbridge.frontend.computed.tensor import known as numbers
 from lipbridge.frontend.export import (
     BATCH,
@@ -27,7 +27,6 @@ from lipbridge.frontend.export import (
     Program,
     example_of,
     layer_name,
-    one_line,
     operation_name,
     silenced,
 )
@@ -69,7 +68,7 @@ def check_reading(module: nn.Module, reading: Reading, shape: tuple[int, ...]) -
     except LipbridgeError:
         raise
     except Exception as error:
-        raise _other(module, f"What was read of it cannot be evaluated: {one_line(error)}") from error
+        raise _other(module, f"What was read of it cannot be evaluated: {first_line(error)}") from error
 
 
 def _check(module: nn.Module, reading: Reading, shape: tuple[int, ...]) -> None:
@@ -362,7 +361,7 @@ def _outputs(module: nn.Module, x: Tensor, words: str) -> Tensor:
     try:
         made = module(x)
     except Exception as error:
-        raise _other(module, f"It fails for {words}: {one_line(error)}") from error
+        raise _other(module, f"It fails for {words}: {first_line(error)}") from error
     tensors = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)]
     if len(tensors) != 1:
         raise _other(module, "A network has one tensor as output.")

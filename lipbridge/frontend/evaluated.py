@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from lipbridge.errors import first_line
 from lipbridge.frontend.export import BatchSize
 from lipbridge.frontend.reader import Arguments, Curve, Deferred, Reader
 
@@ -50,7 +51,7 @@ def evaluated(reader: Reader, a: Arguments, values: Mapping[Any, Tensor], *, row
         with torch.no_grad():
             return cast(Tensor, target(*args, **options))
     except (RuntimeError, IndexError, NotImplementedError, ValueError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        line = first_line(error, 120)
         raise reader.unsupported(f"It was not understood in float64 ({line}).") from error
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch._ops import HigherOrderOperator  # the blocks of a program: there is no public name
 from torch.utils import _pytree as pytree
 
-from lipbridge.errors import InvalidArgument, UnsupportedOperation
+from lipbridge.errors import InvalidArgument, UnsupportedOperation, first_line
 from lipbridge.frontend.refused import reason_of
 
 
@@ -222,12 +222,6 @@ def silenced() -> Generator[None]:
         logging.disable(disabled)
 
 
-def one_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type."""
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
-
-
 def _program(module: nn.Module, example: Tensor, shapes: Any) -> Program:
     try:
         with silenced():
@@ -236,7 +230,7 @@ def _program(module: nn.Module, example: Tensor, shapes: Any) -> Program:
             if any(node.op == "call_function" and _mutates(node.target) for b in blocks for node in b.graph.nodes):
                 program = program.run_decompositions({})  # in-place operations become functional ones
     except Exception as error:
-        reason = _input_mismatch(module, example) or f"It failed with: {one_line(error)}"
+        reason = _input_mismatch(module, example) or f"It failed with: {first_line(error)}"
         raise UnsupportedOperation(type(module).__name__, "torch.export", reason) from error
     return _read_signature(module, program, example.dtype)
 

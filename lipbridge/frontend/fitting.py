@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lipbridge.data import Dataset
-from lipbridge.errors import InvalidArgument, Misfit
+from lipbridge.errors import InvalidArgument, Misfit, kind_and_line
 from lipbridge.frontend.capture import capture
 from lipbridge.graph.graph import Graph
 
@@ -115,10 +115,9 @@ def _explained(
             return Misfit("module", f"The module takes {wants} {unit}, {data} has {_count(x, axis)}", way_out)
         fact = f"Layer `{name}` of the module takes {wants} {unit}, and gets {_count(x, axis)} from {data}"
         return Misfit("module", fact, f"The module gets inputs of shape (batch, {', '.join(map(str, shape))})")
-    line = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
     where = f" (in layer `{name}`)" if name else ""
     fact = f"The module does not run on {data} of shape (batch, {', '.join(map(str, shape))}){where}: "
-    return Misfit("module", fact + f"{type(error).__name__}: {line}", _reshaped(shape))
+    return Misfit("module", fact + kind_and_line(error).rstrip("."), _reshaped(shape))
 
 
 def _reshaped(shape: tuple[int, ...]) -> str:

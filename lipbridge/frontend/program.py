@@ -16,9 +16,9 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
-from lipbridge.errors import LipbridgeError
+from lipbridge.errors import LipbridgeError, first_line
 from lipbridge.frontend.computed.program import tracking
-from lipbridge.frontend.export import BATCH, BatchSize, Program, layer_name, one_line, operation_name
+from lipbridge.frontend.export import BATCH, BatchSize, Program, layer_name, operation_name
 from lipbridge.frontend.program_values import (
     LIKE,
     OF_ONE_SIZE,
@@ -71,7 +71,7 @@ class ProgramReader(Reader):
             except LipbridgeError:
                 raise
             except Exception as error:  # arguments that no handler expects, or a constant that torch cannot compute
-                raise self.unsupported(f"It cannot be read: {one_line(error)}") from error
+                raise self.unsupported(f"It cannot be read: {first_line(error)}") from error
         self.layer, self.operation = "output", "output"
         value = self.values[self.program.output]
         if not isinstance(value, Curve | Deferred):

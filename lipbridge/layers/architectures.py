@@ -21,7 +21,7 @@ from torch import nn
 
 from lipbridge.activations.registry import activation, activation_module
 from lipbridge.data import Dataset
-from lipbridge.errors import InvalidArgument, UnknownName
+from lipbridge.errors import InvalidArgument, UnknownName, kind_and_line
 from lipbridge.layers.layers import mlp
 
 #: ``circular`` makes the l_2 norm of a convolution exact; with ``zeros`` it is proved on a larger torus, but torch
@@ -246,15 +246,10 @@ def _run(arch: str, action: Callable[[], Any], parameter: str = "arch") -> Any:
         places = [entry.lineno for entry in entries if Path(entry.filename).name == path.name]
         line = places[-1] if places else getattr(error, "lineno", None)
         where = f"{arch}, line {line}" if line else arch
-        raise InvalidArgument(parameter, "name code that runs", f"{where}: {_line(error)}") from error
+        raise InvalidArgument(parameter, "name code that runs", f"{where}: {kind_and_line(error)}") from error
     finally:
         with suppress(ValueError):  # the code may have changed the path itself
             sys.path.remove(folder)
-
-
-def _line(error: BaseException) -> str:
-    words = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {words[0][:200]}" if words else type(error).__name__
 
 
 def _for_rows(module: nn.Module, dataset: Dataset, arch: str) -> nn.Module:
@@ -264,7 +259,7 @@ def _for_rows(module: nn.Module, dataset: Dataset, arch: str) -> nn.Module:
         try:
             found = _output_shape(candidate, dataset)
         except Exception as error:  # foreign code may raise anything
-            faults.append(_line(error))
+            faults.append(kind_and_line(error))
             continue
         if found == (2, dataset.classes):
             return candidate

@@ -32,7 +32,7 @@ from lipbridge.lipsdp.system import LipSDP, Stage
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-#: Above this kappa the change of variables would spoil the scaling more than its sparsity saves.
+#: Above this kappa the change of variables q = p - kappa z would spoil the scaling more than its sparsity saves.
 LARGEST_KAPPA = 8.0
 
 

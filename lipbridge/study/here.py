@@ -9,7 +9,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lipbridge.errors import LipbridgeError, MissingDependency, UnknownName, UnsupportedOperation, UnsupportedProblem
+from lipbridge.errors import (
+    LipbridgeError,
+    MissingDependency,
+    UnknownName,
+    UnsupportedOperation,
+    UnsupportedProblem,
+    first_line,
+    kind_and_line,
+)
 from lipbridge.graph.graph import Graph
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.options import read_options
@@ -135,6 +143,4 @@ def certified(
 
 def error_line(error: Exception) -> str:
     """An error as one line; the kind is named unless it is ours, whose text is written for people."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0][:300] if lines else ""
-    return text if isinstance(error, LipbridgeError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+    return first_line(error, 300) if isinstance(error, LipbridgeError) else kind_and_line(error, 300)

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from lipbridge import checks
 from lipbridge.constants.scaled_layers import on_inputs
 from lipbridge.constants.trivial import trivial_bound
-from lipbridge.errors import NumericalFailure, UnsupportedOperation, UnsupportedProblem
+from lipbridge.errors import NumericalFailure, UnsupportedOperation, UnsupportedProblem, first_line
 from lipbridge.frontend.capture import capture, read_module
-from lipbridge.frontend.export import one_line, unwrapped
+from lipbridge.frontend.export import unwrapped
 from lipbridge.frontend.program import Reading
 from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.graph import Graph
@@ -131,7 +131,7 @@ def _copy_of(module: nn.Module) -> nn.Module:
     try:
         copied = copy.deepcopy(module)
     except Exception as error:
-        hint = f"The module cannot be copied: {one_line(error)}. Attributes that are computed tensors cannot."
+        hint = f"The module cannot be copied: {first_line(error)}. Attributes that are computed tensors cannot."
         raise UnsupportedOperation(kind, "rescaling", hint) from error
     ours, theirs = ({t.data_ptr() for t in (*m.parameters(), *m.buffers()) if t.numel()} for m in (module, copied))
     if ours & theirs:

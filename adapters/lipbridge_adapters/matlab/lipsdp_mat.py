@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from lipbridge.activations.activation import Activation
 from lipbridge.activations.registry import activation
 from lipbridge.disk.atomic import write_atomically
-from lipbridge.errors import ModelFileError, NumericalFailure, UnsupportedProblem
+from lipbridge.errors import ModelFileError, NumericalFailure, UnsupportedProblem, first_line
 from lipbridge.frontend.capture import capture
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Dense, Elementwise, Input, Node
@@ -296,5 +296,5 @@ def _by_scipy() -> Generator[None]:
             warnings.simplefilter("error")
             yield
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        line = first_line(error)
         raise _Damaged(f"it does not fit together ({line}).") from None

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipbridge.errors import LipbridgeError, UnsupportedOperation
+from lipbridge.errors import LipbridgeError, UnsupportedOperation, first_line
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, ConvTranspose, Dense, Node
 from lipbridge.rigor.running_error import enclose
@@ -92,13 +92,9 @@ def check_reading(reader: OnnxReader, graph: Graph, entry: Any, output: str) -> 
         model = _Model(runtime, reader, entry)
         run = model.session([output])
     except Exception as error:  # ONNX Runtime's errors share no base
-        return FileCheck(0, 0.0, f"ONNX Runtime does not take the file: {_line(error)}")
+        return FileCheck(0, 0.0, f"ONNX Runtime does not take the file: {first_line(error)}")
     with torch.no_grad():
         return _Comparison(reader, graph, model, output).outcome(run)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _bytes(reader: OnnxReader) -> int:
@@ -221,7 +217,7 @@ class _Comparison:
             try:
                 (found,) = run(self._input(rows))
             except Exception as error:
-                return FileCheck(0, 0.0, f"ONNX Runtime cannot run it: {_line(error)}")
+                return FileCheck(0, 0.0, f"ONNX Runtime cannot run it: {first_line(error)}")
             if not self._agrees(found, rows):
                 self._refuse(rows)
         return FileCheck(count, self.error)

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from lipbridge.errors import first_line
 from lipbridge.frontend.computed.program import tracking
 from lipbridge_adapters.onnx.file import FLOATS, Fault
 
@@ -40,7 +41,7 @@ def fold(kind: str, inputs: Inputs, attributes: Attributes, opset: int) -> Tenso
         with tracking():
             return function(inputs, attributes)
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        line = first_line(error)
         raise Fault(f"its operator {kind} does not fit its constants ({line})") from error
 
 

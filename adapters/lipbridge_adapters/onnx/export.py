@@ -35,6 +35,7 @@ from lipbridge.errors import (
     NumericalFailure,
     UnknownName,
     UnsupportedOperation,
+    first_line,
 )
 from lipbridge.files.problems import load_problem, save_problem
 from lipbridge.frontend.capture import capture
@@ -288,7 +289,7 @@ def _session(data: bytes, graph: Graph, name: str) -> Callable[[NDArray[Any]], N
     except LipbridgeError:
         raise
     except Exception as error:  # protobuf, checker and runtime each have errors of their own
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        line = first_line(error, 300)
         raise ModelFileError(f"{name!r} is no ONNX file that the checker and ONNX Runtime accept: {line}") from error
     return lambda x: session.run(None, {entry.name: x})[0]
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lipbridge import checks
-from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError
+from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError, first_line
 from lipbridge.frontend.capture import capture as _handlers_registered
 from lipbridge.graph.graph import Graph, stored
 from lipbridge.graph.nodes import Elementwise, Node
@@ -115,7 +115,7 @@ def _read_and_check(
     except LipbridgeError:
         raise
     except _PARSING as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        line = first_line(error)
         raise ModelFileError(f"Cannot read ONNX file {str(file)!r}: it does not fit together ({line}).") from error
 
 

@@ -22,10 +22,11 @@ from lipbridge.lipsdp.multipliers import closed_form_bound, prove_from_multiplie
 from lipbridge.lipsdp.system import LipSDP
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
-from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
+from lipbridge.problem.verifier import Budget, Refusal, Task
 from lipbridge.vocabulary import Status
-from lipbridge_adapters.sdp.options import OPTIONS, Options, predicted_memory
+from lipbridge_adapters.sdp.options import Options, predicted_memory, too_large
 from lipbridge_adapters.sdp.solve import TOO_LARGE, Answer, solve
+from lipbridge_adapters.sdp.verifier import CvxpyVerifier
 
 CLOSED_FORM = "the bound is that of the closed-form feasible multipliers."
 
@@ -51,16 +52,13 @@ class Run:
         return self.last.point
 
 
-class SDPVerifier(Verifier):
+class SDPVerifier(CvxpyVerifier):
     """Base of the verifiers that ask a solver for multipliers and prove the bound that these give."""
 
     #: How its bounds are labelled, before the solver's name.
     method: str
     norms = "2"
     proved = True
-    options = OPTIONS
-    requires = ("cvxpy", "scipy")
-    install = 'pip install "lipbridge[sdp]"'
 
     @abstractmethod
     def size(self, system: LipSDP) -> tuple[int, int]:
@@ -90,7 +88,7 @@ class _Task(Task):
             LipbridgeError: for a solver that is not installed, with those that are.
         """
         start = time.perf_counter()
-        options = Options.read(self.form.name, budget.options)
+        options = self.form.solver_options(budget.options)
 
         def solved(system: LipSDP, deadline: float) -> Bound:
             return self._bound_system(system, options, deadline, budget.memory)
@@ -102,10 +100,9 @@ class _Task(Task):
         if system.constant or not any(stage.increments.variables for stage in system.stages):
             return replace(closed_form_bound(system), method=f"{self.form.method}, closed form")
         method = f"{self.form.method}, {options.solver}"
-        estimate = predicted_memory(*self.form.size(system), options.solver)
-        if estimate > memory:
-            detail = f"{options.solver} would take about {_gigabytes(estimate)}; the limit is {_gigabytes(memory)}."
-            return system.no_bound(method, status=Status.MEMORY, detail=detail)
+        why = too_large(options.solver, predicted_memory(*self.form.size(system), options.solver), memory)
+        if why:
+            return system.no_bound(method, status=Status.MEMORY, detail=f"{why}.")
         begin = time.perf_counter()
         fallback = closed_form_bound(system)
         for_the_proof = min(5.0 * fallback.seconds, 0.3 * (deadline - begin))
@@ -129,7 +126,3 @@ def _proved(system: LipSDP, vectors: Sequence[Tensor], method: str, fallback: Bo
     except NumericalFailure:
         return fallback
     return bound if bound.value <= fallback.value else fallback
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 2**30:.2g} GiB"

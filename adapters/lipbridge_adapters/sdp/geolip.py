@@ -22,10 +22,11 @@ from lipbridge.lipsdp.dense_problem import DenseProblem
 from lipbridge.lipsdp.linf import Multipliers, Piece, closed_form, ends_problem, pieces_of, prove_piece
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
-from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
+from lipbridge.problem.verifier import Budget, Refusal, Task
 from lipbridge.vocabulary import Side, Status
-from lipbridge_adapters.sdp.options import OPTIONS, Options, predicted_memory
+from lipbridge_adapters.sdp.options import Options, predicted_memory, too_large
 from lipbridge_adapters.sdp.solve import solve
+from lipbridge_adapters.sdp.verifier import CvxpyVerifier
 
 Vector = NDArray[Any]
 
@@ -43,16 +44,13 @@ def predicted_size(piece: Piece) -> tuple[int, int]:
     return entries, (columns + ends) ** 2
 
 
-class GeoLipVerifier(Verifier):
+class GeoLipVerifier(CvxpyVerifier):
     """The least l_inf or l_1 bound that diagonal multipliers give, output by output (input by input); proved."""
 
     name = "geolip"
     summary = "global Lipschitz constant for l_inf or l_1: a semidefinite program an output or input (GeoLIP)"
     norms = "1, inf"
     proved = True
-    options = OPTIONS
-    requires = ("cvxpy", "scipy")
-    install = 'pip install "lipbridge[sdp]"'
 
     def prepare(self, problem: Problem) -> Task | Refusal:
         """Dense chains, l_inf to l_inf or l_1 to l_1. The bound is global, so it holds on any region."""
@@ -76,14 +74,14 @@ class _Task(Task):
             LipbridgeError: for a solver that is not installed, with those that are.
         """
         start = time.perf_counter()
-        problem, options = self.problem, Options.read(GeoLipVerifier.name, budget.options)
+        problem, options = self.problem, GeoLipVerifier.solver_options(budget.options)
         trivial = trivial_bound(problem.graph, problem.input_norm)
         pieces = pieces_of(self.dense.chain, problem.input_norm)
         method = f"GeoLIP, {options.solver}"
         sizes = [predicted_size(piece) for piece in pieces if piece.system.stages and not piece.system.constant]
         estimate = predicted_memory(*max(sizes), options.solver) if sizes else 0
-        if estimate > budget.memory:
-            detail = f"{options.solver} would take about {_gib(estimate)}; the limit is {_gib(budget.memory)}."
+        why = too_large(options.solver, estimate, budget.memory)
+        if why:
             return Bound(
                 value=math.nan,
                 side=Side.UPPER,
@@ -92,7 +90,7 @@ class _Task(Task):
                 method=method,
                 seconds=time.perf_counter() - start,
                 status=Status.MEMORY,
-                detail=detail,
+                detail=f"{why}.",
             )
         run = _Run(options, start + 0.9 * budget.seconds, budget.memory)
         run.all(pieces)
@@ -121,10 +119,6 @@ class _Task(Task):
             extra=extra,
             multipliers=run.multipliers,
         )
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2g} GiB"
 
 
 class _Run:

@@ -22,14 +22,15 @@ from lipbridge.lipsdp.dense_problem import DenseProblem, l2_problem
 from lipbridge.lipsdp.system import LipSDP
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.problem import Problem
-from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
+from lipbridge.problem.verifier import Budget, Refusal, Task
 from lipbridge.vocabulary import Side, Status
-from lipbridge_adapters.sdp.options import OPTIONS, Options, predicted_memory
+from lipbridge_adapters.sdp.options import Options, predicted_memory, too_large
+from lipbridge_adapters.sdp.verifier import CvxpyVerifier
 
 WARNING = "not a bound: full multiplier matrices are unsound (an error of the first LipSDP paper, kept for studies)"
 
 
-class LipSDPNetworkVerifier(Verifier):
+class LipSDPNetworkVerifier(CvxpyVerifier):
     """The value of the refuted variant. Never proved, and left out of comparisons that do not name it."""
 
     name = "lipsdp-network"
@@ -37,9 +38,6 @@ class LipSDPNetworkVerifier(Verifier):
     norms = "2"
     proved = False
     by_default = False
-    options = OPTIONS
-    requires = ("cvxpy", "scipy")
-    install = 'pip install "lipbridge[sdp]"'
 
     def prepare(self, problem: Problem) -> Task | Refusal:
         """Dense chains, l2 to l2."""
@@ -58,13 +56,13 @@ class _Task(Task):
             LipbridgeError: for a solver that is not installed, with those that are.
         """
         start = time.perf_counter()
-        options = Options.read(LipSDPNetworkVerifier.name, budget.options)
+        options = LipSDPNetworkVerifier.solver_options(budget.options)
         cvxpy: Any = import_module("cvxpy")
         system = self.dense.everywhere
         value, status, detail = math.nan, Status.OK, WARNING
-        estimate = predicted_memory(*_size(system), options.solver)
-        if estimate > budget.memory:
-            status, detail = Status.MEMORY, f"it would take about {estimate / 2**30:.2g} GiB; {WARNING}"
+        why = too_large(options.solver, predicted_memory(*_size(system), options.solver), budget.memory)
+        if why:
+            status, detail = Status.MEMORY, f"{why}; {WARNING}"
         else:
             value, told = (0.0, "constant") if system.constant else _value(cvxpy, system, options, budget.seconds)
             if math.isnan(value):

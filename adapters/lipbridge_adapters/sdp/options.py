@@ -1,4 +1,4 @@
-"""What a user may set for the SDP verifiers, what each solver calls it, and what memory it takes."""
+"""What each solver calls what a user has set, and what memory it takes. The solver's process imports no torch here."""
 
 from __future__ import annotations
 
@@ -9,34 +9,6 @@ from importlib.util import find_spec
 from typing import Any
 
 from lipbridge.errors import LipbridgeError
-from lipbridge.problem.options import Option, read_options
-
-#: What every verifier of the cvxpy family declares.
-OPTIONS = (
-    Option(
-        name="solver",
-        type=str,
-        default="SCS",
-        help="one that cvxpy knows and that takes semidefinite constraints, e.g. SCS, CLARABEL, MOSEK",
-        domain="be the name of a cvxpy solver",
-    ),
-    Option(
-        name="eps",
-        type=float,
-        default=1e-5,
-        help="the solver's tolerance",
-        domain="be between 0 and 1",
-        allows=lambda value: 0 < value < 1,
-    ),
-    Option(
-        name="max_iters",
-        type=int,
-        default=1_000_000,
-        help="the solver's iterations at most",
-        domain="be a whole number of at least 1",
-        allows=lambda value: value >= 1,
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -47,20 +19,6 @@ class Options:
     eps: float
     max_iters: int
 
-    @staticmethod
-    def read(verifier: str, given: Mapping[str, object]) -> Options:
-        """The options of a verifier by that name, with a solver that is there.
-
-        Raises:
-            UnknownName: for an option that is none.
-            InvalidArgument: for a value outside its domain.
-            LipbridgeError: for a solver that is not installed, with those that are.
-        """
-        values = read_options(verifier, OPTIONS, given)
-        options = Options(values["solver"].upper(), values["eps"], values["max_iters"])
-        require_solver(import_module("cvxpy"), options.solver)
-        return options
-
     def arguments(self, seconds: float) -> dict[str, object]:
         """The solver's own keyword arguments, with a time limit where it has one."""
         known = SOLVER_OPTIONS.get(self.solver)
@@ -70,6 +28,13 @@ class Options:
     def minds_time(self) -> bool:
         """Whether the solver stops by itself at a time limit; others run in a child process that is ended."""
         return self.solver in ("SCS", "CLARABEL", "MOSEK", "QICS")
+
+
+def too_large(solver: str, needed: float, memory: float) -> str:
+    """Why a solver that needs so many bytes is not begun under a limit; empty if it fits."""
+    if needed <= memory:
+        return ""
+    return f"{solver} would take about {needed / 2**30:.2g} GiB; the limit is {memory / 2**30:.2g} GiB"
 
 
 #: Solver options by name: (tolerance, iterations, seconds) -> keyword arguments. Others run with their own defaults.

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from lipbridge.errors import first_line
 from lipbridge.processes import Limit, end_with_parent, python_module, run_child
-from lipbridge_adapters.sdp.options import Options, solver_memory
+from lipbridge_adapters.sdp.options import Options, solver_memory, too_large
 from lipbridge_adapters.sdp.qics import solve_qics
 
 if TYPE_CHECKING:  # the child imports no torch
@@ -50,9 +51,9 @@ def solve(blocks: Blocks, options: Options, deadline: float, memory: float) -> A
     """A solver's answer by a time of ``time.perf_counter``. It never raises for what the solver does."""
     entries = sum(len(block.values) for block in blocks.blocks)
     needed = solver_memory(options.solver, sum(block.size**2 for block in blocks.blocks), blocks.variables)
-    if needed > memory:
-        words = f"{options.solver} would take about {needed / 2**30:.2g} GiB; the limit is {memory / 2**30:.2g} GiB"
-        return Answer(None, TOO_LARGE, 0.0, detail=words)
+    why = too_large(options.solver, needed, memory)
+    if why:
+        return Answer(None, TOO_LARGE, 0.0, detail=why)
     if BUILD_SECONDS * entries > deadline - time.perf_counter():
         return _not_begun(options, "the problem alone takes longer to build")
     if options.minds_time:
@@ -85,7 +86,7 @@ def solve_here(blocks: Blocks, options: Options, deadline: float) -> Answer:
             problem.unpack_results(raw, chain, inverse)
             status = str(problem.status)
         except Exception as error:  # a foreign solver may raise anything: it is a row, not the end of the study
-            status = f"error: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            status = f"error: {first_line(error)}"
         seconds = time.perf_counter() - begin
     value = variable.value
     point = None if value is None or not np.isfinite(value).all() else np.asarray(value, dtype=np.float64)
@@ -101,7 +102,7 @@ def _solve_by_qics(blocks: Blocks, options: Options, deadline: float) -> Answer:
     try:
         point, status = solve_qics(blocks, options, limit)
     except Exception as error:  # as above
-        status = f"error: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        status = f"error: {first_line(error)}"
     seconds = time.perf_counter() - begin
     timed_out = seconds >= 0.98 * limit
     detail = "QICS stopped at the time limit; its multipliers so far were proved." if timed_out else ""

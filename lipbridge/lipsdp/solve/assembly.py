@@ -7,7 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lipbridge.lipsdp.solve.barrier import LARGEST_KAPPA, Program, Segment, Term
+from lipbridge.lipsdp.blocks import LARGEST_KAPPA
+from lipbridge.lipsdp.solve.barrier import Program, Segment, Term
 from lipbridge.lipsdp.system import LipSDP, Stage
 
 

@@ -35,10 +35,6 @@ from torch import Tensor
 from lipbridge.linalg import cholesky, eigenvalues, solve_triangular
 from lipbridge.lipsdp.system import Stage
 
-#: Above this kappa the change of variables q = p - kappa z would spoil the scaling more than its sparsity saves.
-LARGEST_KAPPA = 8.0
-
-
 #: Weight of the free variables' block in the barrier.
 LIGHT = 0.05
 

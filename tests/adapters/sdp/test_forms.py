@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from typing import Any
@@ -223,3 +226,10 @@ def test_all_are_verifiers_and_say_what_they_do_not_take(name):
     assert isinstance(verifier, Verifier)
     with pytest.raises(UnsupportedProblem, match="l2"):
         verifier.prepare(lipbridge.Problem(pulse(), lipbridge.Question.everywhere("inf"))).bound(Budget())
+
+
+def test_the_solvers_process_imports_no_torch() -> None:
+    """It would take longer than many a program."""
+    code = "import sys, lipbridge_adapters.sdp.solve; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
