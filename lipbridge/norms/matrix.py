@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor
 
 from lipbridge import checks
 from lipbridge.errors import InvalidArgument, NumericalFailure, UnsupportedProblem
-from lipbridge.linalg import spectral_norm, vector_norm
+from lipbridge.linalg import spectral_norm, torch_linalg, vector_norm
 from lipbridge.vocabulary import Norm, as_norm
-
-_NO_CONVERGENCE: type[Exception] = cast(Any, torch.linalg).LinAlgError
 
 #: The pairs (p, q) whose matrix norm is computable in polynomial time by a closed form or an SVD.
 CHEAP_PAIRS: tuple[tuple[Norm, Norm], ...] = (
@@ -59,7 +55,7 @@ def operator_norm(matrix: Tensor, p: Norm = 2, q: Norm | None = None) -> Tensor:
     if (p, q) == (2, 2):
         try:
             return spectral_norm(matrix)
-        except _NO_CONVERGENCE:
+        except torch_linalg.LinAlgError:
             raise NumericalFailure("The matrix holds NaN or infinite entries.") from None
     if (p, q) == (1, "inf"):
         return matrix.abs().amax(dim=(-2, -1))

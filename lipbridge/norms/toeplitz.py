@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +55,8 @@ def _autocorrelation(W: Tensor, held: Torus) -> Tensor:
     sizes = [axis.frequencies for axis in small.axes]
     squares = squares.reshape(*sizes[:-1], sizes[-1] // 2 + 1, held.groups)
     spectrum = torch.complex(squares, torch.zeros_like(squares))
-    return cast(Tensor, cast(Any, torch.fft).irfftn(spectrum, s=sizes, dim=list(range(len(sizes)))))
+    fft: Any = torch.fft  # torch states no types for it
+    return fft.irfftn(spectrum, s=sizes, dim=list(range(len(sizes))))
 
 
 def _reach(axis: AxisTorus) -> int:

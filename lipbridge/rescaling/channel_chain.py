@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import import_module
-from typing import Any
 
 import numpy as np
 import torch
@@ -180,11 +178,12 @@ class _Reader:
         if not self.layers:
             return
         count = int(self.unit.max()) + 1
-        sparse: Any = import_module("scipy.sparse")
-        import_module("scipy.sparse.csgraph")
+        from scipy import sparse
+        from scipy.sparse import csgraph
+
         pairs = (rows[:, :1].expand_as(rows).flatten().numpy(), rows.flatten().numpy())
         edges = sparse.coo_array((np.ones(rows.numel(), dtype=np.int8), pairs), (count, count))
-        names = torch.as_tensor(sparse.csgraph.connected_components(edges, directed=False)[1], dtype=torch.int64)
+        names = torch.as_tensor(csgraph.connected_components(edges, directed=False)[1], dtype=torch.int64)
         self.unit = names[self.unit]
         last = self.layers[-1]
         self.layers[-1] = replace(last, writes=names[last.writes])

@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -113,7 +112,8 @@ def minimised(
         stages: squarings, and the relative progress at which the next ones follow.
         deadline: of ``time.perf_counter``.
     """
-    optimize: Any = import_module("scipy.optimize")
+    from scipy import optimize
+
     x, seen, least = x.double(), math.inf, math.inf
 
     def evaluated(point: np.ndarray[Any, Any], squarings: int) -> tuple[float, np.ndarray[Any, Any]]:
@@ -132,8 +132,14 @@ def minimised(
         if not len(x) or time.perf_counter() > deadline:
             break
         least = math.inf  # values of different orders do not compare
-        options = {"maxiter": 100, "maxcor": 30, "ftol": tolerance, "gtol": 1e-6}
-        optimize.minimize(evaluated, x.numpy(), args=(squarings,), jac=True, method="L-BFGS-B", options=options)
+        optimize.minimize(
+            evaluated,
+            x.numpy(),
+            args=(squarings,),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": 100, "maxcor": 30, "ftol": tolerance, "gtol": 1e-6},
+        )
     return x
 
 

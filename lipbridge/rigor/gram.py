@@ -14,12 +14,11 @@ the bound is sharpened by one Cholesky factorisation ``s I - G = L L* + R``, who
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor
 
 from lipbridge.errors import NumericalFailure
+from lipbridge.linalg import torch_linalg
 from lipbridge.rounding.scalars import UNIT, add_up, gamma, mul_up
 
 #: A complex matrix (or a batch) as real and imaginary part.
@@ -115,7 +114,7 @@ def _seen(G: Pair, H: Pair, known: float, steps: int) -> float:
 
 
 def _eigenvalues(matrix: Tensor) -> Tensor:
-    return cast(Tensor, cast(Any, torch.linalg).eigvalsh(matrix))
+    return torch_linalg.eigvalsh(matrix)
 
 
 def _cholesky_up(G: Pair, known: float) -> tuple[float, float]:
@@ -126,7 +125,7 @@ def _cholesky_up(G: Pair, known: float) -> tuple[float, float]:
         shift = known * (1.0 + step)
         S = (-G[0], -G[1])
         S[0].diagonal(dim1=-2, dim2=-1).add_(shift)
-        factor, info = cast(tuple[Tensor, Tensor], cast(Any, torch.linalg).cholesky_ex(torch.complex(*S)))
+        factor, info = torch_linalg.cholesky_ex(torch.complex(*S))
         failed = (info != 0) | ~torch.isfinite(torch.view_as_real(factor)).flatten(1).all(dim=1)
         if not bool(failed.any()):
             factor = torch.tril(factor)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor
 
 from lipbridge.graph.evaluation import evaluate, joined, push
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Elementwise
-from lipbridge.linalg import vector_norm
+from lipbridge.linalg import torch_linalg, vector_norm
 from lipbridge.vocabulary import Norm, dual
 
 #: Jacobians are formed in full if their shorter side is at most this.
@@ -18,7 +16,6 @@ FULL_SIDE = 32
 #: Largest number of entries of the Jacobians of one batch.
 FULL_ENTRIES = 2**24
 _TINY = 2.0**-1000
-_linalg = cast(Any, torch.linalg)  # torch states no types for it
 
 
 def batch_norm(y: Tensor, norm: Norm) -> Tensor:
@@ -137,7 +134,7 @@ def _scaled(J: Tensor) -> Tensor:
 
 def _top_right_vector(J: Tensor) -> Tensor:
     short = J if J.shape[1] <= J.shape[2] else J.mT
-    vectors: Tensor = _linalg.eigh(short @ short.mT)[1]
+    vectors = torch_linalg.eigh(short @ short.mT)[1]
     top = vectors[..., -1]
     return top if short is not J else (top[:, None, :] @ J)[:, 0]
 

@@ -17,13 +17,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from lipbridge.errors import NumericalFailure
-from lipbridge.linalg import eigenvalues
+from lipbridge.linalg import eigenvalues, torch_linalg
 from lipbridge.lipsdp.blocks import blocks_of, predicted_size
 from lipbridge.lipsdp.elimination import closed_form, diagonals
 from lipbridge.lipsdp.multipliers import closed_form_multipliers, prove_from_multipliers
@@ -86,7 +85,7 @@ def _alone(question: Question, entry: Tensor, stage: Stage) -> LipSDP:
 
 def _root(C: Tensor) -> Tensor:
     """L ``(u, r)`` with ``L L' = C``, up to rounding, of C's rank."""
-    values, vectors = _eigh(0.5 * (C + C.T))
+    values, vectors = torch_linalg.eigh(0.5 * (C + C.T))
     kept = values > 1e-14 * values[-1].clamp_min(torch.finfo(C.dtype).tiny)
     return vectors[:, kept] * values[kept].sqrt()
 
@@ -102,11 +101,7 @@ def _next(L: Tensor, stage: Stage, T: Tensor) -> Tensor:
     seen = on_q > 0
     C = (B[:, seen] / on_q[seen]) @ B[:, seen].T
     if bool(onto_z.any()):
-        values, vectors = _eigh(torch.eye(L.shape[1], dtype=L.dtype) - L.T @ (on_z[:, None] * L))
+        values, vectors = torch_linalg.eigh(torch.eye(L.shape[1], dtype=L.dtype) - L.T @ (on_z[:, None] * L))
         reached = onto_z @ L @ (vectors / values.clamp_min(1e-12).sqrt())
         C = C + reached @ reached.T
     return 0.5 * (C + C.T)
-
-
-def _eigh(A: Tensor) -> tuple[Tensor, Tensor]:
-    return cast(tuple[Tensor, Tensor], cast(Any, torch.linalg).eigh(A))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -267,12 +266,13 @@ def _program(piece: Piece, form: Multipliers) -> Blocks:
 
 def _blocks(entries: tuple[Vector, Vector, Vector, Vector], constant: Vector) -> list[Block]:
     """One semidefinite constraint for every set of rows that the inequality ties together (abs and sin cut it)."""
-    sparse: Any = import_module("scipy.sparse")
-    components: Any = import_module("scipy.sparse.csgraph").connected_components
+    from scipy import sparse
+    from scipy.sparse.csgraph import connected_components
+
     row, column, variable_of, value = entries
     order = len(constant)
     tied = sparse.coo_array((np.ones(len(row)), (row, column)), shape=(order, order)) + sparse.coo_array(constant != 0)
-    number, label = components(tied, directed=False)
+    number, label = connected_components(tied, directed=False)
     found: list[Block] = []
     for block in range(number):
         members = np.flatnonzero(label == block)

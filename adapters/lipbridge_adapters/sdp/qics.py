@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def solve_qics(blocks: Blocks, options: Options, seconds: float) -> tuple[Floats | None, str]:
     """QICS's point, None if it has none, and its status: least variable 0 with ``h - G x`` in the cones."""
     qics: Any = import_module("qics")
-    sparse: Any = import_module("scipy.sparse")
+    from scipy import sparse
+
     signed = 1 + blocks.multipliers
     maps = [sparse.eye(signed, blocks.variables, format="csr"), *(_map(sparse, b, blocks) for b in blocks.blocks)]
     h = np.concatenate([np.zeros(signed), *(block.constant.ravel() for block in blocks.blocks)])

@@ -167,7 +167,8 @@ def _problem(cvxpy: Any, blocks: Blocks, *, halves: bool) -> tuple[Any, Any]:
     For SCS and CLARABEL cvxpy takes X >> 0 to mean X + X' >= 0: the lower triangle, counted twice off the diagonal, is
     enough and takes half the memory. For the others it reads one triangle only, so they get ``halves=False``, all of X.
     """
-    sparse: Any = import_module("scipy.sparse")
+    from scipy import sparse
+
     variable = cvxpy.Variable(blocks.variables)
     constraints: list[Any] = [variable[: 1 + blocks.multipliers] >= 0]
     for block in blocks.blocks:

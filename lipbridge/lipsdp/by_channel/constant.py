@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lipbridge.linalg import vector_norm
-from lipbridge.lipsdp.by_channel.frequencies import Block, linalg
+from lipbridge.linalg import torch_linalg, vector_norm
+from lipbridge.lipsdp.by_channel.frequencies import Block
 from lipbridge.lipsdp.by_channel.runs import Run
 from lipbridge.lipsdp.constraints import Increments
 from lipbridge.lipsdp.elimination import share, through_units
@@ -37,7 +37,7 @@ def log_constant(
     if W.shape[-1] <= W.shape[-2]:
         F = W.mH @ H @ W
     else:  # the same eigenvalues on the smaller side
-        factor, info = linalg.cholesky_ex(H)
+        factor, info = torch_linalg.cholesky_ex(H)
         if bool((info != 0).any()):
             return torch.tensor(math.inf, dtype=torch.float64)
         C = factor.mH @ W
@@ -72,10 +72,10 @@ def _stage(block: Block, rule: Increments, logs: Tensor, H: Tensor) -> Tensor | 
     T = logs.exp()[:, block.reads]
     top = torch.diag(T.sum(0)).to(gram.dtype) + G[:, :u, :u]
     S = torch.diag(T[list(rule.group)].flatten()).to(gram.dtype) - G[:, u:, u:]
-    factor, info = linalg.cholesky_ex(S)
+    factor, info = torch_linalg.cholesky_ex(S)
     if bool((info != 0).any()):
         return None
-    X = linalg.solve_triangular(factor, G[:, u:, :u], upper=False)
+    X = torch_linalg.solve_triangular(factor, G[:, u:, :u], upper=False)
     H = top + X.mH @ X
     return 0.5 * (H + H.mH)
 

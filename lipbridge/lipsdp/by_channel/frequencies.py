@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from lipbridge.rescaling.channels import ChannelChain, Layer, normalised
 from lipbridge.rigor.roots import unit_roots
 from lipbridge.rounding.outward import scaled_up
 from lipbridge.rounding.scalars import UNIT, add_up, gamma, mul_up
-
-linalg: Any = torch.linalg
-
 
 #: A layer with a scale takes part if its largest entry is above the second, beside which an underflow (2^-1074) is less
 #: than a rounding of the first times that entry.

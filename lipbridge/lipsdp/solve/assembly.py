@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor
 
+from lipbridge.linalg import torch_linalg
 from lipbridge.lipsdp.blocks import LARGEST_KAPPA
 from lipbridge.lipsdp.solve.barrier import Program, Segment, Term
 from lipbridge.lipsdp.system import LipSDP, Stage
@@ -16,7 +15,7 @@ def program_of(system: LipSDP, device: torch.device | str = "cpu") -> Program:
     """The segments of a network with at least one activation, on a device that knows float64."""
     W = system.entry.to(device)
     if W.shape[1] > W.shape[0]:  # W_1 enters through W_1 W_1' only
-        W = cast(tuple[Tensor, Tensor], cast(Any, torch.linalg).qr(W.T, mode="r"))[1].T.contiguous()
+        W = torch_linalg.qr(W.T, mode="r")[1].T.contiguous()
     segments: list[Segment] = []
     terms: list[Term] = []
     size = head = inputs = W.shape[1]
@@ -49,7 +48,7 @@ def _shift(stage: Stage) -> tuple[tuple[float, ...], bool]:
     none = (0.0,) * R.shape[1]
     if not R.shape[1] or not bool(m.any()):
         return none, not bool(m.any())
-    kappa = cast(Tensor, cast(Any, torch.linalg).pinv(R)) @ m
+    kappa = torch_linalg.pinv(R) @ m
     kappa = torch.where((kappa - kappa.round()).abs() < 1e-14, kappa.round(), kappa)
     if float(kappa.abs().max()) > LARGEST_KAPPA or float((m - R @ kappa).abs().max()) > 1e-12 * float(m.abs().max()):
         return none, False

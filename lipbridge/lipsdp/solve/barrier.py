@@ -27,12 +27,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from lipbridge.linalg import cholesky, eigenvalues, solve_triangular
+from lipbridge.linalg import cholesky, eigenvalues, solve_triangular, torch_linalg
 from lipbridge.lipsdp.system import Stage
 
 #: Weight of the free variables' block in the barrier.
@@ -307,8 +306,8 @@ def _inverse(segment: Segment, L: Tensor, scale: Tensor) -> tuple[Tensor, Tensor
     if not rest:
         return L.new_zeros(0, 0), head
     Q = torch.cholesky_inverse(Ls).mul_(scale[:rest, None]).mul_(scale[:rest])
-    upper = cast(Any, torch.linalg).solve_triangular(Ls.T, solve_triangular(Lz, C).T, upper=True)
-    return Q, torch.cat([head, -cast(Tensor, upper).T * scale[:rest]], 1)
+    upper = torch_linalg.solve_triangular(Ls.T, solve_triangular(Lz, C).T, upper=True)
+    return Q, torch.cat([head, -upper.T * scale[:rest]], 1)
 
 
 def _rest(segment: Segment, columns: slice) -> slice:

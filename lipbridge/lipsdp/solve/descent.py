@@ -24,12 +24,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from lipbridge.linalg import eigenvalues
+from lipbridge.linalg import eigenvalues, torch_linalg
 from lipbridge.lipsdp.constraints import Increments
 from lipbridge.lipsdp.elimination import contract, diagonals, eliminate_stage
 from lipbridge.lipsdp.solve.newton import Solution
@@ -68,7 +67,7 @@ def stack_of(systems: Sequence[LipSDP], device: torch.device | str = "cpu") -> S
     for system in systems:
         W = system.entry.to(device)
         if W.shape[1] > W.shape[0]:  # W_1 enters through W_1 W_1' only
-            W = cast(tuple[Tensor, Tensor], cast(Any, torch.linalg).qr(W.T, mode="r"))[1].T
+            W = torch_linalg.qr(W.T, mode="r")[1].T
         full = W.new_zeros(system.stages[0].units, min(system.entry.shape[1], system.stages[0].units))
         full[system.stages[0].kept, : W.shape[1]] = W
         entries.append(full)
@@ -159,7 +158,7 @@ def evaluate(stack: Stack, multipliers: Sequence[Tensor]) -> tuple[Tensor, list[
         else:
             z = maps
             right = layer.X @ z
-            q = layer.scale[..., None] * cast(Any, torch.linalg).solve_triangular(layer.L.mT, right, upper=True)
+            q = layer.scale[..., None] * torch_linalg.solve_triangular(layer.L.mT, right, upper=True)
             q_square = (((q @ density) * q).sum(-1)).reshape(N, J, u) * mask[:, None]
             groups = [_group(rule, q_square, c) for c in range(C)]
             on_q = T * (torch.stack(groups, 1) if groups else T) / mean[:, None, None]
@@ -289,9 +288,9 @@ def _stage(W: Tensor, mask: Tensor, rule: Increments, T: Tensor, H: Tensor) -> t
     scale = on_q.rsqrt()
     S = -(G_qq * scale[:, :, None] * scale[:, None])
     S = S + torch.eye(J * u, dtype=W.dtype, device=W.device)
-    L, info = cast(tuple[Tensor, Tensor], cast(Any, torch.linalg).cholesky_ex(S))
+    L, info = torch_linalg.cholesky_ex(S)
     G_qz = torch.einsum("ka,nkilj,l->naij", R, blocks, m).reshape(N, J * u, u)
-    X = cast(Tensor, cast(Any, torch.linalg).solve_triangular(L, scale[:, :, None] * G_qz, upper=False))
+    X = torch_linalg.solve_triangular(L, scale[:, :, None] * G_qz, upper=False)
     G_zz = torch.einsum("k,nkilj,l->nij", m, blocks, m)
     H = torch.diag_embed(T.sum(1) * mask) + G_zz + X.mT @ X
     return 0.5 * (H + H.mT), _Layer(L, X, scale, scale), T, info == 0
