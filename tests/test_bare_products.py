@@ -116,7 +116,7 @@ ALLOWED = {
     "rounding/outward.py:total": "sums do not underflow: what is subnormal is exact",
     "rigor/running_error.py:plus": "sums do not underflow: what is subnormal is exact",
     "rigor/running_error.py:size_of": "sums do not underflow: what is subnormal is exact",
-    "frontend/normalisation.py:_affine": "a shift, which no constant reads, and the differentiable recipe of training",
+    "frontend/normalisation.py:batch_norm": "a shift, which no constant reads, and the recipe of training",
     "rescaling/channel_chain.py:Layer.weight": "read by estimates, and by runs that demand a size (SMALLEST_SCALED)",
     "rescaling/channels.py:Objective.log_norm": ESTIMATE,
     "rescaling/channels.py:as_factors": "any positive factors do",

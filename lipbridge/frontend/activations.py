@@ -1,4 +1,4 @@
-"""Capture of further activations, each as torch computes it for every value of its parameters, or refused."""
+"""Further activations, each as torch computes it for every value of its parameters, or refused."""
 
 from __future__ import annotations
 
@@ -13,46 +13,20 @@ from torch import Tensor
 from lipbridge.activations.activation import Component, Term
 from lipbridge.activations.registry import HARDSIGMOID, SELU, recognise
 from lipbridge.activations.scalar_functions import GELU_CUBE
-from lipbridge.frontend.choices import Mask
+from lipbridge.frontend.builder import LINE, Curve, GraphBuilder, Recipe
 from lipbridge.frontend.computed.tensor import Computed
-from lipbridge.frontend.functions import apply
-from lipbridge.frontend.reader import HANDLERS, LINE, Arguments, Curve, Handler, Reader, Recipe, handles, one_number
-from lipbridge.frontend.self_gated import extend
+from lipbridge.frontend.functions import apply, clamp
 from lipbridge.graph.nodes import Conv, Dense, Elementwise
 
-extend()
 
-_NO_PARAMETERS = {
-    "atan": "atan",
-    "arctan": "atan",
-    "erf": "erf",
-    "special_erf": "erf",
-    "hardswish": "hardswish",
-    "mish": "mish",
-    "softsign": "softsign",  # no operation of torch, which writes it out, but one of ONNX
-    "special_expit": "sigmoid",
-}
-
-
-def _plain(function: str) -> Handler:
-    def handler(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-        return apply(reader, a["self"], function)
-
-    return handler
-
-
-for _name, _function in _NO_PARAMETERS.items():
-    HANDLERS[_name] = _plain(_function)
-
-
-def composed(reader: Reader, value: Any, component: Component) -> Curve:
+def composed(builder: GraphBuilder, value: Any, component: Component) -> Curve:
     """A sum of terms, applied to a curve: on each line component exactly, on anything else as a node's function."""
-    curve = reader.curve(value)
+    curve = builder.curve(value)
     terms = [c[0] for c in curve.components if len(c) == 1 and c[0].function == "identity"]
     lines = [(t.coefficient * t.scale, t.coefficient * t.offset) for t in terms]
     exact = len(terms) == len(curve.components) and all(_exactly(component, *line) for line in lines)
     if not exact:
-        curve, lines = Curve(reader.materialise(curve), (LINE,)), [(1.0, 0.0)]
+        curve, lines = Curve(builder.materialise(curve), (LINE,)), [(1.0, 0.0)]
     made = tuple(tuple(sorted(_on_line(term, *line) for term in component)) for line in lines)
     return replace(curve, components=made)
 
@@ -75,177 +49,127 @@ def _exactly(component: Component, scale: float, offset: float) -> bool:
     return True
 
 
-def _number(reader: Reader, value: Any, name: str) -> float:
+def number(builder: GraphBuilder, value: Any, name: str) -> float:
     """A parameter that is a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise reader.unsupported(f"Its {name} should be a finite number.")
+        raise builder.unsupported(f"Its {name} should be a finite number.")
     return float(value)
 
 
-@handles("selu")
-def _selu(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    return composed(reader, a["self"], SELU[0])
+def selu(builder: GraphBuilder, value: Any) -> Curve:
+    """SELU with its own two constants."""
+    return composed(builder, value, SELU[0])
 
 
-@handles("celu")
-def _celu(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    return _celu_of(reader, a["self"], _number(reader, a["alpha"], "alpha"))
+def celu(builder: GraphBuilder, value: Any, alpha: float) -> Curve:
+    """max(t, 0) + alpha (exp(min(t, 0) / alpha) - 1)."""
+    return _celu(builder, value, number(builder, alpha, "alpha"))
 
 
-def _celu_of(reader: Reader, value: Any, alpha: float) -> Curve:
+def _celu(builder: GraphBuilder, value: Any, alpha: float) -> Curve:
     if alpha <= 0.0:
-        raise reader.unsupported("With alpha <= 0 a CELU grows exponentially; it has no Lipschitz constant.")
+        raise builder.unsupported("With alpha <= 0 a CELU grows exponentially; it has no Lipschitz constant.")
     if not 2.0**-1000 <= alpha <= 2.0**1000:
-        raise reader.unsupported("Its alpha has no reciprocal in floating point; choose one of moderate size.")
-    return apply(reader, value, "celu", (alpha,))
+        raise builder.unsupported("Its alpha has no reciprocal in floating point; choose one of moderate size.")
+    return apply(builder, value, "celu", (alpha,))
 
 
-@handles("elu")
-def _elu(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+def elu(builder: GraphBuilder, value: Any, alpha: float, scale: float = 1.0, input_scale: float = 1.0) -> Curve:
     """scale * t right of zero and scale * alpha (exp(b t) - 1) left of it, for b the scale of the input."""
-    alpha, scale, b = (_number(reader, a[name], name) for name in ("alpha", "scale", "input_scale"))
+    given = {"alpha": alpha, "scale": scale, "input_scale": input_scale}
+    alpha, scale, b = (number(builder, option, name) for name, option in given.items())
     if b == 1.0:
-        return composed(reader, a["self"], (Term("elu", scale, parameters=(alpha,)),))
+        return composed(builder, value, (Term("elu", scale, parameters=(alpha,)),))
     if scale == 1.0 and alpha > 0.0 and b == 1.0 / alpha:  # what a CELU is decomposed into
-        return _celu_of(reader, a["self"], alpha)
+        return _celu(builder, value, alpha)
     if b <= 0.0:
-        raise reader.unsupported("With a negative scale of its input an ELU grows exponentially.")
+        raise builder.unsupported("With a negative scale of its input an ELU grows exponentially.")
     outer, inner = Fraction(scale) / Fraction(b), Fraction(alpha) * Fraction(b)
     if Fraction(float(outer)) != outer or Fraction(float(inner)) != inner:
-        raise reader.unsupported("Its scales have products that are no doubles; scale around it instead.")
-    return composed(reader, a["self"], (Term("elu", float(outer), b, parameters=(float(inner),)),))
+        raise builder.unsupported("Its scales have products that are no doubles; scale around it instead.")
+    return composed(builder, value, (Term("elu", float(outer), b, parameters=(float(inner),)),))
 
 
-@handles("gelu")
-def _gelu(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    approximate = a.get("approximate", "none")
+def gelu(builder: GraphBuilder, value: Any, approximate: str = "none") -> Curve:
+    """t Phi(t), or its approximation by a tanh."""
     if approximate not in ("none", "tanh"):
-        raise reader.unsupported("GELU has the forms approximate='none' and approximate='tanh'.")
+        raise builder.unsupported("GELU has the forms approximate='none' and approximate='tanh'.")
     if approximate == "tanh":
-        return apply(reader, a["self"], "gelu_tanh", (GELU_CUBE,))
-    return apply(reader, a["self"], "gelu")
+        return apply(builder, value, "gelu_tanh", (GELU_CUBE,))
+    return apply(builder, value, "gelu")
 
 
-@handles("hardsigmoid")
-def _hardsigmoid(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    return reader.apart(composed(reader, a["self"], HARDSIGMOID[0]))  # its factor is rounded: nothing cancels it
+def hardsigmoid(builder: GraphBuilder, value: Any) -> Curve:
+    """min(max(t / 6 + 1 / 2, 0), 1)."""
+    return builder.apart(composed(builder, value, HARDSIGMOID[0]))  # its factor is rounded: nothing cancels it
 
 
-@handles("log_sigmoid", "log_sigmoid_forward")
-def _log_sigmoid(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
-    found = apply(reader, a["self"], "log_sigmoid")
-    return [found] if reader.operation.startswith("log_sigmoid_forward") else found
-
-
-@handles("softshrink")
-def _softshrink(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+def softshrink(builder: GraphBuilder, value: Any, limit: float) -> Curve:
     """relu(t - lambda) - relu(-t - lambda)."""
-    limit = _number(reader, a["lambd"], "lambd")
+    limit = number(builder, limit, "lambd")
     if limit < 0.0:
-        raise reader.unsupported("Its lambd should not be negative.")
-    return composed(reader, a["self"], (Term("relu", -1.0, -1.0, -limit), Term("relu", 1.0, 1.0, -limit)))
+        raise builder.unsupported("Its lambd should not be negative.")
+    return composed(builder, value, (Term("relu", -1.0, -1.0, -limit), Term("relu", 1.0, 1.0, -limit)))
 
 
-@handles("hardshrink")
-def _hardshrink(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+def hardshrink(builder: GraphBuilder, value: Any, limit: float) -> Curve:
     """Zero for |t| <= lambda, else t: a jump, unless lambda is so low that it never shrinks."""
-    if _number(reader, a["lambd"], "lambd") > 0.0:
-        raise reader.unsupported("It jumps, so it has no Lipschitz constant; softshrink does not.")
-    return reader.curve(a["self"])
+    if number(builder, limit, "lambd") > 0.0:
+        raise builder.unsupported("It jumps, so it has no Lipschitz constant; softshrink does not.")
+    return builder.curve(value)
 
 
-@handles("threshold")
-def _threshold(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
+def threshold(builder: GraphBuilder, value: Any, limit: float, below: float) -> Curve:
     """t above the threshold, else a value: without a jump only if the two are equal, max(t, threshold)."""
-    limit = _number(reader, a["threshold"], "threshold")
-    if _number(reader, a["value"], "value") != limit:
-        raise reader.unsupported(
+    limit = number(builder, limit, "threshold")
+    if number(builder, below, "value") != limit:
+        raise builder.unsupported(
             "It jumps at its threshold, so it has no Lipschitz constant, unless `value` equals it."
         )
-    return HANDLERS["clamp"](reader, {"self": a["self"], "min": limit, "max": None}, shape)
-
-
-@handles("rrelu")
-def _rrelu(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    """In eval mode a leaky ReLU with the mean slope, which is how a module is read."""
-    lower, upper = (_number(reader, a[name], name) for name in ("lower", "upper"))
-    if a.get("training"):
-        raise reader.unsupported("In training its slopes are random; put the module in eval mode.")
-    return apply(reader, a["self"], "leaky_relu", ((lower + upper) / 2.0,))
+    return clamp(builder, value, limit, None)
 
 
 # --- PReLU ------------------------------------------------------------------------------------------------------------
 
 
-@handles("prelu", "_prelu_kernel")
-def _prelu(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    """One slope is a leaky ReLU; slopes of their own channel by channel are a CReLU and a layer that mixes it."""
-    slopes = a["weight"]
+def prelu(builder: GraphBuilder, value: Any, slopes: Any, shape: tuple[int, ...], kernel: bool = False) -> Curve:
+    """One slope is a leaky ReLU; slopes of their own channel by channel are a CReLU and a layer that mixes it.
+
+    ``kernel`` says that the slopes broadcast from the right, ``(1, channels, 1, ...)``, and have not one axis alone.
+    """
     if not isinstance(slopes, Tensor) or not slopes.numel():
-        raise reader.unsupported("Its slopes should be constants.")
+        raise builder.unsupported("Its slopes should be constants.")
     if not slopes.is_meta and not bool(slopes.isfinite().all()):
-        raise reader.unsupported("Its slopes should be finite numbers.")
+        raise builder.unsupported("Its slopes should be finite numbers.")
     if slopes.numel() == 1:
-        return _leaky(reader, a["self"], slopes)
-    # The kernel's weight broadcasts from the right, (1, channels, 1, ...); that of prelu itself has one axis.
-    kernel = reader.operation.startswith("_prelu_kernel")
+        return _leaky(builder, value, slopes)
     channels = (slopes.numel(), *[1] * (len(shape) - 1))
     if slopes.numel() != shape[0] or (kernel and tuple(slopes.shape[max(0, slopes.ndim - len(shape)) :]) != channels):
-        raise reader.unsupported(f"It has {slopes.numel()} slopes for {shape[0]} channels.")
-    if not reader.is_live(slopes) and not slopes.is_meta and bool((slopes == slopes.flatten()[0]).all()):
-        return _leaky(reader, a["self"], slopes.flatten()[:1])
-    return channelwise_leaky_relu(reader, a["self"], slopes, shape)
+        raise builder.unsupported(f"It has {slopes.numel()} slopes for {shape[0]} channels.")
+    if not builder.is_live(slopes) and not slopes.is_meta and bool((slopes == slopes.flatten()[0]).all()):
+        return _leaky(builder, value, slopes.flatten()[:1])
+    return channelwise_leaky_relu(builder, value, slopes, shape)
 
 
-def _leaky(reader: Reader, value: Any, slope: Tensor) -> Curve:
+def _leaky(builder: GraphBuilder, value: Any, slope: Tensor) -> Curve:
     """A leaky ReLU; one that may change is a node of its own, with the constant max(1, |slope|)."""
     if isinstance(slope, Computed):
-        raise reader.unsupported("Its slope is computed and known up to rounding alone; store it.")
-    number = 0.25 if slope.is_meta else _number(reader, float(slope.detach().double()), "slope")
-    recipe = reader.recipe(_leaky_constant, slope)
+        raise builder.unsupported("Its slope is computed and known up to rounding alone; store it.")
+    slope_now = 0.25 if slope.is_meta else number(builder, float(slope.detach().double()), "slope")
+    recipe = builder.recipe(leaky_constant, slope)
     if recipe is None:
-        return apply(reader, value, "leaky_relu", (number,))
-    return _live_leaky(reader, reader.materialise(value), number, recipe)
+        return apply(builder, value, "leaky_relu", (slope_now,))
+    return live_leaky(builder, builder.materialise(value), slope_now, recipe)
 
 
-def _live_leaky(reader: Reader, source: int, number: float, recipe: Recipe) -> Curve:
+def live_leaky(builder: GraphBuilder, source: int, number: float, recipe: Recipe) -> Curve:
     activation = recognise(((Term("leaky_relu", parameters=(number,)),),))
-    node = Elementwise(reader.layer or activation.name, (source,), reader.nodes[source].shape, activation)
-    return reader.append(node, recipe)
+    node = Elementwise(builder.layer or activation.name, (source,), builder.nodes[source].shape, activation)
+    return builder.append(node, recipe)
 
 
-def _leaky_constant(slope: Tensor) -> Tensor:
+def leaky_constant(slope: Tensor) -> Tensor:
     return slope.reshape(()).abs().clamp_min(1.0)
-
-
-def _chosen(reader: Reader, a: Arguments) -> Curve | None:
-    """where(t > 0, t, a t) for a number a that may change; None for other choices."""
-    mask = a["condition"]
-    if not isinstance(mask, Mask) or mask.threshold != 0.0:
-        return None
-    kept, other = (a["self"], a["other"]) if mask.above else (a["other"], a["self"])
-    if kept != mask.value or not isinstance(other, Curve) or other.components != (LINE,):
-        return None
-    node, recipe = reader.nodes[other.source], reader.recipes.get(other.source)
-    if recipe is None or recipe.compute is not one_number or not isinstance(node, Elementwise):
-        return None
-    source = reader.materialise(mask.value)
-    (term,) = node.activation.components[0]
-    if node.inputs != (source,):
-        return None
-    return _live_leaky(reader, source, term.coefficient * term.scale, Recipe(recipe.sources, _leaky_constant))
-
-
-def _extended_where() -> None:
-    registered = HANDLERS["where"]
-
-    def handler(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
-        return _chosen(reader, a) or registered(reader, a, shape)
-
-    HANDLERS["where"] = handler
-
-
-_extended_where()
 
 
 @dataclass(frozen=True)
@@ -260,23 +184,20 @@ class TwoSlopes:
         return matrix.reshape(*matrix.shape, *(1,) * self.rank)
 
 
-def channelwise_leaky_relu(reader: Reader, value: Any, slopes: Tensor, shape: tuple[int, ...]) -> Curve:
+def channelwise_leaky_relu(builder: GraphBuilder, value: Any, slopes: Tensor, shape: tuple[int, ...]) -> Curve:
     """``max(t, 0) + a min(t, 0)`` with the slope a of each channel, for a value of ``shape`` ``(channels, *space)``.
 
     A node has one activation for all its channels, so this is (relu t, relu -t) and a layer ``[I, -diag(a)]``: exactly
     the function, and live in a penalty. Its constant, max(1, |a|) in every norm, is found in
     :mod:`lipbridge.constants.layer_constants`.
     """
-    source = reader.line(value)
-    pair = reader.line(replace(source, components=((Term("relu"),), (Term("relu", 1.0, -1.0),)), axis=0))
+    source = builder.line(value)
+    pair = builder.line(replace(source, components=((Term("relu"),), (Term("relu", 1.0, -1.0),)), axis=0))
     rank = len(shape) - 1
 
     weight = TwoSlopes(rank)
-    W, recipe = weight(slopes.detach().to(torch.float64)), reader.recipe(weight, slopes)
+    W, recipe = weight(slopes.detach().to(torch.float64)), builder.recipe(weight, slopes)
     if not rank:
-        return reader.append(Dense(reader.layer, (pair.source,), shape, W), recipe)
+        return builder.append(Dense(builder.layer, (pair.source,), shape, W), recipe)
     geometry = ((1,) * rank, ((0, 0),) * rank, (1,) * rank)
-    return reader.append(Conv(reader.layer, (pair.source,), shape, W, None, *geometry), recipe)
-
-
-__all__ = ["TwoSlopes", "channelwise_leaky_relu", "composed"]
+    return builder.append(Conv(builder.layer, (pair.source,), shape, W, None, *geometry), recipe)

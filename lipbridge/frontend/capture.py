@@ -1,6 +1,6 @@
 """Capture: a torch module becomes a Graph, through ``torch.export``.
 
-The exported program is read operation by operation (:mod:`lipbridge.frontend.reader`). Scalar operations on one source
+The exported program is read operation by operation (:mod:`lipbridge.frontend.builder`). Scalar operations on one source
 (scaling, shifting, functions of the registry, sums and concatenations of them) are collected as a *curve* and become
 one ``Elementwise`` node, so a joint polyactivation is recognised whether it comes from a module of ours or was written
 out by hand. Whatever is not understood raises :class:`UnsupportedOperation` with the layer's name.
@@ -19,8 +19,7 @@ from torch.nn.parameter import is_lazy
 from lipbridge.errors import InvalidArgument, UnsupportedOperation
 
 # The modules of handlers register themselves.
-from lipbridge.frontend import (
-    activations,
+from lipbridge.frontend.aten import (
     axes,
     contractions,
     extremes,
@@ -29,10 +28,9 @@ from lipbridge.frontend import (
     moves,
     normalisation,
     pooling,
-    refused,
-    scalar,
+    refusals,
+    scalars,
     shapes,
-    softmax,
 )
 from lipbridge.frontend.check import check_reading
 from lipbridge.frontend.export import export, unwrapped
@@ -41,21 +39,7 @@ from lipbridge.frontend.program import ProgramReader, Reading
 from lipbridge.graph.graph import Graph
 from lipbridge.layers.layers import Sinusoidal
 
-_HANDLED_IN = (
-    activations,
-    axes,
-    contractions,
-    extremes,
-    joining,
-    layers,
-    moves,
-    normalisation,
-    pooling,
-    refused,
-    scalar,
-    shapes,
-    softmax,
-)
+_HANDLED_IN = (axes, contractions, extremes, joining, layers, moves, normalisation, pooling, refusals, scalars, shapes)
 
 
 def capture(module: nn.Module, input_shape: Sequence[int] | None = None, *, name: str | None = None) -> Graph:

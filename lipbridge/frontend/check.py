@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from lipbridge.activations.activation import derive
 from lipbridge.errors import LipbridgeError, NumericalFailure, UnsupportedOperation, first_line
+from lipbridge.frontend.builder import Curve, Deferred
 from lipbridge.frontend.computed.tensor import known as numbers
 from lipbridge.frontend.export import (
     BATCH,
@@ -33,7 +34,6 @@ from lipbridge.frontend.export import (
 from lipbridge.frontend.moments import default_epsilon
 from lipbridge.frontend.program import ProgramReader, Reading
 from lipbridge.frontend.program_values import named_arguments
-from lipbridge.frontend.reader import Curve, Deferred
 from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, Dense, Elementwise, Node

@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from lipbridge.activations.activation import Component, Term
-from lipbridge.frontend.computed.tensor import Computed
-from lipbridge.frontend.reader import (
-    Reader,
+from lipbridge.frontend.builder import (
+    GraphBuilder,
 )
+from lipbridge.frontend.computed.tensor import Computed
 from lipbridge.rounding.factors import Factor, number
 
 #: Slopes below would lose bits, or vanish, and those above overflow.
@@ -95,18 +95,18 @@ def merged(component: Component) -> Component:
     return tuple(sorted(terms))
 
 
-def constant_of(reader: Reader, value: Any) -> float:
+def constant_of(builder: GraphBuilder, value: Any) -> float:
     if isinstance(value, Computed):
-        raise reader.unsupported("The number is computed and known up to rounding alone; store it.")
+        raise builder.unsupported("The number is computed and known up to rounding alone; store it.")
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.detach().double().cpu().item()
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise reader.unsupported("Only scalar constants can be combined with a layer's values.")
+        raise builder.unsupported("Only scalar constants can be combined with a layer's values.")
     if not math.isfinite(value):
-        raise reader.unsupported(f"The number {value} is no factor or shift of a layer.")
+        raise builder.unsupported(f"The number {value} is no factor or shift of a layer.")
     return float(value)
 
 
-def scalar(reader: Reader, value: Any) -> bool:
+def may_change(builder: GraphBuilder, value: Any) -> bool:
     """Whether a constant is one number that may change."""
-    return isinstance(value, Tensor) and value.numel() == 1 and reader.is_live(value)
+    return isinstance(value, Tensor) and value.numel() == 1 and builder.is_live(value)

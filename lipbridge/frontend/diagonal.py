@@ -1,4 +1,4 @@
-"""Capture of maps that scale and shift each coordinate or channel by a constant of its own: a diagonal ``Conv``.
+"""Maps that scale and shift each coordinate or channel by a constant of its own: a diagonal ``Conv``.
 
 A factor that is not a stored number but computed from stored ones (a quotient, gamma / sqrt(variance + epsilon) of a
 normalisation layer, 1 / 9 of an average) is rounded *away from zero*, by more than the error that its computation may
@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipbridge.frontend.builder import FIXED, LINE, Curve, GraphBuilder, Recipe
 from lipbridge.frontend.computed.program import tracking
 from lipbridge.frontend.copies import broadcast
-from lipbridge.frontend.reader import FIXED, LINE, Curve, Reader, Recipe
 from lipbridge.graph.nodes import Conv, Reshape
 
 
 def diagonal(
-    reader: Reader,
+    builder: GraphBuilder,
     value: Any,
     scale: Tensor | None,
     shift: Tensor | None,
@@ -34,18 +34,18 @@ def diagonal(
 
     Constants that differ along channels alone act on ``(channels, *space)``; others on the flattened value.
     """
-    source = reader.materialise(broadcast(reader, value, shape))
+    source = builder.materialise(broadcast(builder, value, shape))
     if not shape:  # one number for each input
-        one = Curve(_reshaped(reader, source, (1,)), (LINE,))
+        one = Curve(_reshaped(builder, source, (1,)), (LINE,))
         flat = [None if t is None else t.reshape(-1) for t in (scale, shift)]
-        made = diagonal(reader, one, flat[0], flat[1], (1,), parameter, recipe)
-        return Curve(_reshaped(reader, made.source, ()), (LINE,))
-    factors = [None if t is None else _aligned(reader, t, shape) for t in (scale, shift)]
+        made = diagonal(builder, one, flat[0], flat[1], (1,), parameter, recipe)
+        return Curve(_reshaped(builder, made.source, ()), (LINE,))
+    factors = [None if t is None else _aligned(builder, t, shape) for t in (scale, shift)]
     channelwise = all(t is None or t.numel() == t.shape[0] for t in factors)
     size = (shape[0], *(1 for _ in shape[1:])) if channelwise else (math.prod(shape),)
     s, b = (None if t is None else (t.expand(size) if channelwise else t.expand(shape)).flatten() for t in factors)
     if not channelwise:
-        source = _reshaped(reader, source, size)
+        source = _reshaped(builder, source, size)
     rank = len(shape) - 1 if channelwise else 0
     if s is None:
         assert b is not None
@@ -58,7 +58,7 @@ def diagonal(
         return _one_axis_each(recipe.compute(*constants), shape).expand(full).reshape(kernel)
 
     node = Conv(
-        reader.layer,
+        builder.layer,
         (source,),
         shape if channelwise else size,
         s.contiguous().reshape(kernel),
@@ -69,21 +69,21 @@ def diagonal(
         len(s),
         parameter=parameter,
     )
-    made = reader.append(node, None if recipe is None else Recipe(recipe.sources, weight_of)).source
-    return Curve(_reshaped(reader, made, shape), (LINE,))
+    made = builder.append(node, None if recipe is None else Recipe(recipe.sources, weight_of)).source
+    return Curve(_reshaped(builder, made, shape), (LINE,))
 
 
-def _reshaped(reader: Reader, source: int, shape: tuple[int, ...]) -> int:
-    if reader.nodes[source].shape == shape:
+def _reshaped(builder: GraphBuilder, source: int, shape: tuple[int, ...]) -> int:
+    if builder.nodes[source].shape == shape:
         return source
-    return reader.append(Reshape(reader.layer, (source,), shape)).source
+    return builder.append(Reshape(builder.layer, (source,), shape)).source
 
 
-def _aligned(reader: Reader, constant: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _aligned(builder: GraphBuilder, constant: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The constant in float64 with one axis for each of ``shape``, the batch's axis of length one gone."""
     made = _one_axis_each(constant.detach().to(torch.float64), shape)
     if made.ndim > len(shape):
-        raise reader.unsupported("A constant that differs between the inputs of a batch is no layer.")
+        raise builder.unsupported("A constant that differs between the inputs of a batch is no layer.")
     return made
 
 
@@ -93,7 +93,7 @@ def _one_axis_each(constant: Tensor, shape: tuple[int, ...]) -> Tensor:
     return constant.reshape(*(1,) * (len(shape) - constant.ndim), *constant.shape)
 
 
-def reciprocal(reader: Reader, divisors: Tensor) -> Tensor:
+def reciprocal(builder: GraphBuilder, divisors: Tensor) -> Tensor:
     """``1 / divisors``, with its error where it is not exact.
 
     Raises:
@@ -103,7 +103,7 @@ def reciprocal(reader: Reader, divisors: Tensor) -> Tensor:
     if divisors.is_meta:
         return 1.0 / divisors
     if bool((divisors == 0).any()):
-        raise reader.unsupported("It divides by zero.")
+        raise builder.unsupported("It divides by zero.")
     with tracking():
         return 1.0 / divisors
 

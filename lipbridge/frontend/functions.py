@@ -6,33 +6,29 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
 from lipbridge.activations.activation import Component, Term
 from lipbridge.frontend import moments
-from lipbridge.frontend.components import Inexact, add_exactly, constant_of, merged, product, scalar
-from lipbridge.frontend.reader import (
-    LINE,
-    Arguments,
-    Curve,
-    Handler,
-    Reader,
-    handles,
-)
+from lipbridge.frontend.builder import LINE, Curve, GraphBuilder
+from lipbridge.frontend.components import Inexact, add_exactly, constant_of, merged, product
+from lipbridge.frontend.polynomials import cube_of
+from lipbridge.frontend.self_gated import fixed, tanh_of
 
 
-@handles("pow")
-def _pow(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
-    if a["exponent"] == 2:
-        return square(reader, a, shape)
-    if isinstance(a["self"], moments.MeanSquare):
-        return moments.root(reader, a["self"], float(a["exponent"]))
-    raise reader.unsupported("It has no global Lipschitz constant.")
+def power(builder: GraphBuilder, value: Any, exponent: Any) -> Any:
+    """A power of a value: a square or a cube that waits, a sine's square, or the root of a mean square."""
+    found = cube_of(builder, value, fixed(builder, exponent))
+    if found is not None:
+        return found
+    if exponent == 2:
+        return square(builder, value)
+    if isinstance(value, moments.MeanSquare):
+        return moments.root(builder, value, float(exponent))
+    raise builder.unsupported("It has no global Lipschitz constant.")
 
 
-@handles("square")
-def square(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
-    curve = reader.curve(a["self"])
+def square(builder: GraphBuilder, value: Any) -> Any:
+    """The square of a value: of a sine a function, of others a step of a normalisation."""
+    curve = builder.curve(value)
     squares: list[Component] = []
     for component in curve.components:
         if len(component) != 1 or component[0].function != "sin":
@@ -41,15 +37,15 @@ def square(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
         try:
             squares.append((replace(term, function="sin_squared", coefficient=product(*[term.coefficient] * 2)),))
         except Inexact:
-            raise reader.unsupported("The square of its factor is no float64 number.") from None
+            raise builder.unsupported("The square of its factor is no float64 number.") from None
     return replace(curve, components=tuple(squares))
 
 
-def apply(reader: Reader, value: Any, function: str, parameters: tuple[float, ...] = ()) -> Curve:
+def apply(builder: GraphBuilder, value: Any, function: str, parameters: tuple[float, ...] = ()) -> Curve:
     """``function`` of a curve: each line component becomes a term; anything else is made a node first."""
-    curve = reader.curve(value)
+    curve = builder.curve(value)
     if not all(len(c) == 1 and c[0].function == "identity" for c in curve.components):
-        curve = Curve(reader.materialise(curve), (LINE,))
+        curve = Curve(builder.materialise(curve), (LINE,))
     terms = [component[0] for component in curve.components]
     try:
         made = [
@@ -57,72 +53,50 @@ def apply(reader: Reader, value: Any, function: str, parameters: tuple[float, ..
             for t in terms
         ]
     except Inexact:
-        curve = reader.line(curve)
+        curve = builder.line(curve)
         made = [Term(function, 1.0, 1.0, 0.0, parameters)]
     return replace(curve, components=tuple((term,) for term in made))
 
 
-def plain(function: str) -> Handler:
-    def handler(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-        return apply(reader, a["self"], function)
-
-    return handler
-
-
-@handles("gelu")
-def _gelu(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    if a.get("approximate", "none") != "none":
-        raise reader.unsupported("Only the exact GELU (approximate='none') is supported.")
-    return apply(reader, a["self"], "gelu")
+def tanh(builder: GraphBuilder, value: Any) -> Any:
+    """Of a curve, or of a cube that waits for GELU's approximation."""
+    found = tanh_of(value)
+    return apply(builder, value, "tanh") if found is None else found
 
 
-@handles("leaky_relu")
-def _leaky_relu(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    return apply(reader, a["self"], "leaky_relu", (float(a["negative_slope"]),))
+def leaky_relu(builder: GraphBuilder, value: Any, slope: float) -> Curve:
+    """max(t, 0) + slope * min(t, 0)."""
+    return apply(builder, value, "leaky_relu", (slope,))
 
 
-@handles("elu")
-def _elu(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    if a["scale"] != 1 or a["input_scale"] != 1:
-        raise reader.unsupported("Only ELU itself is supported, not its scaled variants.")
-    return apply(reader, a["self"], "elu", (float(a["alpha"]),))
-
-
-@handles("softplus")
-def _softplus(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    if a["threshold"] < 20:
+def softplus(builder: GraphBuilder, value: Any, beta: float, threshold: float) -> Curve:
+    """log(1 + exp(beta t)) / beta, and t where beta t is beyond the threshold."""
+    if threshold < 20:
         # Beyond the threshold torch goes over to the line, with a jump of log(1 + exp(-threshold)): 2e-9 at 20.
-        raise reader.unsupported("A softplus with a threshold below 20 jumps there; it has no Lipschitz constant.")
-    return apply(reader, a["self"], "softplus", (float(a["beta"]),))
+        raise builder.unsupported("A softplus with a threshold below 20 jumps there; it has no Lipschitz constant.")
+    return apply(builder, value, "softplus", (float(beta),))
 
 
-@handles("clamp", "clip", "hardtanh", "relu6", "clamp_min", "clamp_max")
-def _clamp(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    """min(max(t, low), high) = low + relu(t - low) - relu(t - high)."""
-    bounds = {"relu6": (0.0, 6.0)}.get(reader.operation.split(".")[0], (a.get("min_val"), a.get("max_val")))
-    low, high = (a.get("min"), a.get("max")) if "min" in a else bounds
-    if any((isinstance(bound, Tensor) and bound.numel() > 1) or scalar(reader, bound) for bound in (low, high)):
-        raise reader.unsupported("Only fixed numbers can be limits.")
-    if reader.operation.split(".")[0] == "clamp_max":
-        low, high = None, a["max"]
-    low, high = _limit(reader, low, -math.inf), _limit(reader, high, math.inf)
-    curve = reader.curve(a["self"])
+def clamp(builder: GraphBuilder, value: Any, low: Any, high: Any) -> Curve:
+    """min(max(t, low), high) = low + relu(t - low) - relu(t - high); a limit of None limits nothing."""
+    low, high = _limit(builder, low, -math.inf), _limit(builder, high, math.inf)
+    curve = builder.curve(value)
     if low is not None and high is not None and low > high:
-        raise reader.unsupported("Its lower limit is above the upper one.")
+        raise builder.unsupported("Its lower limit is above the upper one.")
     try:
-        made = [_limited(reader, component, low, high) for component in curve.components]
+        made = [_limited(builder, component, low, high) for component in curve.components]
     except Inexact:
-        curve = reader.line(curve)
-        made = [_limited(reader, LINE, low, high)]
+        curve = builder.line(curve)
+        made = [_limited(builder, LINE, low, high)]
     return replace(curve, components=tuple(made))
 
 
-def _limit(reader: Reader, bound: Any, infinite: float) -> float | None:
+def _limit(builder: GraphBuilder, bound: Any, infinite: float) -> float | None:
     """A limit; None for the infinite one that limits nothing."""
-    return None if bound is None or bound == infinite else constant_of(reader, bound)
+    return None if bound is None or bound == infinite else constant_of(builder, bound)
 
 
-def _limited(reader: Reader, component: Component, low: float | None, high: float | None) -> Component:
+def _limited(builder: GraphBuilder, component: Component, low: float | None, high: float | None) -> Component:
     if len(component) != 1 or component[0].function != "identity":
         raise Inexact  # no line: it becomes a node first
     (term,) = component

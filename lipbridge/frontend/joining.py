@@ -1,42 +1,42 @@
-"""Capture of what joins values: functions of one node, copies of one node, a maximum and a minimum, constants."""
+"""What joins values: functions of one node, copies of one node, a maximum and a minimum, constants."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from lipbridge.frontend.builder import FIXED, LINE, Curve, GraphBuilder
 from lipbridge.frontend.copies import Copies, copied, origin
 from lipbridge.frontend.diagonal import diagonal
 from lipbridge.frontend.extremes import AxisExtreme, Extreme, both_extremes, sorted_groups
-from lipbridge.frontend.reader import FIXED, LINE, Arguments, Curve, Reader, handles
-from lipbridge.frontend.shapes import Part, axis_of, seen_as
+from lipbridge.frontend.shapes import Part, seen_as
 from lipbridge.graph.nodes import Concat, Gather, Reshape
 
 
-@handles("cat", "concat", "concatenate")
-def _cat(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    tensors = [value for value in a["tensors"] if not _is_empty(value)]
-    axis = axis_of(reader, a["dim"], len(shape))
+def join(builder: GraphBuilder, values: Sequence[Any], axis: int, shape: tuple[int, ...]) -> Curve:
+    """Values one after the other along an axis of the shape; constants ``(1, ...)`` may be among them."""
+    tensors = [value for value in values if not _is_empty(value)]
     if len(tensors) == 1:
-        return reader.line(tensors[0])
+        return builder.line(tensors[0])
     if any(isinstance(value, Tensor) for value in tensors):
-        return _beside_constants(reader, tensors, axis, shape)
-    found = _as_copies(reader, tensors, axis, shape)
+        return _beside_constants(builder, tensors, axis, shape)
+    found = _as_copies(builder, tensors, axis, shape)
     if found is not None:
         return found
     joined: list[Curve] = []
-    for part in reader.over_one_source(tensors):
+    for part in builder.over_one_source(tensors):
         if joined and joined[-1].source == part.source and all(_along(c, axis) for c in (joined[-1], part)):
             joined[-1] = Curve(part.source, (*joined[-1].components, *part.components), axis)
         else:
             joined.append(part)
     if len(joined) == 1:
         return joined[0]
-    sources = tuple(reader.materialise(part) for part in joined)
-    return reader.append(Concat(reader.layer, sources, shape, axis))
+    sources = tuple(builder.materialise(part) for part in joined)
+    return builder.append(Concat(builder.layer, sources, shape, axis))
 
 
 def _is_empty(value: Any) -> bool:
@@ -44,85 +44,65 @@ def _is_empty(value: Any) -> bool:
     return value.numel() == 0 if isinstance(value, Tensor) else isinstance(value, Part) and value.count == 0
 
 
-@handles("hstack", "column_stack", "dstack", "vstack", "row_stack")
-def _stacked_along(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    """Joins along axis 1 or 2 of a batch; what has fewer axes gets them at the end. (A vstack mixes the batch.)"""
-    dim = 2 if reader.operation.startswith("dstack") else 1
-    parts: list[Any] = []
-    for value in a["tensors"]:
-        size = tuple(value.shape[1:]) if isinstance(value, Tensor) else reader.shape_of(value)
-        size = (*size, *(1,) * (len(shape) - len(size)))
-        if isinstance(value, Tensor):
-            parts.append(value.reshape(len(value), *size))
-        else:
-            parts.append(seen_as(reader, value, size))
-    if len(shape) < dim:
-        raise reader.unsupported("It works along the batch.")
-    return _cat(reader, {"tensors": parts, "dim": dim}, shape)
-
-
-@handles("stack")
-def _stack(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    axis = axis_of(reader, a["dim"], len(shape))
-    if all(isinstance(value, Extreme | AxisExtreme) for value in a["tensors"]):
-        both = both_extremes(reader, list(a["tensors"]))
+def stack(builder: GraphBuilder, values: Sequence[Any], axis: int, shape: tuple[int, ...]) -> Curve:
+    """Values one after the other along a new axis."""
+    if all(isinstance(value, Extreme | AxisExtreme) for value in values):
+        both = both_extremes(builder, list(values))
         if both is not None:
-            return copied(reader, [both[0]], torch.stack(both[1], axis), shape)
+            return copied(builder, [both[0]], torch.stack(both[1], axis), shape)
     one = (*shape[:axis], 1, *shape[axis + 1 :])
-    parts = [
-        p[:, None].movedim(1, axis + 1) if isinstance(p, Tensor) else seen_as(reader, p, one) for p in a["tensors"]
-    ]
-    return _cat(reader, {"tensors": parts, "dim": axis + 1}, shape)
+    parts = [p[:, None].movedim(1, axis + 1) if isinstance(p, Tensor) else seen_as(builder, p, one) for p in values]
+    return join(builder, parts, axis, shape)
 
 
-def _beside_constants(reader: Reader, tensors: list[Any], axis: int, shape: tuple[int, ...]) -> Curve:
+def _beside_constants(builder: GraphBuilder, tensors: list[Any], axis: int, shape: tuple[int, ...]) -> Curve:
     """Copies of the values beside zeros, to which the constants are added."""
     values, places, shifts, start = list[Any](), list[Tensor](), list[Tensor](), 0
     for value in tensors:
         if isinstance(value, Tensor):
             constant = value.detach().to(torch.float64)
             if constant.ndim != len(shape) + 1 or len(constant) != 1:
-                raise reader.unsupported("A constant that differs between the inputs of a batch is no layer.")
+                raise builder.unsupported("A constant that differs between the inputs of a batch is no layer.")
             places.append(torch.full(constant.shape[1:], -1))
             shifts.append(constant[0])
             continue
-        size = reader.shape_of(value)
+        size = builder.shape_of(value)
         places.append(torch.arange(start, start + math.prod(size)).reshape(size))
-        shifts.append(torch.zeros(size, dtype=torch.float64, device=reader.device))
+        shifts.append(torch.zeros(size, dtype=torch.float64, device=builder.device))
         start += math.prod(size)
         values.append(value)
-    made = copied(reader, values, torch.cat(places, axis), shape)
-    return diagonal(reader, made, None, torch.cat(shifts, axis)[None], shape, FIXED)
+    made = copied(builder, values, torch.cat(places, axis), shape)
+    return diagonal(builder, made, None, torch.cat(shifts, axis)[None], shape, FIXED)
 
 
 def _along(curve: Curve, axis: int) -> bool:
     return len(curve.components) == 1 or curve.axis == axis
 
 
-def _as_copies(reader: Reader, tensors: list[Any], axis: int, shape: tuple[int, ...]) -> Curve | None:
+def _as_copies(builder: GraphBuilder, tensors: list[Any], axis: int, shape: tuple[int, ...]) -> Curve | None:
     """The whole as a sort, or as copies of one node, if it is one."""
     if all(isinstance(value, Extreme | AxisExtreme) for value in tensors):
         pair = _max_and_min(tensors, axis)
         if pair is not None:
-            return _pairs_sorted(reader, *pair)
-        both = both_extremes(reader, tensors)
-        return None if both is None else copied(reader, [both[0]], torch.cat(both[1], axis), shape)
+            return _pairs_sorted(builder, *pair)
+        both = both_extremes(builder, tensors)
+        return None if both is None else copied(builder, [both[0]], torch.cat(both[1], axis), shape)
     whole = [value.value if isinstance(value, Copies) else value for value in tensors]
     lines = all(isinstance(value, Curve) and value.components == (LINE,) for value in whole)
-    if not lines or not any(isinstance(v, Copies) or _is_copy(reader, v) for v in tensors):
+    if not lines or not any(isinstance(v, Copies) or _is_copy(builder, v) for v in tensors):
         return None
-    origins = [origin(reader, value) for value in tensors]
+    origins = [origin(builder, value) for value in tensors]
     if len({root for root, _ in origins}) > 1:
         return None
     before, after = shape[:axis], shape[axis + 1 :]
     index = torch.cat([places.reshape(*before, -1, *after) for _, places in origins], axis)
-    return copied(reader, [Curve(origins[0][0], (LINE,))], index, shape)
+    return copied(builder, [Curve(origins[0][0], (LINE,))], index, shape)
 
 
-def _is_copy(reader: Reader, curve: Curve) -> bool:
-    node = reader.nodes[curve.source]
+def _is_copy(builder: GraphBuilder, curve: Curve) -> bool:
+    node = builder.nodes[curve.source]
     while isinstance(node, Reshape):
-        node = reader.nodes[node.inputs[0]]
+        node = builder.nodes[node.inputs[0]]
     return isinstance(node, Gather)
 
 
@@ -143,14 +123,14 @@ def _max_and_min(tensors: Any, axis: int) -> tuple[Part, Part, bool] | None:
     return (halves[0], halves[1], one.larger) if whole and halves[0].step == halves[1].step == 1 else None
 
 
-def _pairs_sorted(reader: Reader, first: Part, second: Part, descending: bool) -> Curve:
+def _pairs_sorted(builder: GraphBuilder, first: Part, second: Part, descending: bool) -> Curve:
     """MaxMin written out by halves: channel i and channel i + n/2 are a pair."""
-    channels, *space = shape = reader.shape_of(first.value)
+    channels, *space = shape = builder.shape_of(first.value)
     if channels != first.count + second.count:
-        raise reader.unsupported("The halves leave channels out.")
+        raise builder.unsupported("The halves leave channels out.")
     rest = tuple(range(2, 2 + len(space)))
-    split = seen_as(reader, first.value, (2, channels // 2, *space))
-    turned = seen_as(reader, split, tuple(shape), (1, 0, *rest))
-    made = sorted_groups(reader, turned, tuple(shape), 2, descending)
-    back = seen_as(reader, made, (channels // 2, 2, *space))
-    return seen_as(reader, back, tuple(shape), (1, 0, *rest))
+    split = seen_as(builder, first.value, (2, channels // 2, *space))
+    turned = seen_as(builder, split, tuple(shape), (1, 0, *rest))
+    made = sorted_groups(builder, turned, tuple(shape), 2, descending)
+    back = seen_as(builder, made, (channels // 2, 2, *space))
+    return seen_as(builder, back, tuple(shape), (1, 0, *rest))

@@ -1,4 +1,4 @@
-"""Capture of normalisation: BatchNorm in eval mode is affine; LayerNorm, GroupNorm and InstanceNorm are ``Normalize``.
+"""Normalisation: BatchNorm in eval mode is affine; LayerNorm, GroupNorm and InstanceNorm are ``Normalize``.
 
 The scale of BatchNorm is rounded away from zero, see :mod:`lipbridge.frontend.diagonal`.
 """
@@ -10,31 +10,26 @@ from typing import Any
 
 from torch import Tensor
 
+from lipbridge.frontend.builder import FIXED, Curve, GraphBuilder
 from lipbridge.frontend.computed.program import tracking
 from lipbridge.frontend.diagonal import diagonal, scale_of_statistics
-from lipbridge.frontend.reader import FIXED, Arguments, Curve, Reader, handles
 from lipbridge.graph.nodes import Normalize
 
 #: The `parameter` of the scale of a normalisation layer: computed from statistics, it counts with the layer before it.
 SCALE = ".scale"
 
 
-@handles("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm")
-def _batch_norm(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    mean, variance = a["running_mean"], a["running_var"]
-    if a.get("training") or not isinstance(variance, Tensor) or not isinstance(mean, Tensor):
-        raise reader.unsupported("BatchNorm without running statistics mixes the inputs of a batch.")
-    epsilon = a["eps"] if "eps" in a else a["epsilon"]
-    return _affine(reader, a["input"], (mean, variance, a["weight"], a["bias"], float(epsilon)), shape)
-
-
-def _affine(
-    reader: Reader,
+def batch_norm(
+    builder: GraphBuilder,
     value: Any,
-    statistics: tuple[Tensor, Tensor, Tensor | None, Tensor | None, float],
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    epsilon: float,
     shape: tuple[int, ...],
 ) -> Curve:
-    mean, variance, weight, bias, epsilon = statistics
+    """``(x - mean) / sqrt(variance + epsilon) * weight + bias`` with statistics that are constant."""
     scale = scale_of_statistics(variance, weight, epsilon)
     with tracking():
         shift = -mean.detach().double() * scale
@@ -46,47 +41,63 @@ def _affine(
         deviation = (variance + epsilon).sqrt()
         return (1.0 / deviation if weight is None else weight / deviation).reshape(-1, *ones)
 
-    recipe = reader.recipe(scale_of, variance, *(() if weight is None else (weight,)))
+    recipe = builder.recipe(scale_of, variance, *(() if weight is None else (weight,)))
     parameter = FIXED if recipe is None else SCALE
-    return diagonal(reader, value, scale.reshape(-1, *ones), shift.reshape(-1, *ones), shape, parameter, recipe)
+    return diagonal(builder, value, scale.reshape(-1, *ones), shift.reshape(-1, *ones), shape, parameter, recipe)
 
 
-@handles("layer_norm", "native_layer_norm")
-def _layer_norm(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    axes = len(a["normalized_shape"])
-    return _normalised(reader, a, math.prod(shape[: len(shape) - axes]), 0, shape)
+def layer_norm(
+    builder: GraphBuilder,
+    value: Any,
+    axes: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    epsilon: float,
+    shape: tuple[int, ...],
+) -> Curve:
+    """Normalised over the last ``axes`` axes."""
+    groups = math.prod(shape[: len(shape) - axes])
+    return normalised(builder, value, groups, weight, bias, epsilon, shape, trailing=0)
 
 
-@handles("group_norm")
-def _group_norm(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    return _normalised(reader, a, int(a["num_groups"]), len(shape) - 1, shape)
+def group_norm(
+    builder: GraphBuilder,
+    value: Any,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    epsilon: float,
+    shape: tuple[int, ...],
+) -> Curve:
+    """Normalised over groups of channels with their space; weight and bias have an entry for each channel."""
+    return normalised(builder, value, groups, weight, bias, epsilon, shape, trailing=len(shape) - 1)
 
 
-@handles("instance_norm")
-def _instance_norm(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    if a["use_input_stats"]:
-        return _normalised(reader, a, shape[0], len(shape) - 1, shape)
-    statistics = (a["running_mean"], a["running_var"], a["weight"], a["bias"], float(a["eps"]))
-    return _affine(reader, a["input"], statistics, shape)
-
-
-def _normalised(reader: Reader, a: Arguments, groups: int, trailing: int, shape: tuple[int, ...]) -> Curve:
+def normalised(
+    builder: GraphBuilder,
+    value: Any,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    epsilon: float,
+    shape: tuple[int, ...],
+    *,
+    trailing: int,
+) -> Curve:
     """The node, then scale and shift; these have ``trailing`` axes less than the value at its end."""
-    epsilon = float(a["eps"])
     if not epsilon > 0.0:
-        raise reader.unsupported("Without an epsilon it has no Lipschitz constant.")
-    source = reader.materialise(a["input"])
-    made = reader.append(Normalize(reader.layer, (source,), shape, groups, epsilon))
-    weight, bias = a.get("weight"), a.get("bias")
+        raise builder.unsupported("Without an epsilon it has no Lipschitz constant.")
+    source = builder.materialise(value)
+    made = builder.append(Normalize(builder.layer, (source,), shape, groups, epsilon))
     if weight is None and bias is None:
         return made
     ones = (1,) * trailing
     scale, shift = (None if t is None else t.reshape(*t.shape, *ones) for t in (weight, bias))
     if weight is None:
-        return diagonal(reader, made, None, shift, shape)
+        return diagonal(builder, made, None, shift, shape)
 
     def scale_of(weight: Tensor) -> Tensor:
         return weight.reshape(*weight.shape, *ones)
 
-    recipe = reader.recipe(scale_of, weight)
-    return diagonal(reader, made, scale, shift, shape, reader.factor_origin(weight), recipe)
+    recipe = builder.recipe(scale_of, weight)
+    return diagonal(builder, made, scale, shift, shape, builder.factor_origin(weight), recipe)

@@ -12,6 +12,7 @@ from torch import Tensor
 from lipbridge.activations.activation import Term
 from lipbridge.activations.scalar_functions import GELU_CUBE, GELU_RATE
 from lipbridge.errors import UnsupportedOperation
+from lipbridge.frontend.builder import Curve, Deferred, GraphBuilder
 from lipbridge.frontend.computed.tensor import Computed
 from lipbridge.frontend.moments import SQUARE
 from lipbridge.frontend.products import (
@@ -25,7 +26,6 @@ from lipbridge.frontend.products import (
     through_node,
     through_zero,
 )
-from lipbridge.frontend.reader import Curve, Deferred, Reader
 from lipbridge.rounding.factors import number
 
 _CUBE = "It has no global Lipschitz constant."
@@ -42,7 +42,7 @@ class Polynomial(Deferred):
     layer: str
     operation: str
 
-    def materialise(self, reader: Reader) -> Curve:
+    def materialise(self, builder: GraphBuilder) -> Curve:
         """Raises UnsupportedOperation, for the operation that made it."""
         hint = SQUARE if self.c == 0.0 else _CUBE
         raise UnsupportedOperation(self.layer or "(top level)", self.operation, hint)
@@ -62,9 +62,9 @@ class CubicTanh(Deferred):
     factor: float = 1.0
     shift: float = 0.0
 
-    def materialise(self, reader: Reader) -> Curve:
+    def materialise(self, builder: GraphBuilder) -> Curve:
         """Alone it is none of the activations."""
-        raise reader.unsupported(
+        raise builder.unsupported(
             "A tanh of a cube is read only as a part of GELU's approximation, "
             "0.5 t (1 + tanh(sqrt(2 / pi) (t + 0.044715 t^3)))."
         )
@@ -78,28 +78,28 @@ class CubicTanh(Deferred):
 Waiting = Polynomial | CubicTanh
 
 
-def _on(reader: Reader, value: Any, source: int) -> float | None:
+def _on(builder: GraphBuilder, value: Any, source: int) -> float | None:
     """The factor k of a value that is k times the node ``source``."""
-    if isinstance(value, Curve) and value.source != source and reader.materialised.get(value) == source:
+    if isinstance(value, Curve) and value.source != source and builder.materialised.get(value) == source:
         return 1.0
     return through_zero(value) if isinstance(value, Curve) and value.source == source else None
 
 
-def waiting_product(reader: Reader, x: Any, y: Any, tolerance: float) -> Curve | Waiting | None:
+def waiting_product(builder: GraphBuilder, x: Any, y: Any, tolerance: float) -> Curve | Waiting | None:
     if not isinstance(x, Waiting):
         return None
-    k = _on(reader, y, x.source)
+    k = _on(builder, y, x.source)
     if k is None:
         return None
     if isinstance(x, Polynomial):
         if x.c:
             return None
-        return Polynomial(x.source, 0.0, k * x.a, k * x.b, reader.layer, reader.operation)
+        return Polynomial(x.source, 0.0, k * x.a, k * x.b, builder.layer, builder.operation)
     found = gelu_tanh(k, x, tolerance) if x.factor == x.shift else None
     if found is None:
         return None
     like = Curve(x.source, ())
-    return made_of(reader, like, [found])
+    return made_of(builder, like, [found])
 
 
 def gelu_tanh(k: float, gate: CubicTanh, tolerance: float) -> tuple[Term, bool] | None:
@@ -117,7 +117,7 @@ def gelu_tanh(k: float, gate: CubicTanh, tolerance: float) -> tuple[Term, bool] 
     return rounded("gelu_tanh", 2 * Fraction(gate.factor) * Fraction(k) / Fraction(s), s, 0.0, parameters=(cube,))
 
 
-def waiting_sum(reader: Reader, x: Any, y: Any, sign: float) -> Waiting | None:
+def waiting_sum(builder: GraphBuilder, x: Any, y: Any, sign: float) -> Waiting | None:
     """``x + sign * y`` where one of the two waits, if the sum may still become GELU's approximation."""
     number = number_of(y) if isinstance(x, CubicTanh) else number_of(x) if isinstance(y, CubicTanh) else None
     if isinstance(x, CubicTanh):
@@ -130,7 +130,7 @@ def waiting_sum(reader: Reader, x: Any, y: Any, sign: float) -> Waiting | None:
         if isinstance(value, Polynomial) and value.source == source:
             parts.append((value.a, value.b, value.c))
         else:
-            k = _on(reader, value, source)
+            k = _on(builder, value, source)
             if k is None:
                 return None
             parts.append((k, 0.0, 0.0))
@@ -138,21 +138,21 @@ def waiting_sum(reader: Reader, x: Any, y: Any, sign: float) -> Waiting | None:
     return replace(x if isinstance(x, Polynomial) else y, a=a, b=b, c=c)
 
 
-def square_of(reader: Reader, value: Curve) -> Polynomial:
+def square_of(builder: GraphBuilder, value: Curve) -> Polynomial:
     """The square of a curve."""
-    return _monomial(reader, value, 2)
+    return _monomial(builder, value, 2)
 
 
-def cube_of(reader: Reader, value: Any, exponent: Any) -> Polynomial | None:
+def cube_of(builder: GraphBuilder, value: Any, exponent: Any) -> Polynomial | None:
     """The power of a curve, if it is its cube."""
-    return _monomial(reader, value, 3) if isinstance(value, Curve) and number_of(exponent) == 3.0 else None
+    return _monomial(builder, value, 3) if isinstance(value, Curve) and number_of(exponent) == 3.0 else None
 
 
-def _monomial(reader: Reader, value: Curve, exponent: int) -> Polynomial:
+def _monomial(builder: GraphBuilder, value: Curve, exponent: int) -> Polynomial:
     k = through_zero(value)
-    source, k = (reader.materialise(value), 1.0) if k is None else (value.source, k)
+    source, k = (builder.materialise(value), 1.0) if k is None else (value.source, k)
     terms = (0.0, k**2, 0.0) if exponent == 2 else (0.0, 0.0, k**3)
-    return Polynomial(source, *terms, reader.layer, reader.operation)
+    return Polynomial(source, *terms, builder.layer, builder.operation)
 
 
 def number_of(value: Any) -> float | None:
@@ -166,27 +166,27 @@ def number_of(value: Any) -> float | None:
     return float(value)
 
 
-def product(reader: Reader, x: Any, y: Any, tolerance: float = ROUNDING) -> Curve | Waiting | None:
+def product(builder: GraphBuilder, x: Any, y: Any, tolerance: float = ROUNDING) -> Curve | Waiting | None:
     """The product of two values that depend on the input, if it is one activation or may become one; else None.
 
     Args:
-        reader: of the network at hand.
+        builder: of the network at hand.
         x: a value that is no constant.
         y: likewise.
         tolerance: relative error that a stored sqrt(1 / 2) may have, for GELU.
     """
     if isinstance(x, Waiting) or isinstance(y, Waiting):
-        return waiting_product(reader, x, y, tolerance) or waiting_product(reader, y, x, tolerance)
-    one, two = reader.over_one_source([x, y])
+        return waiting_product(builder, x, y, tolerance) or waiting_product(builder, y, x, tolerance)
+    one, two = builder.over_one_source([x, y])
     if one.source != two.source:
-        one, two = past_factor(reader, one, two.source), past_factor(reader, two, one.source)
+        one, two = past_factor(builder, one, two.source), past_factor(builder, two, one.source)
     if one.source != two.source:
-        one, two = on_node(reader, one, two.source), on_node(reader, two, one.source)
+        one, two = on_node(builder, one, two.source), on_node(builder, two, one.source)
     if (one.source, one.axis, len(one.components)) == (two.source, two.axis, len(two.components)):
         lines = [through_zero(curve) for curve in (one, two)]
         if lines[0] is not None and lines[1] is not None:
-            return Polynomial(one.source, 0.0, lines[0] * lines[1], 0.0, reader.layer, reader.operation)
+            return Polynomial(one.source, 0.0, lines[0] * lines[1], 0.0, builder.layer, builder.operation)
         pairs = list(zip(one.components, two.components, strict=True))
         found = [gated(a, b, tolerance) or gated(b, a, tolerance) for a, b in pairs]
-        return made_of(reader, one, found)
-    return through_node(reader, one, two, tolerance) or through_node(reader, two, one, tolerance)
+        return made_of(builder, one, found)
+    return through_node(builder, one, two, tolerance) or through_node(builder, two, one, tolerance)

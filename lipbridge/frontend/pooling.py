@@ -1,59 +1,42 @@
-"""Capture of pooling: averages are convolutions (their shares rounded up), maxima are ``MaxPool``."""
+"""Pooling: averages are convolutions (their shares rounded up), maxima are ``MaxPool``."""
 
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from lipbridge.frontend.axes import along, averages, windows
+from lipbridge.frontend.builder import FIXED, Curve, GraphBuilder
 from lipbridge.frontend.copies import copied
 from lipbridge.frontend.diagonal import diagonal, shares
-from lipbridge.frontend.layers import Padded, each
-from lipbridge.frontend.moments import mean_of
-from lipbridge.frontend.reader import FIXED, Arguments, Curve, Handler, Reader, handles
+from lipbridge.frontend.layers import Padded
 from lipbridge.graph.nodes import Conv, MaxPool, Reshape
 
 
-def _over_space(handler: Handler) -> Handler:
-    """Torch reads inputs with one axis less, ``(batch, *space)``, as one image whose channels are the batch."""
-
-    def with_channels(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
-        rank = int(re.findall(r"([123])d", reader.operation)[0])
-        x = a["self"]
-        if len(reader.shape_of(x.value if isinstance(x, Padded) else x)) == rank + 1:
-            return handler(reader, a, shape)  # padding with infinite numbers is no value of its own
-        inside = reader.shape_of(x)
-        if len(inside) != rank:
-            raise reader.unsupported(f"It pools over {rank} axes of inputs of shape {inside}.")
-        source = reader.append(Reshape(reader.layer, (reader.materialise(x),), (1, *inside)))
-        made = handler(reader, {**a, "self": source}, (1, *shape))
-        return reader.append(Reshape(reader.layer, (reader.materialise(made),), shape))
-
-    return with_channels
-
-
-@handles("avg_pool1d", "avg_pool2d", "avg_pool3d")
-@_over_space
-def _avg_pool(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    rank = len(shape) - 1
-    kernel = each(a["kernel_size"], rank)
-    stride = each(a["stride"], rank) if a["stride"] else kernel
-    padding = each(a["padding"], rank)
-    size = reader.shape_of(a["self"])
-    counts = [
-        _counts(*axis, bool(a["count_include_pad"]))
-        for axis in zip(shape[1:], size[1:], kernel, stride, padding, strict=True)
-    ]
+def average_pool(
+    builder: GraphBuilder,
+    value: Any,
+    shape: tuple[int, ...],
+    *,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    with_padding: bool,
+    divisor: int | None = None,
+) -> Curve:
+    """Averages over windows, which count the padding or do not; or their sums over another ``divisor``."""
+    size = builder.shape_of(value)
+    counts = [_counts(*axis, with_padding) for axis in zip(shape[1:], size[1:], kernel, stride, padding, strict=True)]
     total = counts[0]
     for count in counts[1:]:
         total = total[..., None] * count
-    if a.get("divisor_override"):
-        total = torch.full_like(total, int(a["divisor_override"]))  # which may be negative
-    return _average(reader, a["self"], (kernel, stride, padding), total, shape)
+    if divisor:
+        total = torch.full_like(total, divisor)  # which may be negative
+    return _average(builder, value, (kernel, stride, padding), total, shape)
 
 
 def _counts(outputs: int, size: int, kernel: int, stride: int, padding: int, with_padding: bool) -> Tensor:
@@ -64,45 +47,44 @@ def _counts(outputs: int, size: int, kernel: int, stride: int, padding: int, wit
 
 
 def _average(
-    reader: Reader,
+    builder: GraphBuilder,
     value: Any,
     geometry: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
     counts: Tensor,
     shape: tuple[int, ...],
 ) -> Curve:
     """Sums over windows, divided by ``counts``, one number for each position."""
-    channels, *space = reader.shape_of(value)
+    channels, *space = builder.shape_of(value)
     kernel, stride, before = geometry
     axes = zip(shape[1:], space, kernel, stride, before, strict=True)
     padding = tuple((b, max(0, (m - 1) * s + k - n - b)) for m, n, k, s, b in axes)
     uniform = bool((counts == counts.flatten()[0]).all())
     factor = shares(counts.flatten()[:1]) if uniform else torch.ones(1, dtype=torch.float64)
-    weight = factor.to(reader.device).expand(channels * math.prod(kernel)).reshape(channels, 1, *kernel)
-    source = reader.materialise(value)
+    weight = factor.to(builder.device).expand(channels * math.prod(kernel)).reshape(channels, 1, *kernel)
+    source = builder.materialise(value)
     node = Conv(
-        reader.layer, (source,), shape, weight, None, stride, padding, (1,) * len(kernel), channels, parameter=FIXED
+        builder.layer, (source,), shape, weight, None, stride, padding, (1,) * len(kernel), channels, parameter=FIXED
     )
-    made = reader.append(node)
+    made = builder.append(node)
     if uniform:
         return made
-    return diagonal(reader, made, shares(counts).to(reader.device)[None], None, shape, FIXED)
+    return diagonal(builder, made, shares(counts).to(builder.device)[None], None, shape, FIXED)
 
 
-@handles("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool2d")
-@_over_space
-def _adaptive_avg_pool(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    kernel = _divided(reader, a["self"], shape)
+def adaptive_average_pool(builder: GraphBuilder, value: Any, shape: tuple[int, ...]) -> Curve:
+    """Averages over as many windows along each axis as ``shape`` has entries."""
+    kernel = _divided(builder, value, shape)
     if kernel is None:  # an average over a box is one of averages along its axes
-        value = reader.curve(a["self"])
-        for axis, (n, m) in enumerate(zip(reader.shape_of(value)[1:], shape[1:], strict=True), start=1):
-            value = along(reader, value, axis, averages(n, m))
+        value = builder.curve(value)
+        for axis, (n, m) in enumerate(zip(builder.shape_of(value)[1:], shape[1:], strict=True), start=1):
+            value = along(builder, value, axis, averages(n, m))
         return value
-    return _average(reader, a["self"], (kernel, kernel, (0,) * len(kernel)), _full(kernel, shape), shape)
+    return _average(builder, value, (kernel, kernel, (0,) * len(kernel)), _full(kernel, shape), shape)
 
 
-def _divided(reader: Reader, value: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+def _divided(builder: GraphBuilder, value: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """The windows of adaptive pooling, if they have one size and do not overlap."""
-    size = reader.shape_of(value)[1:]
+    size = builder.shape_of(value)[1:]
     if any(n % m for n, m in zip(size, shape[1:], strict=True)):
         return None
     return tuple(n // m for n, m in zip(size, shape[1:], strict=True))
@@ -112,32 +94,24 @@ def _full(kernel: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
     return torch.full(shape[1:], int(torch.tensor(kernel).prod()))
 
 
-@handles("mean")
-def _mean(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
-    moment = mean_of(reader, a)
-    if moment is not None:
-        return moment
-    made = last_axes_flat(reader, a)
-    rows, n = reader.shape_of(made)
-    average = _average(reader, made, ((n,), (n,), (0,)), torch.full((1,), n), (rows, 1))
-    return reader.append(Reshape(reader.layer, (average.source,), shape))
+def mean(builder: GraphBuilder, value: Any, axes: Sequence[int], shape: tuple[int, ...]) -> Curve:
+    """The average over axes of the shape, in ``shape``."""
+    made = last_axes_flat(builder, value, axes)
+    rows, n = builder.shape_of(made)
+    average = _average(builder, made, ((n,), (n,), (0,)), torch.full((1,), n), (rows, 1))
+    return builder.append(Reshape(builder.layer, (average.source,), shape))
 
 
-def largest(reader: Reader, value: Any, shape: tuple[int, ...]) -> Curve:
+def largest(builder: GraphBuilder, value: Any, shape: tuple[int, ...]) -> Curve:
     """The maximum of each row of ``(rows, n)``, in ``shape``."""
-    rows, n = reader.shape_of(value)
-    pool = MaxPool(reader.layer, (reader.materialise(value),), (rows, 1), (n,), (n,), (0,), (1,))
-    return reader.append(Reshape(reader.layer, (reader.append(pool).source,), shape))
+    rows, n = builder.shape_of(value)
+    pool = MaxPool(builder.layer, (builder.materialise(value),), (rows, 1), (n,), (n,), (0,), (1,))
+    return builder.append(Reshape(builder.layer, (builder.append(pool).source,), shape))
 
 
-def last_axes_flat(reader: Reader, a: Arguments) -> Curve:
+def last_axes_flat(builder: GraphBuilder, value: Any, axes: Sequence[int]) -> Curve:
     """The value as ``(rows, n)``, the axes that an operation runs over last."""
-    size = reader.shape_of(a["self"])
-    dims = a.get("dim")
-    axes = cast(list[int], dims if isinstance(dims, list) else [] if dims is None else [dims])
-    over = sorted({int(axis) % (len(size) + 1) - 1 for axis in axes})
-    if not over or over[0] < 0:
-        raise reader.unsupported("It mixes the inputs of a batch.")
+    size, over = builder.shape_of(value), sorted(set(axes))
     order = [axis for axis in range(len(size)) if axis not in over] + over
     n = 1
     for axis in over:
@@ -145,41 +119,45 @@ def last_axes_flat(reader: Reader, a: Arguments) -> Curve:
     rows = 1
     for length in size:
         rows *= length
-    source = reader.materialise(a["self"])
+    source = builder.materialise(value)
     axes_moved = None if order == sorted(order) else tuple(order)
-    return reader.append(Reshape(reader.layer, (source,), (rows // n, n), axes_moved))
+    return builder.append(Reshape(builder.layer, (source,), (rows // n, n), axes_moved))
 
 
-@handles("max_pool1d", "max_pool2d", "max_pool3d", "max_pool1d_with_indices", "max_pool2d_with_indices")
-@_over_space
-def _max_pool(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    rank = len(shape) - 1
-    kernel = each(a["kernel_size"], rank)
-    stride = each(a["stride"], rank) if a["stride"] else kernel
-    x, padding = a["self"], each(a["padding"], rank)
+def max_pool(
+    builder: GraphBuilder,
+    x: Any,
+    shape: tuple[int, ...],
+    *,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    ceil_mode: bool = False,
+) -> Curve:
+    """The largest entry of each window; padding with minus infinity that waits becomes its own."""
     if isinstance(x, Padded) and x.fill == float("-inf") and not any(padding):
         fits = all(before == after <= k // 2 for (before, after), k in zip(x.padding, kernel, strict=True))
         if fits:
             x, padding = x.value, tuple(before for before, _ in x.padding)
-    source = reader.materialise(x)
-    geometry = (kernel, stride, padding, each(a["dilation"], rank), bool(a["ceil_mode"]))
-    return reader.append(MaxPool(reader.layer, (source,), shape, *geometry))
+    source = builder.materialise(x)
+    geometry = (kernel, stride, padding, dilation, ceil_mode)
+    return builder.append(MaxPool(builder.layer, (source,), shape, *geometry))
 
 
-@handles("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
-@_over_space
-def _adaptive_max_pool(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Curve:
-    kernel = _divided(reader, a["self"], shape)
+def adaptive_max_pool(builder: GraphBuilder, value: Any, shape: tuple[int, ...]) -> Curve:
+    """The largest entries of as many windows along each axis as ``shape`` has entries."""
+    kernel = _divided(builder, value, shape)
     if kernel is None:
-        return _largest_of_windows(reader, a["self"], shape)
+        return _largest_of_windows(builder, value, shape)
     none, ones = (0,) * len(kernel), (1,) * len(kernel)
-    source = reader.materialise(a["self"])
-    return reader.append(MaxPool(reader.layer, (source,), shape, kernel, kernel, none, ones))
+    source = builder.materialise(value)
+    return builder.append(MaxPool(builder.layer, (source,), shape, kernel, kernel, none, ones))
 
 
-def _largest_of_windows(reader: Reader, value: Any, shape: tuple[int, ...]) -> Curve:
+def _largest_of_windows(builder: GraphBuilder, value: Any, shape: tuple[int, ...]) -> Curve:
     """The maximum over windows of different sizes, each with its middle entry repeated, which changes no maximum."""
-    size = reader.shape_of(value)
+    size = builder.shape_of(value)
     numbers = torch.arange(math.prod(size)).reshape(size)
     for axis, (n, m) in enumerate(zip(size[1:], shape[1:], strict=True), start=1):
         spans = windows(n, m)
@@ -190,4 +168,4 @@ def _largest_of_windows(reader: Reader, value: Any, shape: tuple[int, ...]) -> C
         numbers = cast(Tensor, cast(Any, numbers.index_select(axis, places)).unflatten(axis, (m, most)))
         numbers = numbers.movedim(axis + 1, -1)
     index = numbers.reshape(math.prod(shape), -1)
-    return largest(reader, copied(reader, [value], index, tuple(index.shape)), shape)
+    return largest(builder, copied(builder, [value], index, tuple(index.shape)), shape)

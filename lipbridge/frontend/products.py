@@ -9,22 +9,22 @@ from typing import Any
 
 from lipbridge.activations.activation import Component, Term
 from lipbridge.errors import NumericalFailure
-from lipbridge.frontend.reader import Curve, Reader
+from lipbridge.frontend.builder import Curve, GraphBuilder
 from lipbridge.graph.nodes import Conv, Elementwise, block_axis
 from lipbridge.rounding.factors import number
 
 
-def past_factor(reader: Reader, value: Curve, source: int) -> Curve:
+def past_factor(builder: GraphBuilder, value: Curve, source: int) -> Curve:
     """A curve on ``source``, if its own is that times one number that is computed, as sqrt(2); else itself.
 
     The number is read as the factor that the node has, which is no nearer to zero. Inside of a gate it changes no
     slope of the product, and in the line beside a gate it enlarges all of them alike.
     """
-    node = reader.nodes[value.source]
+    node = builder.nodes[value.source]
     if not isinstance(node, Conv) or not node.diagonal or node.bias is not None or not node.outward:
         return value
     first = node.weight.flatten()[0]
-    if node.inputs != (source,) or value.source in reader.recipes or bool((node.weight != first).any()):
+    if node.inputs != (source,) or value.source in builder.recipes or bool((node.weight != first).any()):
         return value
     factor = Fraction(float(first))
     try:
@@ -37,9 +37,9 @@ def past_factor(reader: Reader, value: Curve, source: int) -> Curve:
     return replace(value, source=source, components=components)
 
 
-def on_node(reader: Reader, value: Curve, index: int) -> Curve:
+def on_node(builder: GraphBuilder, value: Curve, index: int) -> Curve:
     """A curve as a line on a node that holds it but for a constant; itself if the node holds something else."""
-    for known, node in reader.materialised.items():
+    for known, node in builder.materialised.items():
         alike = (known.source, known.axis, len(known.components)) == (value.source, value.axis, len(value.components))
         if node == index and alike:
             pairs = zip(value.components, known.components, strict=True)
@@ -63,13 +63,13 @@ def _difference(a: Component, b: Component) -> float | None:
     return float(shift)
 
 
-def made_of(reader: Reader, like: Curve, found: list[tuple[Term, bool] | None]) -> Curve | None:
+def made_of(builder: GraphBuilder, like: Curve, found: list[tuple[Term, bool] | None]) -> Curve | None:
     """The curve of the terms; a node of its own if a factor was rounded."""
     made = [item for item in found if item is not None]
     if len(made) < len(found):
         return None
     curve = replace(like, components=tuple((term,) for term, _ in made))
-    return curve if all(exact for _, exact in made) else reader.apart(curve)
+    return curve if all(exact for _, exact in made) else builder.apart(curve)
 
 
 def _line(component: Component) -> Line | None:
@@ -167,12 +167,12 @@ def _hardswish(line: Line, gate: Component) -> tuple[Term, bool] | None:
     return term, exact and Fraction(inner[1]) == offset
 
 
-def through_node(reader: Reader, line: Curve, other: Curve, tolerance: float) -> Curve | None:
+def through_node(builder: GraphBuilder, line: Curve, other: Curve, tolerance: float) -> Curve | None:
     """A line times a function of a node that is itself a function of the line's source: a factor of it, or a tanh."""
-    node = reader.nodes[other.source]
-    if not isinstance(node, Elementwise) or other.source in reader.recipes:
+    node = builder.nodes[other.source]
+    if not isinstance(node, Elementwise) or other.source in builder.recipes:
         return None
-    line = on_node(reader, line, node.inputs[0])
+    line = on_node(builder, line, node.inputs[0])
     if line.source != node.inputs[0]:
         return None
     inner, outer = node.activation.components, other.components
@@ -182,9 +182,9 @@ def through_node(reader: Reader, line: Curve, other: Curve, tolerance: float) ->
     factor = through_zero(other)
     pairs = zip(line.components, inner, strict=True)
     if factor is None:
-        return made_of(reader, line, [_mish(one, soft, outer[0][0]) for one, soft in pairs])
+        return made_of(builder, line, [_mish(one, soft, outer[0][0]) for one, soft in pairs])
     scaled = [(one, _times(factor, part)) for one, part in pairs]
-    return made_of(reader, line, [None if gate is None else gated(one, gate, tolerance) for one, gate in scaled])
+    return made_of(builder, line, [None if gate is None else gated(one, gate, tolerance) for one, gate in scaled])
 
 
 def _times(factor: float, component: Component) -> Component | None:

@@ -17,8 +17,11 @@ from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from lipbridge.errors import LipbridgeError, first_line
+from lipbridge.frontend.aten.registry import HANDLERS, NEVER
+from lipbridge.frontend.builder import LINE, Curve, Deferred, GraphBuilder, Recipe, Unusable
 from lipbridge.frontend.computed.program import tracking
 from lipbridge.frontend.export import BATCH, BatchSize, Program, layer_name, operation_name
+from lipbridge.frontend.joining import stack
 from lipbridge.frontend.program_values import (
     LIKE,
     OF_ONE_SIZE,
@@ -36,13 +39,12 @@ from lipbridge.frontend.program_values import (
     is_value,
     named_arguments,
 )
-from lipbridge.frontend.reader import HANDLERS, LINE, NEVER, Curve, Deferred, Reader, Recipe, Unusable
 from lipbridge.frontend.refused import PRODUCT
 from lipbridge.graph.graph import Graph, alive_nodes, without_dead_nodes
 from lipbridge.graph.nodes import Reshape
 
 
-class ProgramReader(Reader):
+class ProgramReader(GraphBuilder):
     """Reads one program with the tensors that ``tensor_of`` gives for the dotted names."""
 
     def __init__(
@@ -240,7 +242,7 @@ class ProgramReader(Reader):
         over = list(cast(Sequence[int], dims)) if many else [dims]
         if shape is None or over not in ([0], [-first.ndim - 1]) or a.get("dtype"):
             return None
-        together = HANDLERS["stack"](self, {"tensors": stacked.values, "dim": 1}, (len(stacked.values), *shape))
+        together = stack(self, stacked.values, 0, (len(stacked.values), *shape))
         a |= {"self": together, "dim": [1] if many else 1}
         return HANDLERS[cast(Any, node.target)._schema.name.removeprefix("aten::")](self, a, shape)
 

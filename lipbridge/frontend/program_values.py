@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from lipbridge.errors import UnsupportedOperation
+from lipbridge.frontend.builder import Curve, Deferred, GraphBuilder
 from lipbridge.frontend.computed.tensor import known
 from lipbridge.frontend.export import operation_name
-from lipbridge.frontend.reader import Curve, Deferred, Reader
 
 #: Operations that may be told the size of the batch, since the shape of their result says what they do with it.
 SHAPED = frozenset(
@@ -61,7 +61,7 @@ class Repeated:
     one: Tensor
     three: Tensor
 
-    def row(self, reader: Reader) -> Tensor:
+    def row(self, builder: GraphBuilder) -> Tensor:
         """The value for a batch of one.
 
         Raises:
@@ -70,7 +70,7 @@ class Repeated:
         one, three = self.one, self.three
         fits = one.ndim == three.ndim and three.shape[:1] == (3,) and one.shape[:1] == (1,)
         if not fits or not (one.is_meta or torch.equal(known(one).expand_as(three), known(three))):
-            raise reader.unsupported("It depends on the size of the batch.")
+            raise builder.unsupported("It depends on the size of the batch.")
         return one
 
 
@@ -80,7 +80,7 @@ class Refused(Deferred):
 
     error: UnsupportedOperation
 
-    def materialise(self, reader: Reader) -> Curve:
+    def materialise(self, builder: GraphBuilder) -> Curve:
         """Raises the refusal."""
         raise self.error
 

@@ -1,6 +1,6 @@
 """Operations that no Graph will ever hold, each with the reason that a person needs.
 
-What is merely missing is refused by the reader, by name. What stands here jumps, draws random numbers, mixes functions
+What is merely missing is refused by the builder, by name. What stands here jumps, draws random numbers, mixes functions
 of the input by products or has unbounded slopes: there is no global Lipschitz constant to prove, and the reason says
 what to do instead, where something can be done.
 """
@@ -8,8 +8,6 @@ what to do instead, where something can be done.
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from lipbridge.frontend.reader import HANDLERS, NEVER, Arguments, Handler, Reader
 
 PRODUCT = "A product of two functions of the input has no Lipschitz constant."
 _ATTENTION = f"Attention multiplies functions of the input with one another. {PRODUCT}"
@@ -79,18 +77,3 @@ REASONS: Mapping[str, tuple[str, ...]] = {
 def reason_of(operation: str) -> str | None:
     """Why an operation is never a layer; None if it may be one."""
     return next((reason for reason, names in REASONS.items() if operation in names), None)
-
-
-def _refusing(reason: str) -> Handler:
-    def handler(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> None:
-        raise reader.unsupported(reason)
-
-    return handler
-
-
-for _reason, _names in REASONS.items():
-    _handler = _refusing(_reason)
-    NEVER.add(_handler)
-    for _name in _names:
-        # Some of these are a layer in special cases, which their own handlers know.
-        HANDLERS.setdefault(_name, _handler)

@@ -9,112 +9,88 @@ from zero, and the product becomes a node of its own: the Graph's layer is the m
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
 
+from lipbridge.frontend.builder import Curve, GraphBuilder
 from lipbridge.frontend.computed.tensor import Computed
 from lipbridge.frontend.moments import Square
 from lipbridge.frontend.polynomials import (
     CubicTanh,
     Polynomial,
     Waiting,
-    cube_of,
     number_of,
     product,
     square_of,
     waiting_sum,
 )
 from lipbridge.frontend.products import ROUNDING
-from lipbridge.frontend.reader import HANDLERS, Arguments, Curve, Reader
 from lipbridge.rounding.factors import number
 
-_Rule = Callable[[Reader, Arguments], Any]
 
-
-def _extended(name: str, rule: _Rule) -> None:
-    """Ask ``rule`` first, and what is registered for an operation where it has no answer."""
-    registered = HANDLERS[name]
-
-    def handler(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
-        found = rule(reader, a)
-        return registered(reader, a, shape) if found is None else found
-
-    HANDLERS[name] = handler
-
-
-def _waiting(reader: Reader, value: Any) -> Any:
+def _waiting(builder: GraphBuilder, value: Any) -> Any:
     """A square that is multiplied or added: no step of a normalisation."""
-    return square_of(reader, value.x) if isinstance(value, Square) else value
+    return square_of(builder, value.x) if isinstance(value, Square) else value
 
 
-def _mul(reader: Reader, a: Arguments) -> Any:
-    x, y = a["self"], a["other"]
+def times(builder: GraphBuilder, x: Any, y: Any) -> Any:
+    """The product of two values of which one waits, or which are one activation together; None if it is neither."""
     if isinstance(x, Curve) and x == y:
         return None
-    x, y = _waiting(reader, x), _waiting(reader, y)
+    x, y = _waiting(builder, x), _waiting(builder, y)
     if isinstance(x, Curve | Waiting) and isinstance(y, Curve | Waiting):
-        return product(reader, x, y)
-    return times_number(reader, x, y) if isinstance(x, Waiting) else times_number(reader, y, x)
+        return product(builder, x, y)
+    return times_number(builder, x, y) if isinstance(x, Waiting) else times_number(builder, y, x)
 
 
-def _div(reader: Reader, a: Arguments) -> Any:
-    x = _waiting(reader, a["self"]) if a.get("rounding_mode") is None else None
-    return times_number(reader, x, a["other"], inverse=True)
+def over(builder: GraphBuilder, x: Any, y: Any) -> Any:
+    """A value that waits over a number; None if it does not wait."""
+    return times_number(builder, _waiting(builder, x), y, inverse=True)
 
 
-def _fixed(reader: Reader, value: Any) -> float | None:
+def fixed(builder: GraphBuilder, value: Any) -> float | None:
     """A number that nothing changes."""
-    return None if isinstance(value, Tensor) and reader.is_live(value) else number_of(value)
+    return None if isinstance(value, Tensor) and builder.is_live(value) else number_of(value)
 
 
-def times_number(reader: Reader, x: Any, constant: Any, *, inverse: bool = False) -> Waiting | None:
+def times_number(builder: GraphBuilder, x: Any, constant: Any, *, inverse: bool = False) -> Waiting | None:
     """A waiting value times a fixed number other than zero, or with ``inverse`` over it; None if it is neither.
 
     A number that is computed will do for a polynomial alone, whose constants are read as GELU's but for rounding.
     """
     if not isinstance(x, Waiting):
         return None
-    if isinstance(x, Polynomial) and isinstance(constant, Computed) and not reader.is_live(constant):
+    if isinstance(x, Polynomial) and isinstance(constant, Computed) and not builder.is_live(constant):
         near = bool((constant.error <= ROUNDING * constant.value.abs()).all())
         constant = constant.value if near else constant
-    factor = _fixed(reader, constant)
+    factor = fixed(builder, constant)
     if not factor:
         return None
     return x.scaled(number(1 / Fraction(factor)) if inverse else factor)
 
 
-def _add(reader: Reader, a: Arguments) -> Any:
-    x, y = _waiting(reader, a["self"]), _waiting(reader, a["other"])
+def plus(builder: GraphBuilder, x: Any, y: Any, alpha: Any, sign: float) -> Any:
+    """``x + sign * alpha * y`` if one of them waits and goes on waiting; else None."""
+    x, y = _waiting(builder, x), _waiting(builder, y)
     if not isinstance(x, Waiting) and not isinstance(y, Waiting):
         return None
-    name = reader.operation.split(".")[0]
-    factor = _fixed(reader, a.get("alpha", 1))
-    if factor is None or any(isinstance(v, Tensor) and reader.is_live(v) for v in (x, y)):
+    factor = fixed(builder, alpha)
+    if factor is None or any(isinstance(v, Tensor) and builder.is_live(v) for v in (x, y)):
         return None
-    sign = factor if name == "add" else -factor
-    return waiting_sum(reader, *((y, x) if name == "rsub" else (x, y)), sign)
+    return waiting_sum(builder, x, y, factor if sign > 0.0 else -factor)
 
 
-def _tanh(reader: Reader, a: Arguments) -> Any:
-    x = a["self"]
+def tanh_of(x: Any) -> CubicTanh | None:
+    """The tanh of a cube that waits; None for anything else."""
     return CubicTanh(x.source, x.a, x.c) if isinstance(x, Polynomial) and x.b == 0.0 and x.c else None
 
 
-def _neg(reader: Reader, a: Arguments) -> Any:
-    x = _waiting(reader, a["self"])
+def minus(builder: GraphBuilder, x: Any) -> Any:
+    """The negative of a value that waits; None if it does not."""
+    x = _waiting(builder, x)
     return x.scaled(-1.0) if isinstance(x, Waiting) else None
 
 
-def extend() -> None:
-    """Put these rules before the handlers that are registered by now. Called once, by the module of activations."""
-    for name, rule in (("mul", _mul), ("div", _div), ("tanh", _tanh), ("neg", _neg)):
-        _extended(name, rule)
-    for name in ("add", "sub", "rsub"):
-        _extended(name, _add)
-    _extended("pow", lambda reader, a: cube_of(reader, a["self"], _fixed(reader, a["exponent"])))
-
-
-__all__ = ["extend", "times_number"]
+__all__ = ["fixed", "minus", "over", "plus", "tanh_of", "times", "times_number"]

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from torch import Tensor
 
-from lipbridge.frontend.reader import FIXED
+from lipbridge.frontend.builder import FIXED
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Conv, Elementwise, GroupSort, Input, MaxPool, Node, Normalize, Softmax
 

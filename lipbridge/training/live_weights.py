@@ -17,11 +17,11 @@ from torch.utils import _pytree as pytree
 from lipbridge.constants.node_constants import propagate
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.frontend.activations import TwoSlopes
+from lipbridge.frontend.builder import Curve, Deferred, Recipe
 from lipbridge.frontend.export import BatchSize, Program, layer_name, operation_name
 from lipbridge.frontend.normalisation import SCALE
 from lipbridge.frontend.program import ProgramReader, Reading
 from lipbridge.frontend.program_values import Repeated
-from lipbridge.frontend.reader import Curve, Deferred, Recipe
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Add, Concat, Conv, ConvTranspose, Dense, Elementwise, Input, Node
 from lipbridge.vocabulary import Norm

@@ -19,8 +19,8 @@ from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from lipbridge.errors import UnsupportedOperation
+from lipbridge.frontend.builder import itself
 from lipbridge.frontend.program import Reading
-from lipbridge.frontend.reader import itself
 from lipbridge.graph.nodes import Conv, Dense
 
 _SCALED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

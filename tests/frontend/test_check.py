@@ -17,9 +17,10 @@ import lipbridge
 from lipbridge.errors import NumericalFailure, UnsupportedOperation
 from lipbridge.frontend import check as capture_check
 from lipbridge.frontend import program as capture_program
+from lipbridge.frontend.aten.registry import HANDLERS, Arguments
+from lipbridge.frontend.builder import LINE, Curve, GraphBuilder
 from lipbridge.frontend.capture import capture  # registers the handlers that these tests patch
 from lipbridge.frontend.program import ProgramReader
-from lipbridge.frontend.reader import HANDLERS, LINE, Arguments, Curve, Reader
 from lipbridge.frontend.shapes import Part
 from lipbridge.graph.nodes import Conv, MaxPool
 from tests.support.families import network
@@ -43,20 +44,20 @@ def evaluation(request, monkeypatch) -> None:
         monkeypatch.setattr(capture_check, "_POINTS", ((0.0, 7), (0.0, 4), (math.inf, 3)))
 
 
-def _same(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
+def _same(reader: GraphBuilder, a: Arguments, shape: tuple[int, ...]) -> Any:
     return a["self"]
 
 
-def _negative_start(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
+def _negative_start(reader: GraphBuilder, a: Arguments, shape: tuple[int, ...]) -> Any:
     return Part(reader.curve(a["self"]), int(a["dim"]) - 1, max(int(a["start"]), 0), 1, int(a["length"]))
 
 
-def _unpooled(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
+def _unpooled(reader: GraphBuilder, a: Arguments, shape: tuple[int, ...]) -> Any:
     pool = MaxPool(reader.layer, (reader.materialise(a["self"]),), shape, (1,), (1,), (0,), (1,))
     return reader.append(pool)
 
 
-def _doubled(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
+def _doubled(reader: GraphBuilder, a: Arguments, shape: tuple[int, ...]) -> Any:
     made = HANDLERS["relu"](reader, a, shape)
     return Curve(made.source, tuple(tuple(LINE) for _ in made.components))
 
@@ -94,7 +95,7 @@ def test_a_size_of_the_batch_that_becomes_a_number_is_seen(monkeypatch) -> None:
 def test_a_convolution_with_another_stride_or_padding_is_seen(monkeypatch) -> None:
     right = HANDLERS["conv1d"]
 
-    def shifted(reader: Reader, a: Arguments, shape: tuple[int, ...]) -> Any:
+    def shifted(reader: GraphBuilder, a: Arguments, shape: tuple[int, ...]) -> Any:
         made = right(reader, a, shape)
         node = reader.nodes[made.source]
         assert isinstance(node, Conv)

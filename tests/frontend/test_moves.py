@@ -220,7 +220,7 @@ def test_what_only_large_batches_show_is_refused(name: str) -> None:
 
 
 def test_the_check_takes_a_large_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lipbridge.frontend.moves._names_batch", lambda reader, a: False)
+    monkeypatch.setattr("lipbridge.frontend.aten.moves._names_batch", lambda reader, a: False)
     for name in ("below a far diagonal", "a roll by 42"):
         with pytest.raises(UnsupportedOperation):
             lipbridge.capture(Rows(FAR_ROWS[name]))

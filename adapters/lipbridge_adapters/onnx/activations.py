@@ -1,4 +1,4 @@
-"""ONNX's activation operators beyond the plain ones, and choices between two lines, in terms of capture's handlers."""
+"""ONNX's activation operators beyond the plain ones, and choices between two lines."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from lipbridge.frontend.activations import channelwise_leaky_relu
-from lipbridge.frontend.choices import Mask
-from lipbridge.frontend.reader import Curve
+from lipbridge.frontend import activations
+from lipbridge.frontend.builder import Curve
+from lipbridge.frontend.choices import Mask, choose, compare
+from lipbridge.frontend.functions import leaky_relu
+from lipbridge.frontend.scalar import multiply
 from lipbridge_adapters.onnx.arithmetic import add, aligned
 from lipbridge_adapters.onnx.reader import Call, Flow, OnnxReader, Scaled, Value, operator, per_input
-from lipbridge_adapters.onnx.scalar_functions import applied, float32
+from lipbridge_adapters.onnx.scalar_functions import applied, float32, function_of, negated
 
 _JUMPS = "It jumps, so it has no Lipschitz constant."
 _PLAIN = {"Atan": "atan", "HardSwish": "hardswish", "Mish": "mish", "Softsign": "softsign"}
@@ -19,12 +21,13 @@ _PLAIN = {"Atan": "atan", "HardSwish": "hardswish", "Mish": "mish", "Softsign": 
 
 @operator(" ".join(_PLAIN))
 def _plain(reader: OnnxReader, call: Call) -> Value:
-    return applied(reader, call.flow(), _PLAIN[call.kind])
+    return applied(reader, call.flow(), function_of(reader, _PLAIN[call.kind]))
 
 
 @operator("Gelu", "approximate")
 def _gelu(reader: OnnxReader, call: Call) -> Value:
-    return applied(reader, call.flow(), "gelu", approximate=call.attributes.get("approximate", "none"))
+    approximate = call.attributes.get("approximate", "none")
+    return applied(reader, call.flow(), lambda value: activations.gelu(reader, value, approximate))
 
 
 @operator("Selu", "alpha gamma")
@@ -32,12 +35,13 @@ def _selu(reader: OnnxReader, call: Call) -> Value:
     """gamma * elu(t; alpha)."""
     alpha = float(call.attributes.get("alpha", float32(1.6732632423543772)))
     gamma = float(call.attributes.get("gamma", float32(1.0507009873554805)))
-    return applied(reader, call.flow(), "elu", alpha=alpha, scale=gamma, input_scale=1.0)
+    return applied(reader, call.flow(), lambda value: activations.elu(reader, value, alpha, gamma))
 
 
 @operator("Celu", "alpha")
 def _celu(reader: OnnxReader, call: Call) -> Value:
-    return applied(reader, call.flow(), "celu", alpha=float(call.attributes.get("alpha", 1.0)))
+    alpha = float(call.attributes.get("alpha", 1.0))
+    return applied(reader, call.flow(), lambda value: activations.celu(reader, value, alpha))
 
 
 @operator("ThresholdedRelu", "alpha")
@@ -45,7 +49,7 @@ def _thresholded(reader: OnnxReader, call: Call) -> Value:
     """t above alpha, else zero: a jump, unless alpha is zero."""
     if float(call.attributes.get("alpha", 1.0)) != 0.0:
         raise reader.unsupported(_JUMPS)
-    return applied(reader, call.flow(), "relu")
+    return applied(reader, call.flow(), function_of(reader, "relu"))
 
 
 @operator("Shrink", "bias lambd")
@@ -54,39 +58,38 @@ def _shrink(reader: OnnxReader, call: Call) -> Value:
     bias, limit = (float(call.attributes.get(name, value)) for name, value in (("bias", 0.0), ("lambd", 0.5)))
     if bias != limit or limit < 0.0:
         raise reader.unsupported(_JUMPS)
-    return applied(reader, call.flow(), "softshrink", lambd=limit)
+    return applied(reader, call.flow(), lambda value: activations.softshrink(reader, value, limit))
 
 
 @operator("PRelu")
 def _prelu(reader: OnnxReader, call: Call) -> Value:
-    """One slope is a leaky ReLU; one for each channel is as in capture; others are relu(t) - a relu(-t)."""
+    """One slope is a leaky ReLU; one for each channel is as in a module; others are relu(t) - a relu(-t)."""
     x, slope = call.flow(), call.numbers(1)
     if slope.numel() and bool((slope == slope.reshape(-1)[0]).all()):
-        return applied(reader, x, "leaky_relu", negative_slope=float(slope.reshape(-1)[0]))
+        one = float(slope.reshape(-1)[0])
+        return applied(reader, x, lambda value: leaky_relu(reader, value, one))
     shape = per_input(x.shape)
     trailing = tuple(slope.shape[max(0, slope.ndim - len(shape)) :])
     if slope.numel() == shape[0] and trailing == (shape[0], *[1] * (len(shape) - 1)):
-        return Flow(channelwise_leaky_relu(reader, reader.seen(x), slope, shape), x.shape)
-    positive = applied(reader, x, "relu")
-    negative = applied(reader, applied(reader, x, "neg"), "relu")
+        return Flow(activations.channelwise_leaky_relu(reader, reader.seen(x), slope, shape), x.shape)
+    relu = function_of(reader, "relu")
+    positive = applied(reader, x, relu)
+    negative = applied(reader, negated(reader, x), relu)
     value, slope, result = aligned(reader, negative, slope)
-    scaled = Flow(reader.aten("mul", reader.shape_of(value), self=value, other=slope), result)
+    scaled = Flow(multiply(reader, value, slope, reader.shape_of(value)), result)
     return add(reader, replace(call, kind="Sub", inputs=[positive, scaled], alone=(True, True)))
 
 
 # --- choices ---------------------------------------------------------------------------------------------------------
 
-_COMPARISONS = {"Greater": "gt", "GreaterOrEqual": "ge", "Less": "lt", "LessOrEqual": "le"}
 
-
-@operator(" ".join(_COMPARISONS))
+@operator("Greater GreaterOrEqual Less LessOrEqual")
 def _compare(reader: OnnxReader, call: Call) -> Value:
     sides: list[Any] = []
     for place, value in enumerate(call.inputs[:2]):
         sides.append(reader.curve(value.value) if isinstance(value, Flow) else _one_number(reader, call, place))
     x = call.flow(0 if isinstance(call.inputs[0], Flow) else 1)
-    made = reader.aten(_COMPARISONS[call.kind], reader.shape_of(x.value), self=sides[0], other=sides[1])
-    return Flow(made, x.shape)
+    return Flow(compare(reader, sides[0], sides[1], call.kind.startswith("Greater")), x.shape)
 
 
 def _one_number(reader: OnnxReader, call: Call, place: int) -> float:
@@ -100,7 +103,7 @@ def _one_number(reader: OnnxReader, call: Call, place: int) -> float:
 def _where(reader: OnnxReader, call: Call) -> Value:
     """A choice between two lines that meet, or torch's softplus, Where(b t > 20, t, softplus(b t) / b).
 
-    The step of that one at its limit is below 3e-9; it is read as a softplus, as in capture.
+    The step of that one at its limit is below 3e-9; it is read as a softplus, as it is in a module.
     """
     mask, shape = call.flow().value, call.flow().shape
     if not isinstance(mask, Mask):
@@ -119,7 +122,7 @@ def _where(reader: OnnxReader, call: Call) -> Value:
         return Flow(soft, shape)
     size = reader.shape_of(mask.value)
     branches = [reader.curve(branch) if isinstance(branch, Scaled) else branch for branch in branches]
-    return Flow(reader.aten("where", size, condition=mask, self=branches[0], other=branches[1]), shape)
+    return Flow(choose(reader, mask, branches[0], branches[1], size), shape)
 
 
 def _softplus(reader: OnnxReader, mask: Mask, near: Any, bent: Any) -> Any:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations.activation import Term
+from lipbridge.frontend import functions, scalar
+from lipbridge.frontend.builder import LINE, Curve
 from lipbridge.frontend.computed.tensor import Computed
 from lipbridge.frontend.polynomials import Waiting, product, square_of
-from lipbridge.frontend.reader import LINE, Curve
 from lipbridge.frontend.self_gated import times_number
 from lipbridge.graph.nodes import Conv, Dense, Node
 from lipbridge.rounding.factors import number
@@ -41,7 +42,7 @@ def _broadcast(reader: OnnxReader, x: Flow, other: tuple[int, ...]) -> tuple[Flo
     try:
         shape = broadcast_shape(x.shape, other)
     except RuntimeError:
-        raise Fault(f"its operator {reader.kind} joins shapes {x.shape} and {other}") from None
+        raise Fault(f"its operator {reader.operation} joins shapes {x.shape} and {other}") from None
     if math.prod(shape) == math.prod(x.shape):
         return x, shape
     if len(shape) != len(x.shape):
@@ -52,7 +53,7 @@ def _broadcast(reader: OnnxReader, x: Flow, other: tuple[int, ...]) -> tuple[Flo
 def aligned(reader: OnnxReader, x: Flow, constant: Tensor) -> tuple[Curve, Tensor, tuple[int, ...]]:
     """The value, the constant as one for the value's node, and the result's shape in ONNX."""
     if not constant.is_floating_point():
-        raise Fault(f"its operator {reader.kind} joins a layer's values with integers")
+        raise Fault(f"its operator {reader.operation} joins a layer's values with integers")
     x, shape = _broadcast(reader, x, tuple(constant.shape))
     value = reader.moderate(reader.curve(x.value))
     if constant.numel() == 1:
@@ -78,7 +79,7 @@ def shifted(reader: OnnxReader, x: Flow, constant: Tensor, alone: bool) -> Flow:
         if full.numel() == full.shape[axis] and value.source == len(reader.nodes) - 1:
             reader.nodes[value.source] = replace(node, bias=full.reshape(-1).expand(m).contiguous())
             return Flow(value, shape)
-    made = reader.aten("add", reader.shape_of(value), self=value, other=constant, alpha=1)
+    made = scalar.add(reader, value, constant, reader.shape_of(value))
     return Flow(made, shape)
 
 
@@ -99,28 +100,26 @@ def _pair(reader: OnnxReader, call: Call) -> tuple[Any, Any, tuple[int, ...]]:
 @operator("Add Sub")
 def add(reader: OnnxReader, call: Call) -> Value:
     a, b = call.inputs[:2]
-    name = "add" if call.kind == "Add" else "sub"
+    sign = 1.0 if call.kind == "Add" else -1.0
     if isinstance(a, Flow) and isinstance(b, Flow):
-        centred = moments.difference(a, b) if name == "sub" else None
+        centred = moments.difference(a, b) if sign < 0.0 else None
         if centred is not None:
             return centred
         x, y, shape = _pair(reader, call)
         if isinstance(x, Waiting) or isinstance(y, Waiting):
-            return Flow(reader.aten(name, per_input(shape), self=x, other=y, alpha=1), shape)
+            return Flow(scalar.add(reader, x, y, per_input(shape), sign), shape)
         size = reader.shape_of(x)
-        return Flow(reader.moderate(reader.aten(name, size, self=x, other=y, alpha=1)), shape)
+        return Flow(reader.moderate(scalar.add(reader, x, y, size, sign)), shape)
     place = 0 if isinstance(a, Flow) else 1
     x, c = _waiting(reader, call.flow(place)), call.numbers(1 - place)
     if isinstance(x.value, Waiting) and c.numel() == 1:
         sides = (x.value, float(c)) if place == 0 else (float(c), x.value)
-        return replace(x, value=reader.aten(name, per_input(x.shape), self=sides[0], other=sides[1], alpha=1))
-    moved = moments.shifted(x, c if name == "add" else -c) if name == "add" or place == 0 else None
-    if moved is not None:
-        return moved
-    if name == "add" or place == 0:
-        return shifted(reader, x, c if name == "add" else -c, call.alone[place])
+        return replace(x, value=scalar.add(reader, *sides, per_input(x.shape), sign))
+    if sign > 0.0 or place == 0:
+        shift = c if sign > 0.0 else -c
+        return moments.shifted(x, shift) or shifted(reader, x, shift, call.alone[place])
     value, c, shape = aligned(reader, x, c)
-    return Flow(reader.aten("sub", reader.shape_of(value), self=c, other=value, alpha=1), shape)
+    return Flow(scalar.add(reader, c, value, reader.shape_of(value), -1.0), shape)
 
 
 @operator("Scaler", "offset scale")
@@ -167,7 +166,7 @@ def _mul(reader: OnnxReader, call: Call) -> Value:
     if waiting is not None:
         return replace(x, value=waiting)
     value, c, shape = aligned(reader, x, c)
-    made = reader.aten("mul", reader.shape_of(value), self=value, other=c)
+    made = scalar.multiply(reader, value, c, reader.shape_of(value))
     factor = _exact_number(c)
     return Flow(made, shape, fresh=True) if factor is None else Flow(scaled(x.value, value, made, factor), shape)
 
@@ -198,14 +197,14 @@ def _div(reader: OnnxReader, call: Call) -> Value:
             return found
         if isinstance(a, Flow):
             x, y, shape = _pair(reader, call)
-            return Flow(reader.aten("div", per_input(shape), self=x, other=y), shape)
+            return Flow(scalar.divide(reader, x, y, per_input(shape)), shape)
         raise reader.unsupported("A quotient by a function of the input has no global Lipschitz constant.")
     x, c = _waiting(reader, call.flow()), call.numbers(1)
     waiting = times_number(reader, x.value, c, inverse=True)
     if waiting is not None:
         return replace(x, value=waiting)
     value, c, shape = aligned(reader, x, c)
-    made = reader.aten("div", reader.shape_of(value), self=value, other=c)
+    made = scalar.divide(reader, value, c, reader.shape_of(value))
     divisor = _exact_number(c)
     return Flow(made if divisor is None else scaled(x.value, value, made, number(1 / Fraction(divisor))), shape)
 
@@ -237,7 +236,7 @@ def _as_line(reader: OnnxReader, value: Any, other: Any) -> Any:
         if index == other.source and _alike(known, value):
             first, second = (_size(curve) for curve in (known, value))
             ratio = second / first if first else math.nan
-            if math.isfinite(ratio) and reader.aten("mul", reader.shape_of(known), self=known, other=ratio) == value:
+            if math.isfinite(ratio) and scalar.multiply(reader, known, ratio, reader.shape_of(known)) == value:
                 return Curve(index, ((Term("identity", 1.0, ratio),),))
     return value
 
@@ -261,13 +260,13 @@ def _pow(reader: OnnxReader, call: Call) -> Value:
         raise reader.unsupported("It has no global Lipschitz constant.")
     if found == 2.0:
         return _squared(reader, x)
-    return Flow(reader.aten("pow", per_input(x.shape), self=reader.curve(x.value), exponent=found), x.shape)
+    return Flow(functions.power(reader, reader.curve(x.value), found), x.shape)
 
 
 def _squared(reader: OnnxReader, x: Flow) -> Flow:
     """A square that is an activation, as sin(t)^2 is, or one that waits for its mean or a part of GELU."""
     value = reader.curve(x.value)
-    found = reader.aten("square", reader.shape_of(value), self=value)
+    found = functions.square(reader, value)
     return Flow(found, x.shape) if isinstance(found, Curve) else moments.square(x)
 
 

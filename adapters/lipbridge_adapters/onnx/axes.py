@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lipbridge.frontend.axes import along, shares_around
-from lipbridge.frontend.contractions import matmul_terms
+from lipbridge.frontend.axes import along, shares_around, total
+from lipbridge.frontend.builder import Curve
+from lipbridge.frontend.contractions import matmul_terms, product
+from lipbridge.frontend.extremes import extreme_over
+from lipbridge.frontend.pooling import mean
 from lipbridge_adapters.onnx.constants import axes_of, integers
 from lipbridge_adapters.onnx.file import Fault
 from lipbridge_adapters.onnx.moves import taken
 from lipbridge_adapters.onnx.reader import Call, Flow, OnnxReader, Value, has_batch, operator, per_input
 
+_REDUCTIONS: Mapping[str, Callable[[OnnxReader, Curve, Sequence[int], tuple[int, ...]], Any]] = {
+    "sum": total,
+    "mean": mean,
+    "amax": lambda reader, value, axes, shape: extreme_over(reader, value, axes, True, True, shape),
+    "amin": lambda reader, value, axes, shape: extreme_over(reader, value, axes, True, False, shape),
+}
+
 
 def reduced(reader: OnnxReader, x: Flow, axes: Sequence[int], keep: bool, name: str) -> Flow:
-    """One of capture's reductions (``sum``, ``mean``, ``amax``, ``amin``) over axes of ONNX's shape."""
+    """A reduction (``sum``, ``mean``, ``amax``, ``amin``) over axes of ONNX's shape."""
     kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
     shape = kept if keep else tuple(n for i, n in enumerate(x.shape) if i not in axes)
     over = [axis for axis in axes if x.shape[axis] != 1]
     if not over:
         return Flow(reader.line(x.value), shape)
     size = x.shape[1:] if has_batch(x.shape) else x.shape
-    dims = [axis if has_batch(x.shape) else axis + 1 for axis in over]
+    places = [axis - 1 if has_batch(x.shape) else axis for axis in over]
     value = reader.curve(reader.in_shape(x.value, size))
-    return Flow(reader.aten(name, per_input(kept), self=value, dim=dims, keepdim=True), shape)
+    return Flow(_REDUCTIONS[name](reader, value, places, per_input(kept)), shape)
 
 
 def reduced_axes(call: Call) -> list[int] | None:
@@ -60,10 +70,10 @@ def contracted(reader: OnnxReader, x: Flow, equation: str, operands: list[Any]) 
     for term, operand in zip(terms, operands, strict=True):
         shape = tuple(operand.shape)
         if len(term) != len(shape):
-            raise Fault(f"its operator {reader.kind} has {len(term)} axes for a value of shape {shape}")
+            raise Fault(f"its operator {reader.operation} has {len(term)} axes for a value of shape {shape}")
         for letter, n in zip(term, shape, strict=True):
             if n != 1 and lengths.get(letter, 1) not in (1, n):
-                raise Fault(f"its operator {reader.kind} has the lengths {lengths[letter]} and {n} along one axis")
+                raise Fault(f"its operator {reader.operation} has the lengths {lengths[letter]} and {n} along one axis")
             lengths[letter] = max(n, lengths.get(letter, 1))
     place = next(i for i, operand in enumerate(operands) if operand is x)
     shape = tuple(lengths[letter] for letter in result)
@@ -76,7 +86,7 @@ def contracted(reader: OnnxReader, x: Flow, equation: str, operands: list[Any]) 
         size, inside = shape, x.shape
     value = reader.curve(reader.in_shape(x.value, inside))
     tensors = [value if operand is x else operand for operand in operands]
-    made = reader.aten("einsum", size or (1,), equation=f"{','.join(terms)}->{result}", tensors=tensors)
+    made = product(reader, tensors, terms, result, size or (1,))
     return Flow(made, shape)
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any, cast
 
+from lipbridge.frontend.layers import Padded, convolution
 from lipbridge.graph.nodes import ConvTranspose
 from lipbridge_adapters.onnx.file import Fault
 from lipbridge_adapters.onnx.reader import Call, Flow, OnnxReader, Value, operator
@@ -99,17 +100,16 @@ def _conv(reader: OnnxReader, call: Call) -> Value:
     shape = (W.shape[0], *windows(call, size, kernel, stride, dilation, padding))
     value = _padded(reader, reader.seen(x), padding)
     reader.require_small(math.prod(shape))
-    made = reader.aten(
-        "convolution",
+    made = convolution(
+        reader,
+        value,
+        W,
+        b,
         shape,
-        input=value,
-        weight=W,
-        bias=b,
-        stride=list(stride),
-        padding=[0] * len(size),
-        dilation=list(dilation),
+        stride=stride,
+        padding=((0, 0),) * len(size),
+        dilation=dilation,
         groups=group,
-        transposed=False,
     )
     return Flow(made, (1, *shape), fresh=True)
 
@@ -166,8 +166,6 @@ def _cut(
 
 
 def _padded(reader: OnnxReader, value: Any, padding: Pairs) -> Any:
-    from lipbridge.frontend.layers import Padded
-
     if not any(any(pair) for pair in padding):
         return value
     if isinstance(value, Padded) and value.mode == "zeros" and value.fill == 0.0:

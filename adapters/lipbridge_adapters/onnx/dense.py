@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from lipbridge.frontend.computed.program import tracking
+from lipbridge.frontend.layers import dense
 from lipbridge_adapters.onnx.arithmetic import shifted
 from lipbridge_adapters.onnx.axes import multiplied
 from lipbridge_adapters.onnx.file import Fault
@@ -21,10 +22,10 @@ def _dense(reader: OnnxReader, x: Flow, W: Tensor, shape: tuple[int, ...], bias:
     vector = math.prod(x.shape) == n
     value = reader.in_shape(x.value, (n,)) if vector else reader.seen(x)
     if not vector and reader.shape_of(value)[-1] != n:
-        raise Fault(f"its operator {reader.kind} has {n} columns for values of shape {x.shape}")
+        raise Fault(f"its operator {reader.operation} has {n} columns for values of shape {x.shape}")
     size = (m,) if vector else (*reader.shape_of(value)[:-1], m)
     reader.require_small(math.prod(size))
-    return Flow(reader.aten("linear", size, input=value, weight=W.contiguous(), bias=bias), shape, fresh=True)
+    return Flow(dense(reader, value, W.contiguous(), False, bias, size), shape, fresh=True)
 
 
 @operator("MatMul")

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
+from lipbridge.frontend.builder import Curve, Deferred, GraphBuilder
 from lipbridge.frontend.moments import SQUARE
-from lipbridge.frontend.reader import Curve, Deferred, Reader
+from lipbridge.frontend.scalar import add
 from lipbridge.graph.nodes import Normalize
 from lipbridge_adapters.onnx.permuting import permuted
 from lipbridge_adapters.onnx.reader import Flow, OnnxReader, per_input
@@ -34,9 +35,9 @@ class Moment(Deferred):
         """Whether both are steps of one normalisation."""
         return (self.x, self.shape, self.axes) == (other.x, other.shape, other.axes)
 
-    def materialise(self, reader: Reader) -> Curve:
+    def materialise(self, builder: GraphBuilder) -> Curve:
         """Alone it is no layer."""
-        raise reader.unsupported(
+        raise builder.unsupported(
             "Statistics of a layer's values are read only as parts of (x - mean) / sqrt(variance + epsilon)."
         )
 
@@ -47,7 +48,7 @@ class Mean(Moment):
 
     made: Curve
 
-    def materialise(self, reader: Reader) -> Curve:
+    def materialise(self, builder: GraphBuilder) -> Curve:
         """The mean as an average."""
         return self.made
 
@@ -58,13 +59,13 @@ class Centred(Moment):
 
     mean: Curve
 
-    def materialise(self, reader: Reader) -> Curve:
+    def materialise(self, builder: GraphBuilder) -> Curve:
         """The difference of the two."""
-        assert isinstance(reader, OnnxReader)
+        assert isinstance(builder, OnnxReader)
         size = per_input(self.shape)
         kept = per_input(tuple(1 if i in self.axes else n for i, n in enumerate(self.shape)))
-        x, average = reader.curve(reader.in_shape(self.x, size)), reader.in_shape(self.mean, kept)
-        return reader.line(reader.aten("sub", size, self=x, other=average, alpha=1))
+        x, average = builder.curve(builder.in_shape(self.x, size)), builder.in_shape(self.mean, kept)
+        return builder.line(add(builder, x, average, size, -1.0))
 
 
 class Square(Moment):
@@ -75,9 +76,9 @@ class Square(Moment):
 class PlainSquare(Moment):
     """x^2, over axes that are not known yet."""
 
-    def materialise(self, reader: Reader) -> Curve:
+    def materialise(self, builder: GraphBuilder) -> Curve:
         """Alone it is no layer."""
-        raise reader.unsupported(SQUARE)
+        raise builder.unsupported(SQUARE)
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,12 @@ class Variance(Moment):
     centred: bool = True
     mean: Mean | None = None
 
-    def materialise(self, reader: Reader) -> Curve:
+    def materialise(self, builder: GraphBuilder) -> Curve:
         """The mean as an average, and the number added to it."""
         if self.mean is None:
-            return super().materialise(reader)
+            return super().materialise(builder)
         made = self.mean.made
-        return cast(OnnxReader, reader).aten("add", reader.shape_of(made), self=made, other=self.epsilon, alpha=1)
+        return add(builder, made, self.epsilon, builder.shape_of(made))
 
 
 @dataclass(frozen=True)

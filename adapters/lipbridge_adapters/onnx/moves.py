@@ -23,7 +23,7 @@ def moved(reader: OnnxReader, x: Flow, move: Callable[[Tensor], Tensor]) -> Flow
     index = move(torch.arange(math.prod(x.shape)).reshape(x.shape))
     shape = tuple(index.shape)
     if not index.numel():
-        raise Fault(f"its operator {reader.kind} leaves nothing of {x.shape}")
+        raise Fault(f"its operator {reader.operation} leaves nothing of {x.shape}")
     return Flow(copied(reader, [x.value], index, per_input(shape)), shape)
 
 

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from lipbridge.frontend.normalisation import batch_norm, group_norm, layer_norm
+from lipbridge.frontend.softmax import softmax
 from lipbridge_adapters.onnx.convolutions import space_of
 from lipbridge_adapters.onnx.file import Fault
 from lipbridge_adapters.onnx.reader import Call, Flow, OnnxReader, Value, has_batch, operator, per_input
@@ -29,18 +31,8 @@ def _batch_norm(reader: OnnxReader, call: Call) -> Value:
         space_of(reader, x)
     n = per_input(x.shape)[0]
     weight, bias, mean, variance = (_vector(call, place, n) for place in (1, 2, 3, 4))
-    made = reader.aten(
-        "batch_norm",
-        per_input(x.shape),
-        input=reader.seen(x),
-        weight=weight,
-        bias=bias,
-        running_mean=mean,
-        running_var=variance,
-        training=False,
-        eps=_epsilon(call),
-    )
-    return Flow(made, x.shape)
+    given = (mean, variance, weight, bias, _epsilon(call))
+    return Flow(batch_norm(reader, reader.seen(x), *given, per_input(x.shape)), x.shape)
 
 
 def _epsilon(call: Call) -> float:
@@ -56,16 +48,8 @@ def _layer_norm(reader: OnnxReader, call: Call) -> Value:
     over = x.shape[axis:]
     weight = call.numbers(1).expand(over)
     bias = None if call.constant(2) is None else call.numbers(2).expand(over)
-    made = reader.aten(
-        "layer_norm",
-        per_input(x.shape),
-        input=reader.seen(x),
-        normalized_shape=list(over),
-        weight=weight,
-        bias=bias,
-        eps=_epsilon(call),
-    )
-    return Flow(made, x.shape)
+    given = (len(over), weight, bias, _epsilon(call))
+    return Flow(layer_norm(reader, reader.seen(x), *given, per_input(x.shape)), x.shape)
 
 
 @operator("Softmax LogSoftmax", "axis")
@@ -75,14 +59,13 @@ def _softmax(reader: OnnxReader, call: Call) -> Value:
     axis = axis_of(call, len(x.shape), -1 if call.opset >= 13 else 1)
     if not has_batch(x.shape) or axis == 0:
         raise reader.unsupported("It mixes the inputs of a batch.")
-    name = "log_softmax" if call.kind == "LogSoftmax" else "softmax"
+    logarithm = call.kind == "LogSoftmax"
     shape = per_input(x.shape)
     if call.opset < 13 and axis < len(x.shape) - 1:
         wide = (*x.shape[1:axis], math.prod(x.shape[axis:]))
         flat = reader.in_shape(x.value, wide)
-        made = reader.aten(name, wide, self=flat, dim=axis)
-        return Flow(made, x.shape)
-    return Flow(reader.aten(name, shape, self=reader.seen(x), dim=axis), x.shape)
+        return Flow(softmax(reader, flat, axis - 1, wide, logarithm), x.shape)
+    return Flow(softmax(reader, reader.seen(x), axis - 1, shape, logarithm), x.shape)
 
 
 @operator("InstanceNormalization GroupNormalization", "epsilon num_groups stash_type")
@@ -97,7 +80,5 @@ def _group_norm(reader: OnnxReader, call: Call) -> Value:
     weight, bias = (_vector(call, place, groups if by_group else channels) for place in (1, 2))
     if by_group:
         weight, bias = (t.repeat_interleave(channels // groups) for t in (weight, bias))
-    made = reader.aten(
-        "group_norm", x.shape[1:], input=reader.seen(x), num_groups=groups, weight=weight, bias=bias, eps=_epsilon(call)
-    )
-    return Flow(made, x.shape)
+    given = (groups, weight, bias, _epsilon(call))
+    return Flow(group_norm(reader, reader.seen(x), *given, x.shape[1:]), x.shape)

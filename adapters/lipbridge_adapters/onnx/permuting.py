@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from lipbridge.frontend.shapes import seen_as
 from lipbridge_adapters.onnx.file import Fault
 from lipbridge_adapters.onnx.reader import Flow, OnnxReader
 
@@ -11,7 +12,7 @@ from lipbridge_adapters.onnx.reader import Flow, OnnxReader
 def rows_turned(reader: OnnxReader, x: Flow) -> Flow:
     """The last two axes exchanged."""
     if len(x.shape) < 2:
-        raise Fault(f"its operator {reader.kind} needs a matrix, not values of shape {x.shape}")
+        raise Fault(f"its operator {reader.operation} needs a matrix, not values of shape {x.shape}")
     order = [*range(len(x.shape) - 2), len(x.shape) - 1, len(x.shape) - 2]
     return permuted(reader, x, order)
 
@@ -25,7 +26,4 @@ def permuted(reader: OnnxReader, x: Flow, order: list[int]) -> Flow:
     lengths = [x.shape[axis] for axis in sorted(moved)]
     value = reader.in_shape(reader.line(x.value), tuple(lengths))
     places = [sorted(moved).index(axis) for axis in moved]
-    turned = reader.aten(
-        "permute", tuple(lengths[i] for i in places), self=value, dims=[0, *(place + 1 for place in places)]
-    )
-    return Flow(turned, shape)
+    return Flow(seen_as(reader, value, tuple(lengths[i] for i in places), tuple(places)), shape)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
+from lipbridge.errors import first_line
+from lipbridge.frontend.builder import Curve
 from lipbridge.frontend.diagonal import diagonal, shares
-from lipbridge.frontend.layers import Padded
-from lipbridge.frontend.reader import Curve
+from lipbridge.frontend.layers import Padded, convolution
+from lipbridge.frontend.moves import run_on_numbers
+from lipbridge.frontend.pooling import average_pool, max_pool
 from lipbridge_adapters.onnx import moments
 from lipbridge_adapters.onnx.axes import reduced, reduced_axes
 from lipbridge_adapters.onnx.constants import axes_of, integers
@@ -53,9 +58,28 @@ def _pad(reader: OnnxReader, call: Call) -> Value:
         room = zip(every[1:], x.shape[1:], strict=True)
         if any(max(pair) > n - (mode == "reflect") for pair, n in room):
             raise Fault("its Pad is wider than what it repeats")
-    flat = [width for pair in reversed(every[1:]) for width in pair]
-    seen = reader.curve(reader.seen(x))
-    return Flow(reader.aten("pad", shape[1:], self=seen, pad=flat, mode=modes[mode], value=value), shape)
+    curve = reader.curve(reader.seen(x))
+    inside = every[1:]
+    if any(width < 0 for pair in inside for width in pair) or any(inside[0]):
+        return Flow(_cut_and_filled(reader, curve, inside, modes[mode], value, shape[1:]), shape)
+    spelt = "zeros" if modes[mode] == "constant" else modes[mode]
+    return Flow(Padded(curve, tuple(inside[1:]), spelt, value), shape)
+
+
+def _cut_and_filled(
+    reader: OnnxReader, value: Curve, pairs: Sequence[tuple[int, int]], mode: str, fill: float, shape: tuple[int, ...]
+) -> Curve:
+    """Padding of channels, or of negative width, as torch does it."""
+    widths = [width for pair in reversed(pairs) for width in pair]
+
+    def padded(inputs: list[Tensor]) -> Tensor:
+        try:
+            return torch.ops.aten.pad.default(inputs[0], widths, mode, fill)
+        except (RuntimeError, IndexError, NotImplementedError, ValueError) as error:
+            line = first_line(error, 120)
+            raise reader.unsupported(f"It was not understood in float64 ({line}).") from error
+
+    return run_on_numbers(reader, [value], padded, shape)
 
 
 def _pool_geometry(reader: OnnxReader, call: Call) -> tuple[tuple[int, ...], ...]:
@@ -82,22 +106,17 @@ def _max_pool(reader: OnnxReader, call: Call) -> Value:
         if _fits(size, kernel, dilation, same) and windows(call, size, kernel, stride, dilation, same, ceil) == count
     ]
     if fitting and all(2 * b <= k for b, k in zip(before, kernel, strict=True)):
-        geometry = {"padding": list(before), "ceil_mode": fitting[0]}
+        start, ceil = before, fitting[0]
     elif all(d == 1 for d in dilation) and windows(call, size, kernel, stride, dilation, padding) == count:
         # A window that sees the padding sees the entry at the edge, so copies of that entry never change a maximum.
         reader.require_small(x.shape[1] * math.prod(n + sum(pair) for n, pair in zip(size, padding, strict=True)))
-        value, geometry = Padded(reader.curve(value), padding, "replicate", 0.0), {"padding": [0], "ceil_mode": False}
+        value = Padded(reader.curve(value), padding, "replicate", 0.0)
+        start, ceil = (0,) * len(size), False
     else:
         raise reader.unsupported("This padding of a dilated window is not supported.")
     reader.require_small(math.prod(shape))
-    made = reader.aten(
-        f"max_pool{len(size)}d",
-        shape,
-        self=value,
-        kernel_size=list(kernel),
-        stride=list(stride),
-        dilation=list(dilation),
-        **geometry,
+    made = max_pool(
+        reader, value, shape, kernel=kernel, stride=stride, padding=start, dilation=dilation, ceil_mode=ceil
     )
     return Flow(made, (1, *shape))
 
@@ -136,17 +155,8 @@ def _average_pool(reader: OnnxReader, call: Call) -> Value:
     reader.require_small(math.prod(shape))
     reader.require_small(x.shape[1] * math.prod(n + sum(pair) for n, pair in zip(size, padding, strict=True)))
     if all(before == after for before, after in padding):
-        made = reader.aten(
-            f"avg_pool{len(size)}d",
-            shape,
-            self=value,
-            kernel_size=list(kernel),
-            stride=list(stride),
-            padding=[pair[0] for pair in padding],
-            ceil_mode=False,
-            count_include_pad=include,
-            divisor_override=None,
-        )
+        before = tuple(pair[0] for pair in padding)
+        made = average_pool(reader, value, shape, kernel=kernel, stride=stride, padding=before, with_padding=include)
         return Flow(made, (1, *shape))
     return Flow(_uneven_average(reader, value, (size, kernel, stride, count), padding, include), (1, *shape))
 
@@ -154,7 +164,7 @@ def _average_pool(reader: OnnxReader, call: Call) -> Value:
 def _uneven_average(
     reader: OnnxReader, value: object, geometry: tuple[tuple[int, ...], ...], padding: Pairs, include: bool
 ) -> Curve:
-    """An average over windows with different padding on the two sides; its shares are rounded up, as in capture."""
+    """An average over windows with different padding on the two sides; its shares are rounded up."""
     size, kernel, stride, count = geometry
     curve = reader.curve(value)
     channels, rank = reader.shape_of(curve)[0], len(size)
@@ -165,17 +175,16 @@ def _uneven_average(
         total = total[..., None] * (torch.full_like(inside, k) if include else inside)
     weight = torch.full((channels, 1, *kernel), 1.0, dtype=torch.float64)
     padded = Padded(curve, padding, "zeros", 0.0)
-    sums = reader.aten(
-        "convolution",
+    sums = convolution(
+        reader,
+        padded,
+        weight,
+        None,
         (channels, *count),
-        input=padded,
-        weight=weight,
-        bias=None,
-        stride=list(stride),
-        padding=[0] * rank,
-        dilation=[1] * rank,
+        stride=stride,
+        padding=((0, 0),) * rank,
+        dilation=(1,) * rank,
         groups=channels,
-        transposed=False,
     )
     return diagonal(reader, sums, shares(total)[None], None, (channels, *count))
 

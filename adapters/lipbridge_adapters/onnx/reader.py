@@ -1,7 +1,7 @@
-"""Reads the operators of an ONNX graph one by one into nodes, with the handlers that capture has.
+"""Reads the operators of an ONNX graph one by one into nodes, with the functions of the core's builder.
 
-A value on the way is a constant, or a :class:`Flow`: a curve of capture and the shape that ONNX gives it, which counts
-the batch. The batch is one. A flow's own node may have another shape of the same order of entries: reshapes,
+A value on the way is a constant, or a :class:`Flow`: a curve of the builder and the shape that ONNX gives it, which
+counts the batch. The batch is one. A flow's own node may have another shape of the same order of entries: reshapes,
 flattenings and axes of length one cost nothing until an operator needs the shape.
 """
 
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from lipbridge.errors import UnsupportedOperation
+from lipbridge.frontend.builder import LINE, Curve, Deferred, GraphBuilder, Recipe
 from lipbridge.frontend.extremes import AxisExtreme, Extreme
-from lipbridge.frontend.reader import HANDLERS, LINE, Curve, Deferred, Reader, Recipe
-from lipbridge.frontend.shapes import Part
+from lipbridge.frontend.shapes import Part, seen_as
 from lipbridge.graph.graph import Graph, stored, without_dead_nodes
 from lipbridge.graph.nodes import Node
 from lipbridge_adapters.onnx.constants import BUDGET, fold
@@ -47,7 +47,7 @@ class Scaled(Deferred):
     bent: Curve
     factor: float
 
-    def materialise(self, reader: Reader) -> Curve:
+    def materialise(self, builder: GraphBuilder) -> Curve:
         """The product."""
         return self.made
 
@@ -121,13 +121,12 @@ def operator(names: str, attributes: str = "") -> Callable[[Registered], Registe
     return add
 
 
-class OnnxReader(Reader):
-    """Reads one file; ``nodes`` grows as in capture."""
+class OnnxReader(GraphBuilder):
+    """Builds the Graph of one file."""
 
     def __init__(self, file: OnnxFile, entry: str, shape: tuple[int, ...]) -> None:
         super().__init__(per_input(shape), torch.device("cpu"))
         self.file = file
-        self.kind = ""
         self.entry_shape = shape
         self.needed: list[int] = []  # places of the nodes that the output needs
         self.named: dict[str, Value] = {entry: Flow(Curve(0, (LINE,)), shape)}
@@ -157,7 +156,7 @@ class OnnxReader(Reader):
                 readers[str(source)] = readers.get(str(source), 0) + 1
         for index in needed:
             self._node(graph.node[index], readers)
-        self.layer, self.kind = "output", "output"
+        self.layer, self.operation = "output", "output"
         found = self._value(output)
         if not isinstance(found, Flow):
             raise UnsupportedOperation("output", output[:60], "It does not depend on the input.")
@@ -196,15 +195,15 @@ class OnnxReader(Reader):
         return self.named[name]
 
     def _node(self, proto: Any, readers: Mapping[str, int]) -> None:
-        self.kind = printable(str(proto.op_type))[:60]
+        self.operation = printable(str(proto.op_type))[:60]
         made = [str(name) for name in proto.output]
         self.layer = printable(str(proto.name) or next(iter(made), ""))
-        if proto.domain not in ("", "ai.onnx") and (proto.domain, self.kind) != ("ai.onnx.ml", "Scaler"):
+        if proto.domain not in ("", "ai.onnx") and (proto.domain, self.operation) != ("ai.onnx.ml", "Scaler"):
             raise self.unsupported(f"It belongs to the domain {str(proto.domain)[:60]!r}; only ONNX's own is read.")
         inputs = [self._value(str(name)) if name else None for name in proto.input]
         attributes = {str(a.name): self._attribute(a) for a in proto.attribute}
         alone = tuple(readers.get(str(name), 0) == 1 for name in proto.input)
-        call = Call(self.kind, inputs, attributes, self.file.opset, len(made), alone)
+        call = Call(self.operation, inputs, attributes, self.file.opset, len(made), alone)
         found = self._call_operator(call)
         results = found if isinstance(found, list) else [found]
         for name, value in zip(made, results, strict=False):
@@ -261,27 +260,21 @@ class OnnxReader(Reader):
             8: lambda: [bytes(x).decode("utf-8", "replace") for x in proto.strings],
         }
         if kind not in fields:
-            raise Fault(f"the attribute {str(proto.name)[:60]!r} of an operator {self.kind} is of a type not known")
+            raise Fault(
+                f"the attribute {str(proto.name)[:60]!r} of an operator {self.operation} is of a type not known"
+            )
         return fields[kind]()
 
-    # --- what capture's handlers ask for --------------------------------------------------------------------------
-
-    def origin(self, weight: Tensor) -> tuple[str | None, bool]:
-        """No module has these weights."""
-        return (None, False)
-
-    def unsupported(self, hint: str = "") -> UnsupportedOperation:
-        """The error for the operator at hand, in ONNX's words."""
-        return UnsupportedOperation(self.layer, self.kind, hint)
+    # --- what the builder's functions ask for -----------------------------------------------------------------------
 
     def curve(self, value: Any) -> Curve:
-        """As in capture; a selection by an enormous matrix is refused before it is made."""
+        """As the builder does; a selection by an enormous matrix is refused before it is made."""
         if isinstance(value, Part) and value.axis == 0:
             self.require_small(value.count * self.shape_of(value.value)[0])
         return super().curve(value)
 
     def append(self, node: Node, recipe: Recipe | None = None) -> Curve:
-        """As in capture, within the limits of size."""
+        """As the builder does, within the limits of size."""
         self.require_small(math.prod(node.shape))
         if not all(n >= 1 for n in node.shape):
             raise self.unsupported(f"Its values have the shape {node.shape}.")
@@ -309,11 +302,6 @@ class OnnxReader(Reader):
 
     # --- for the operators ----------------------------------------------------------------------------------------
 
-    def aten(self, name: str, shape: tuple[int, ...], /, **arguments: Any) -> Any:
-        """Capture's reading of a torch operation whose result has ``shape``, without batch."""
-        self.operation = name
-        return HANDLERS[name](self, arguments, shape)
-
     def in_shape(self, value: Any, shape: tuple[int, ...]) -> Any:
         """A flow's value with its node in the given shape of the same order."""
         if isinstance(value, Scaled):
@@ -322,10 +310,10 @@ class OnnxReader(Reader):
             value = self.curve(value)
         if isinstance(value, Curve) and self.shape_of(value) != shape:
             if value.components != (LINE,):
-                return self.aten("reshape", shape, self=value)
+                return seen_as(self, value, shape)
             key = (value.source, shape)
             if key not in self.turned:
-                self.turned[key] = self.aten("reshape", shape, self=value)
+                self.turned[key] = seen_as(self, value, shape)
             return self.turned[key]
         return value
 

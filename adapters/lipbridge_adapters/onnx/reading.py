@@ -1,8 +1,9 @@
 """ONNX files of others as Graphs: opset 9 to 22, from torch, TensorFlow, scikit-learn, VNN-COMP, or by hand.
 
-Operators are read with the handlers of :mod:`lipbridge.frontend.reader`, so a network has the same Graph whether it
-comes as a module or as a file. Weights are exact float64 copies of what the file stores, and the Graph is the function
-of real numbers that they define. What is not understood is an error that names it, and nothing is ever executed.
+Operators are read with the functions of the builder (:mod:`lipbridge.frontend.builder`), as a module's are, so a
+network has the same Graph whether it comes as a module or as a file. Weights are exact float64 copies of what the file
+stores, and the Graph is the function of real numbers that they define. What is not understood is an error that names
+it, and nothing is ever executed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import torch
 
 from lipbridge import checks
 from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError, first_line
-from lipbridge.frontend.capture import capture as _handlers_registered
 from lipbridge.graph.graph import Graph, stored
 from lipbridge.graph.nodes import Elementwise, Node
 from lipbridge_adapters.onnx import (
@@ -41,7 +41,6 @@ from lipbridge_adapters.onnx.reader import MAX_SIZE, OnnxReader
 
 #: Modules that register what they read.
 _REGISTERED = (
-    _handlers_registered,
     activations,
     arithmetic,
     axes,

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from lipbridge.activations.activation import Term
-from lipbridge.frontend.extremes import Extreme
+from lipbridge.frontend import activations, functions, scalar
+from lipbridge.frontend.builder import Curve
+from lipbridge.frontend.extremes import Extreme, extreme_with
 from lipbridge.frontend.polynomials import Waiting
-from lipbridge.frontend.reader import Curve
 from lipbridge_adapters.onnx.arithmetic import aligned, scaled
 from lipbridge_adapters.onnx.reader import Call, Flow, OnnxReader, Scaled, Value, operator, per_input
 
 _FUNCTIONS = {
-    "Neg": "neg",
     "Abs": "abs",
     "Relu": "relu",
-    "Tanh": "tanh",
     "Sigmoid": "sigmoid",
     "Sin": "sin",
     "Cos": "cos",
@@ -27,25 +27,49 @@ _FUNCTIONS = {
 }
 
 
-def applied(reader: OnnxReader, x: Flow, name: str, **arguments: Any) -> Flow:
+def applied(reader: OnnxReader, x: Flow, function: Callable[[Any], Any]) -> Flow:
+    """A function of a value, entry by entry."""
     if isinstance(x.value, Waiting):
-        return replace(x, value=reader.aten(name, per_input(x.shape), self=x.value, **arguments))
+        return replace(x, value=function(x.value))
     value = reader.moderate(reader.curve(x.value))
-    if isinstance(x.value, Scaled) and name not in ("neg", "mul", "add"):
+    if isinstance(x.value, Scaled):
         # A multiple of a bent curve bends again: as a function of the first bend, which others may read as well.
         value = Curve(reader.materialise(x.value.bent), ((Term("identity", 1.0, x.value.factor),),))
-    made = reader.aten(name, reader.shape_of(value), self=value, **arguments)
-    return Flow(scaled(x.value, value, made, -1.0) if name == "neg" else made, x.shape)
+    return Flow(function(value), x.shape)
+
+
+def function_of(reader: OnnxReader, name: str) -> Callable[[Any], Any]:
+    """A function of the registry without parameters."""
+    return lambda value: functions.apply(reader, value, name)
+
+
+def negated(reader: OnnxReader, x: Flow) -> Flow:
+    """``-x``."""
+    if isinstance(x.value, Waiting):
+        return replace(x, value=scalar.negate(reader, x.value))
+    value = reader.moderate(reader.curve(x.value))
+    return Flow(scaled(x.value, value, scalar.negate(reader, value), -1.0), x.shape)
+
+
+@operator("Neg")
+def _neg(reader: OnnxReader, call: Call) -> Value:
+    return negated(reader, call.flow())
+
+
+@operator("Tanh")
+def _tanh(reader: OnnxReader, call: Call) -> Value:
+    return applied(reader, call.flow(), lambda value: functions.tanh(reader, value))
 
 
 @operator(" ".join(_FUNCTIONS))
 def _scalar(reader: OnnxReader, call: Call) -> Value:
-    return applied(reader, call.flow(), _FUNCTIONS[call.kind])
+    return applied(reader, call.flow(), function_of(reader, _FUNCTIONS[call.kind]))
 
 
 @operator("LeakyRelu", "alpha")
 def _leaky_relu(reader: OnnxReader, call: Call) -> Value:
-    return applied(reader, call.flow(), "leaky_relu", negative_slope=float(call.attributes.get("alpha", float32(0.01))))
+    slope = float(call.attributes.get("alpha", float32(0.01)))
+    return applied(reader, call.flow(), lambda value: functions.leaky_relu(reader, value, slope))
 
 
 def float32(value: float) -> float:
@@ -56,12 +80,12 @@ def float32(value: float) -> float:
 @operator("Elu", "alpha")
 def _elu(reader: OnnxReader, call: Call) -> Value:
     alpha = float(call.attributes.get("alpha", 1.0))
-    return applied(reader, call.flow(), "elu", alpha=alpha, scale=1, input_scale=1)
+    return applied(reader, call.flow(), lambda value: activations.elu(reader, value, alpha))
 
 
 @operator("Softplus")
 def _softplus(reader: OnnxReader, call: Call) -> Value:
-    return applied(reader, call.flow(), "softplus", beta=1.0, threshold=math.inf)
+    return applied(reader, call.flow(), lambda value: functions.softplus(reader, value, 1.0, math.inf))
 
 
 @operator("Log")
@@ -81,8 +105,15 @@ def _log(reader: OnnxReader, call: Call) -> Value:
 @operator("HardSigmoid", "alpha beta")
 def _hard_sigmoid(reader: OnnxReader, call: Call) -> Value:
     alpha, beta = (float(call.attributes.get(n, float32(d))) for n, d in (("alpha", 0.2), ("beta", 0.5)))
-    line = applied(reader, applied(reader, call.flow(), "mul", other=alpha), "add", other=beta, alpha=1)
-    return applied(reader, line, "clamp", min=0.0, max=1.0)
+    x = call.flow()
+    shape = per_input(x.shape)
+    value = x.value
+    if not isinstance(value, Waiting):
+        value = reader.moderate(reader.curve(value))
+        shape = reader.shape_of(value)
+    line = reader.moderate(scalar.multiply(reader, value, alpha, shape))
+    line = replace(x, value=scalar.add(reader, line, beta, shape), fresh=False)
+    return applied(reader, line, lambda value: functions.clamp(reader, value, 0.0, 1.0))
 
 
 @operator("Clip", "min max")
@@ -92,7 +123,7 @@ def _clip(reader: OnnxReader, call: Call) -> Value:
     low, high = (None if n is None or math.isinf(n) or abs(n) > 3.4e38 else n for n in numbers)
     if low is None and high is None:
         return call.flow()
-    return applied(reader, call.flow(), "clamp", min=low, max=high)
+    return applied(reader, call.flow(), lambda value: functions.clamp(reader, value, low, high))
 
 
 @operator("Max Min")
@@ -107,10 +138,9 @@ def _extreme(reader: OnnxReader, call: Call) -> Value:
         found = Flow(Extreme(reader.seen(found), reader.seen(other), larger), found.shape)
     for many in (limit for limit in limits if limit.numel() != 1):
         value, constant, shape = aligned(reader, found, many)
-        name = "maximum" if larger else "minimum"
-        found = Flow(reader.aten(name, reader.shape_of(value), self=value, other=constant), shape)
+        found = Flow(extreme_with(reader, value, constant, reader.shape_of(value), larger), shape)
     numbers = [float(limit) for limit in limits if limit.numel() == 1]
     if numbers:
-        limit = {"min": max(numbers), "max": None} if larger else {"min": None, "max": min(numbers)}
-        found = applied(reader, found, "clamp", **limit)
+        low, high = (max(numbers), None) if larger else (None, min(numbers))
+        found = applied(reader, found, lambda value: functions.clamp(reader, value, low, high))
     return found

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from lipbridge.frontend.builder import LINE, Curve, Deferred, GraphBuilder
+from lipbridge.frontend.extremes import sort
+from lipbridge.frontend.joining import join
 from lipbridge.frontend.layers import Padded
-from lipbridge.frontend.reader import LINE, Curve, Deferred, Reader
 from lipbridge.frontend.shapes import Part
 from lipbridge_adapters.onnx.constants import integers, slices
 from lipbridge_adapters.onnx.file import Fault
@@ -49,7 +51,7 @@ def _concat(reader: OnnxReader, call: Call) -> Value:
     along_batch = axis == 0 or not has_batch(tuple(total))
     values = _together(reader, flows, along_batch)
     size, place = (tuple(total), axis) if along_batch else (tuple(total[1:]), axis - 1)
-    made = reader.aten("cat", size, tensors=[reader.moderate(value) for value in values], dim=place + 1)
+    made = join(reader, [reader.moderate(value) for value in values], place, size)
     return Flow(reader.moderate(made), tuple(total))
 
 
@@ -70,7 +72,7 @@ def _beside_constants(reader: OnnxReader, call: Call) -> Value:
             values.append(reader.moderate(reader.in_shape(part.value, part.shape if along_batch else part.shape[1:])))
         else:
             values.append(part[None] if along_batch else part)
-    return Flow(reader.aten("cat", size, tensors=values, dim=place + 1), total)
+    return Flow(join(reader, values, place, size), total)
 
 
 def _together(reader: OnnxReader, flows: list[Flow], along_batch: bool) -> list[Any]:
@@ -101,9 +103,9 @@ class Cut(Deferred):
     step: int
     count: int
 
-    def materialise(self, reader: Reader) -> Curve:
+    def materialise(self, builder: GraphBuilder) -> Curve:
         """The padding as a layer, and a part of that."""
-        return Part(reader.curve(self.value), self.axis, self.start, self.step, self.count).materialise(reader)
+        return Part(builder.curve(self.value), self.axis, self.start, self.step, self.count).materialise(builder)
 
 
 def _wrapped(reader: OnnxReader, flows: list[Flow], axis: int) -> Padded | None:
@@ -142,7 +144,7 @@ def _selected(reader: OnnxReader, x: Flow, axis: int, rows: list[int]) -> Flow:
     """The entries ``rows`` along an axis of ONNX's shape."""
     n = x.shape[axis]
     if not rows or not all(0 <= row < n for row in rows):
-        raise Fault(f"its operator {reader.kind} selects nothing, or entries that are not there")
+        raise Fault(f"its operator {reader.operation} selects nothing, or entries that are not there")
     shape = (*x.shape[:axis], len(rows), *x.shape[axis + 1 :])
     if rows == list(range(n)):
         return x
@@ -207,5 +209,4 @@ def _top_k(reader: OnnxReader, call: Call) -> Value | list[Value]:
         return [x]
     size, place = _graph_axis(reader, x.shape, axis)
     value, largest = reader.in_shape(x.value, size), bool(call.attributes.get("largest", 1))
-    made, _ = reader.aten("sort", size, self=value, dim=place + 1, descending=largest)
-    return [Flow(made, x.shape)]
+    return [Flow(sort(reader, value, place, largest, size), x.shape)]

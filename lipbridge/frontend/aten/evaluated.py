@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lipbridge.errors import first_line
+from lipbridge.frontend.aten.registry import Arguments
+from lipbridge.frontend.builder import Curve, Deferred, GraphBuilder
 from lipbridge.frontend.export import BatchSize
-from lipbridge.frontend.reader import Arguments, Curve, Deferred, Reader
 
 
 def flows_of(a: Arguments) -> list[Any]:
@@ -20,7 +21,7 @@ def flows_of(a: Arguments) -> list[Any]:
     return list(dict.fromkeys(leaf for leaf in leaves if _is_flow(leaf)))
 
 
-def evaluated(reader: Reader, a: Arguments, values: Mapping[Any, Tensor], *, rows: bool = False) -> Tensor:
+def evaluated(builder: GraphBuilder, a: Arguments, values: Mapping[Any, Tensor], *, rows: bool = False) -> Tensor:
     """The result of the operation at hand with ``values`` ``(batch, *shape)`` float64 for each of :func:`flows_of`.
 
     With ``rows`` each constant that is a row for one input, of length one along its first axis, is repeated for all.
@@ -28,7 +29,7 @@ def evaluated(reader: Reader, a: Arguments, values: Mapping[Any, Tensor], *, row
     Raises:
         UnsupportedOperation: if torch cannot compute it.
     """
-    name, _, overload = reader.operation.partition(".")
+    name, _, overload = builder.operation.partition(".")
     target = getattr(getattr(torch.ops.aten, name), overload or "default")
     size = len(next(iter(values.values())))
 
@@ -52,7 +53,7 @@ def evaluated(reader: Reader, a: Arguments, values: Mapping[Any, Tensor], *, row
             return cast(Tensor, target(*args, **options))
     except (RuntimeError, IndexError, NotImplementedError, ValueError) as error:
         line = first_line(error, 120)
-        raise reader.unsupported(f"It was not understood in float64 ({line}).") from error
+        raise builder.unsupported(f"It was not understood in float64 ({line}).") from error
 
 
 def _is_flow(value: Any) -> bool:

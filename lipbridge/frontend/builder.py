@@ -1,4 +1,4 @@
-"""Reading a network operation by operation: the values on the way, and the registry of handlers.
+"""Building a Graph value by value, whoever reads the network: torch.export's programs and ONNX files alike.
 
 A value is a :class:`Curve` (scalar functions of one node, not yet a node themselves), or something that waits for the
 operation that uses it (:class:`Deferred`): padding waits for its convolution, halves of a split for their maximum.
@@ -7,7 +7,7 @@ operation that uses it (:class:`Deferred`): padding waits for its convolution, h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -43,7 +43,7 @@ LINE: Component = (Term("identity"),)
 class Deferred:
     """A value that is no curve yet; ``materialise`` makes it one if no operation took it as it is."""
 
-    def materialise(self, reader: Reader) -> Curve:
+    def materialise(self, builder: GraphBuilder) -> Curve:
         """The value as a curve."""
         raise NotImplementedError
 
@@ -51,17 +51,17 @@ class Deferred:
 class Unusable(Deferred):
     """A result that no Graph holds; it is an error only if something reads it."""
 
-    def materialise(self, reader: Reader) -> Curve:
+    def materialise(self, builder: GraphBuilder) -> Curve:
         """Raises UnsupportedOperation."""
-        raise reader.unsupported("It reads indices or statistics; only the values of such an operation can be used.")
+        raise builder.unsupported("It reads indices or statistics; only the values of such an operation can be used.")
 
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
     """How a weight of a node comes from the constants of a program, so that a penalty can compute it anew.
 
-    ``sources`` are keys of constants (see :meth:`Reader.key`), or fixed tensors; ``compute`` takes their values, in
-    that order and in any dtype, and gives the weight. It is made of torch operations, so gradients flow through it.
+    ``sources`` are keys of constants (see :meth:`GraphBuilder.key`), or fixed tensors; ``compute`` takes their values,
+    in that order and in any dtype, and gives the weight. It is made of torch operations, so gradients flow through it.
     """
 
     sources: tuple[Any, ...]
@@ -88,10 +88,21 @@ def inverse(tensor: Tensor) -> Tensor:
     return 1.0 / tensor
 
 
-class Reader:
-    """What is read so far: ``nodes`` grows as curves are materialised.
+class GraphBuilder:
+    """A Graph in the making: ``nodes`` grows as curves are materialised.
 
-    Handlers ask it where a constant comes from; here nothing is known of that, :class:`ProgramReader` knows it.
+    The functions beside this file (dense, convolution, add, sort, ...) take a builder and values, and give a value.
+    Whoever reads a network says in ``layer`` and ``operation`` what is at hand, for names and errors, and where a
+    constant comes from; here all constants are fixed, and any size is allowed.
+
+    Attributes:
+        nodes: so far.
+        device: of weights that are part of an architecture.
+        layer: name of the node at hand.
+        operation: what the network calls the operation at hand.
+        dtype: of the operation's result, in the network.
+        materialised: by curve, the node that holds it.
+        recipes: by node, how its weight (of a line: its factor) is computed anew.
     """
 
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
@@ -99,9 +110,9 @@ class Reader:
         self.device = device
         self.layer = ""
         self.operation = ""
-        self.dtype = torch.get_default_dtype()  # of the operation's result, in the module
+        self.dtype = torch.get_default_dtype()
         self.materialised: dict[Curve, int] = {}
-        self.recipes: dict[int, Recipe] = {}  # by node: how its weight (of a line: its factor) is computed anew
+        self.recipes: dict[int, Recipe] = {}
 
     def key(self, constant: Any) -> Any:
         """What stands for a constant in a recipe: a key of it if it may change, the tensor itself if it is fixed."""
@@ -140,6 +151,9 @@ class Reader:
         if not isinstance(value, Curve):
             raise self.unsupported("One operand is not a function of the network's input.")
         return value
+
+    def require_small(self, size: int) -> None:
+        """Refuse a value or a weight of more numbers than the network's origin is trusted with; here none."""
 
     def append(self, node: Node, recipe: Recipe | None = None) -> Curve:
         """A line on a new node, whose weight follows ``recipe`` where it may change."""
@@ -251,21 +265,3 @@ def _recognised(components: tuple[Component, ...]) -> Activation:
         registered = recognise(nearest)
         return registered if registered.saturates else found
     return found
-
-
-Arguments = Mapping[str, Any]
-Handler = Callable[[Reader, Arguments, tuple[int, ...]], Any]
-HANDLERS: dict[str, Handler] = {}
-#: Handlers that refuse whatever they are given, with the reason why no layer can do what the operation does.
-NEVER: set[Handler] = set()
-
-
-def handles(*names: str) -> Callable[[Handler], Handler]:
-    """Register a handler for operations of these names."""
-
-    def add(handler: Handler) -> Handler:
-        for name in names:
-            HANDLERS[name] = handler
-        return handler
-
-    return add
