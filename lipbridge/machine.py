@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
 import torch
 
 from lipbridge.version import __version__
@@ -55,8 +56,8 @@ def processor() -> str:
 
 def _physical_memory() -> int | None:
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
+        return psutil.virtual_memory().total
+    except (psutil.Error, OSError, RuntimeError):  # a container may hide it
         return None
 
 

@@ -97,6 +97,7 @@ def _watched(
     process: subprocess.Popen[bytes], phases: Callable[[], tuple[str, float]], memory: float, poll: float
 ) -> Ended:
     phase, since, peak = "", time.perf_counter(), 0
+    used = FamilyMemory(process.pid)
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = process.wait(poll)
@@ -105,7 +106,7 @@ def _watched(
         current, limit = phases()
         if current != phase:
             phase, since = current, now
-        peak = max(peak, resident_bytes(process.pid))
+        peak = max(peak, used.now())
         if peak > memory:
             return Ended(None, Limit.MEMORY, now - since, peak)
         if now - since > limit:
@@ -142,20 +143,37 @@ def last_line(path: Path) -> str:
     return "".join(c if c.isprintable() else " " for c in lines[-1])[:300] if lines else ""
 
 
-def resident_bytes(pid: int) -> int:
-    """The resident memory of a process and all its descendants now; 0 if it has ended."""
-    import psutil  # here, since the command line starts without it
+class FamilyMemory:
+    """The resident memory of a process and all its descendants.
 
-    try:
-        process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
-    except psutil.Error:
-        return 0
-    total = 0
-    for member in family:
-        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
-            total += member.memory_info().rss
-    return total
+    To find these all processes of the machine are read, which on a node with thousands takes a while: it is done so
+    rarely that it takes a twentieth of the time at most.
+    """
+
+    def __init__(self, pid: int) -> None:
+        import psutil  # here, since the command line starts without it
+
+        self._gone = psutil.Error
+        self._family: list[psutil.Process] = []
+        self._search_at = 0.0
+        with contextlib.suppress(self._gone):
+            self._family = [psutil.Process(pid)]
+
+    def now(self) -> int:
+        """Bytes; 0 if the process has ended."""
+        start = time.perf_counter()
+        if self._family and start >= self._search_at:
+            try:
+                self._family[1:] = self._family[0].children(recursive=True)
+            except self._gone:
+                return 0
+            end = time.perf_counter()
+            self._search_at = end + 19.0 * (end - start)
+        total = 0
+        for member in self._family:
+            with contextlib.suppress(self._gone):  # it has ended meanwhile
+                total += member.memory_info().rss
+        return total
 
 
 def own_peak_bytes() -> int:

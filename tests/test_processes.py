@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lipbridge.processes import STDERR, STDOUT, Ended, Limit, last_line, python_module, resident_bytes, run_child
+from lipbridge.processes import STDERR, STDOUT, Ended, FamilyMemory, Limit, last_line, python_module, run_child
 
 
 def run(folder: Path, code: str, **given: Any) -> Ended:
@@ -102,8 +102,9 @@ def wait_for(thing: Callable[[], object]) -> None:
 def test_memory_counts_the_children(tmp_path: Path) -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'x = b\"x\" * 2**28; input()'])"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    used = FamilyMemory(process.pid)
     try:
-        wait_for(lambda: resident_bytes(process.pid) > 2**28)
+        wait_for(lambda: used.now() > 2**28)
     finally:
         process.communicate(b"\n")
-    assert resident_bytes(process.pid) == 0
+    assert used.now() == 0
