@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import singledispatch
 
 from torch import Tensor
 
-from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph.geometry import adjoint_geometry, geometry, most_copies, most_windows
 from lipbridge.graph.nodes import (
     Add,
@@ -20,11 +18,11 @@ from lipbridge.graph.nodes import (
     Gather,
     GroupSort,
     MaxPool,
-    Node,
     Normalize,
     Reshape,
     Softmax,
 )
+from lipbridge.graph.rules import Rule
 from lipbridge.rigor.convolution import proved_conv_norm
 from lipbridge.rigor.matrix import proved_operator_norm
 from lipbridge.rounding.scalars import add_up, down, mul_up, root_sum_of_powers_up, sqrt_up, up
@@ -46,29 +44,29 @@ def through(before: Constants, norm_up: NormUp) -> Constants:
     return table
 
 
-@singledispatch
-def propagate(node: Node, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
-    """Constants of a node from those of its inputs, which have ``shapes``, rounded outward."""
-    raise UnsupportedOperation(node.name, type(node).__name__, "Its Lipschitz constant is not known yet.")
+#: Constants of a node from those of its inputs, which have the given shapes, rounded outward.
+propagate = Rule[[list[Constants], list[tuple[int, ...]]], Constants](
+    "constant", "Its Lipschitz constant is not known yet."
+)
 
 
-@propagate.register
+@propagate.of(Dense)
 def _(node: Dense, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
     # On further axes the same matrix acts on each row: for p <= q the norm of its copies is its own.
     return through(inputs[0], lambda p, q: dense_norm_up(node, p, q))
 
 
-@propagate.register
+@propagate.of(Conv)
 def _(node: Conv, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
     return through(inputs[0], lambda p, q: conv_norm_up(node, shapes[0], p, q))
 
 
-@propagate.register
+@propagate.of(ConvTranspose)
 def _(node: ConvTranspose, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
     return through(inputs[0], lambda p, q: transposed_norm_up(node, shapes[0], p, q))
 
 
-@propagate.register
+@propagate.of(Gather)
 def _(node: Gather, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
     """A change of one input shows in its m copies: m in l_1, sqrt(m) in l_2, 1 in l_inf; all are reached."""
     count = most_copies(node)
@@ -76,32 +74,32 @@ def _(node: Gather, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> C
     return {norm: mul_up(value, factors[norm]) for norm, value in inputs[0].items()}
 
 
-@propagate.register
+@propagate.of(Elementwise)
 def _(node: Elementwise, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
     return {norm: mul_up(value, node.activation.lipschitz[norm]) for norm, value in inputs[0].items()}
 
 
-@propagate.register
+@propagate.of(Reshape)
 def _(node: Reshape, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
     return inputs[0]
 
 
-@propagate.register
+@propagate.of(Concat)
 def _(node: Concat, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
     return {norm: _joined([values[norm] for values in inputs], norm) for norm in inputs[0]}
 
 
-@propagate.register
+@propagate.of(Add)
 def _(node: Add, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
     return {norm: add_up(*(values[norm] for values in inputs)) for norm in inputs[0]}
 
 
-@propagate.register
+@propagate.of(GroupSort)
 def _(node: GroupSort, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
     return inputs[0]  # almost everywhere a permutation
 
 
-@propagate.register
+@propagate.of(MaxPool)
 def _(node: MaxPool, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
     """A change of one input reaches the c windows that hold it, and no more: c in l_1, sqrt(c) in l_2, 1 in l_inf."""
     count = most_windows(node, shapes[0])
@@ -114,7 +112,7 @@ def _root_up(count: int) -> float:
     return float(root) if root * root == count else sqrt_up(float(count))
 
 
-@propagate.register
+@propagate.of(Normalize)
 def _(node: Normalize, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
     n = math.prod(shapes[0]) // node.groups
     factor = normalize_norm_up if node.centred else root_mean_square_norm_up
@@ -159,7 +157,7 @@ def normalize_norm_up(n: int, epsilon: float, norm: Norm) -> float:
     return mul_up(largest * (1.0 + 2.0**-40), up(1.0 / least))
 
 
-@propagate.register
+@propagate.of(Softmax)
 def _(node: Softmax, inputs: list[Constants], shapes: list[tuple[int, ...]]) -> Constants:
     # On further axes the same function acts on each row: for p <= q the constant of its copies is its own.
     n = node.shape[node.axis]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import singledispatch
 from typing import Any, cast
 
 import torch
@@ -25,6 +24,7 @@ from lipbridge.graph.nodes import (
     Reshape,
     Softmax,
 )
+from lipbridge.graph.rules import Rule
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -32,19 +32,17 @@ _POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _MODES = {"zeros": "constant", "circular": "circular", "reflect": "reflect", "replicate": "replicate"}
 
 
-@singledispatch
-def evaluate(node: Node, inputs: list[Tensor]) -> Tensor:
-    """The value of a node given its inputs' values (batched)."""
-    raise UnsupportedOperation(node.name, type(node).__name__)
+#: The value of a node given its inputs' values (batched).
+evaluate = Rule[[list[Tensor]], Tensor]("evaluation")
 
 
-@evaluate.register
+@evaluate.of(Dense)
 def _(node: Dense, inputs: list[Tensor]) -> Tensor:
     y = inputs[0] @ node.weight.T
     return y if node.bias is None else y + node.bias
 
 
-@evaluate.register
+@evaluate.of(Conv)
 def _(node: Conv, inputs: list[Tensor]) -> Tensor:
     return convolve(node, inputs[0], node.weight, node.bias)
 
@@ -72,7 +70,7 @@ def padded(node: Conv, x: Tensor) -> Tensor:
     return F.pad(x, widths, _MODES[node.padding_mode])
 
 
-@evaluate.register
+@evaluate.of(ConvTranspose)
 def _(node: ConvTranspose, inputs: list[Tensor]) -> Tensor:
     return convolve_transposed(node, inputs[0], node.weight, node.bias)
 
@@ -89,13 +87,13 @@ def convolve_transposed(node: ConvTranspose, x: Tensor, weight: Tensor, bias: Te
     return y if bias is None else y + bias.reshape(-1, *(1,) * (x.ndim - 2))
 
 
-@evaluate.register
+@evaluate.of(Gather)
 def _(node: Gather, inputs: list[Tensor]) -> Tensor:
     x = inputs[0]
     return F.pad(x.flatten(1), (0, 1))[:, node.index].reshape(len(x), *node.shape)  # -1 is the zero at the end
 
 
-@evaluate.register
+@evaluate.of(Elementwise)
 def _(node: Elementwise, inputs: list[Tensor]) -> Tensor:
     return joined(node, node.activation.parts(inputs[0]))
 
@@ -105,7 +103,7 @@ def joined(node: Elementwise, parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=node.axis + 1 if node.axis >= 0 else node.axis)
 
 
-@evaluate.register
+@evaluate.of(MaxPool)
 def _(node: MaxPool, inputs: list[Tensor]) -> Tensor:
     return _pool(node, inputs[0])[0]
 
@@ -121,7 +119,7 @@ def _pool(node: MaxPool, x: Tensor) -> tuple[Tensor, Tensor]:
     return cast(tuple[Tensor, Tensor], found)
 
 
-@evaluate.register
+@evaluate.of(GroupSort)
 def _(node: GroupSort, inputs: list[Tensor]) -> Tensor:
     return grouped(node, inputs[0]).sort(dim=2).values.reshape(inputs[0].shape)
 
@@ -131,14 +129,14 @@ def grouped(node: GroupSort, x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], -1, node.group, *x.shape[2:])
 
 
-@evaluate.register
+@evaluate.of(Softmax)
 def _(node: Softmax, inputs: list[Tensor]) -> Tensor:
     z = inputs[0] - inputs[0].amax(dim=node.axis + 1, keepdim=True)
     total = z.exp().sum(dim=node.axis + 1, keepdim=True)
     return z - total.log() if node.log else z.exp() / total
 
 
-@evaluate.register
+@evaluate.of(Normalize)
 def _(node: Normalize, inputs: list[Tensor]) -> Tensor:
     return _normalized(node, inputs[0])[0].reshape(inputs[0].shape)
 
@@ -161,7 +159,7 @@ def _normalized(node: Normalize, x: Tensor) -> tuple[Tensor, Tensor]:
     return centred / deviation, deviation
 
 
-@evaluate.register
+@evaluate.of(Reshape)
 def _(node: Reshape, inputs: list[Tensor]) -> Tensor:
     x = inputs[0]
     if node.axes is not None:
@@ -169,12 +167,12 @@ def _(node: Reshape, inputs: list[Tensor]) -> Tensor:
     return x.reshape(x.shape[0], *node.shape)
 
 
-@evaluate.register
+@evaluate.of(Concat)
 def _(node: Concat, inputs: list[Tensor]) -> Tensor:
     return torch.cat(inputs, dim=node.axis + 1)
 
 
-@evaluate.register
+@evaluate.of(Add)
 def _(node: Add, inputs: list[Tensor]) -> Tensor:
     total = inputs[0]
     for value in inputs[1:]:
@@ -185,51 +183,49 @@ def _(node: Add, inputs: list[Tensor]) -> Tensor:
 # --- derivatives along a direction -----------------------------------------------------------------------------------
 
 
-@singledispatch
-def push(node: Node, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
-    """Value and tangent of a node given its inputs' values and tangents."""
-    raise UnsupportedOperation(node.name, type(node).__name__)
+#: Value and tangent of a node given its inputs' values and tangents; the width smooths kinks.
+push = Rule[[list[tuple[Tensor, Tensor]], float], tuple[Tensor, Tensor]]("tangent")
 
 
-@push.register
+@push.of(Dense)
 def _(node: Dense, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
     x, v = pairs[0]
     return evaluate(node, [x]), v @ node.weight.T
 
 
-@push.register
+@push.of(Conv)
 def _(node: Conv, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
     x, v = pairs[0]
     return evaluate(node, [x]), convolve(node, v, node.weight, None)
 
 
-@push.register
+@push.of(ConvTranspose)
 def _(node: ConvTranspose, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
     x, v = pairs[0]
     return evaluate(node, [x]), convolve_transposed(node, v, node.weight, None)
 
 
-@push.register
+@push.of(Elementwise)
 def _(node: Elementwise, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
     z, v = pairs[0]
     return evaluate(node, [z]), joined(node, [d * v for d in node.activation.derivatives(z, width)])
 
 
-@push.register
+@push.of(MaxPool)
 def _(node: MaxPool, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
     x, v = pairs[0]
     value, index = _pool(node, x)
     return value, v.flatten(2).gather(2, index.flatten(2)).reshape(value.shape)
 
 
-@push.register
+@push.of(GroupSort)
 def _(node: GroupSort, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
     x, v = pairs[0]
     value, order = grouped(node, x).sort(dim=2)
     return value.reshape(x.shape), grouped(node, v).gather(2, order).reshape(x.shape)
 
 
-@push.register
+@push.of(Normalize)
 def _(node: Normalize, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
     x, v = pairs[0]
     y, deviation = _normalized(node, x)
@@ -238,7 +234,7 @@ def _(node: Normalize, pairs: list[tuple[Tensor, Tensor]], width: float) -> tupl
     return y.reshape(x.shape), tangent.reshape(x.shape)
 
 
-@push.register
+@push.of(Softmax)
 def _(node: Softmax, pairs: list[tuple[Tensor, Tensor]], width: float) -> tuple[Tensor, Tensor]:
     x, v = pairs[0]
     value = evaluate(node, [x])
@@ -251,5 +247,4 @@ def _push_linear(node: Node, pairs: list[tuple[Tensor, Tensor]], width: float) -
     return evaluate(node, [x for x, _ in pairs]), evaluate(node, [v for _, v in pairs])
 
 
-for _kind in (Reshape, Concat, Add, Gather):
-    push.register(_kind, _push_linear)
+push.of(Reshape, Concat, Add, Gather)(_push_linear)

@@ -7,8 +7,9 @@ bounds are about.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ from lipbridge.graph.nodes import (
     Node,
     Reshape,
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +81,21 @@ class Graph:
             raise InvalidArgument("x", words, f"{x.dtype} on {x.device}")
         return self.values(x)[-1]
 
+    def fold(self, first: T, step: Callable[[int, Node, list[T]], T]) -> list[T]:
+        """What a pass over the nodes, in order, gives at each: ``first`` at the Input, elsewhere ``step``.
+
+        Args:
+            first: of node 0.
+            step: of a node's index, the node, and what its inputs gave.
+        """
+        found = [first]
+        for index, node in enumerate(self.nodes[1:], start=1):
+            found.append(step(index, node, [found[i] for i in node.inputs]))
+        return found
+
     def values(self, x: Tensor) -> list[Tensor]:
         """The values of all nodes at ``x``, by node index."""
-        values: list[Tensor] = [x]
-        for node in self.nodes[1:]:
-            values.append(evaluate(node, [values[i] for i in node.inputs]))
-        return values
+        return self.fold(x, lambda _, node, inputs: evaluate(node, inputs))
 
     def tangent(self, x: Tensor, v: Tensor, width: float = 0.0) -> tuple[Tensor, Tensor]:
         """Value at ``x`` and Jacobian-vector product ``J(x) v``; both of shape ``(batch, *output_shape)``.
@@ -91,10 +103,7 @@ class Graph:
         With ``width`` above zero the derivative of kinked activations is smoothed over about that width, which makes
         the product differentiable in ``x`` (for ascent only: a smoothed Jacobian is no witness).
         """
-        pairs: list[tuple[Tensor, Tensor]] = [(x, v)]
-        for node in self.nodes[1:]:
-            pairs.append(push(node, [pairs[i] for i in node.inputs], width))
-        return pairs[-1]
+        return self.fold((x, v), lambda _, node, pairs: push(node, pairs, width))[-1]
 
     def compose_output(self, matrix: Tensor) -> Graph:
         """The graph of ``matrix @ f`` for a vector-valued f, with the product rounded if merged into a last Dense."""

@@ -29,10 +29,15 @@ from lipbridge.graph.nodes import (
     Dense,
     Elementwise,
     Gather,
+    GroupSort,
+    MaxPool,
     Node,
+    Normalize,
     Reshape,
+    Softmax,
     block_axis,
 )
+from lipbridge.graph.rules import ProblemRule
 from lipbridge.lowering.rewriter import Lowering
 from lipbridge.rounding.scalars import gamma
 from lipbridge.rounding.uncertain import Uncertain, composed, image, known, plus
@@ -102,12 +107,7 @@ class _Writer:
                 self.readers[source] += 1
 
     def run(self) -> Lowering:
-        values = [_Value(self.flat(0, "input"))]
-        free = [False]  # whether the new node serves this old node alone, so that it may be merged into its reader
-        for index, node in enumerate(self.old.nodes[1:], start=1):
-            sources = [values[i] for i in node.inputs]
-            values.append(self.write(index, node, sources, len(sources) == 1 and free[node.inputs[0]]))
-            free.append(self.readers[index] == 1)
+        values = self.old.fold(_Value(self.flat(0, "input")), self.write)
         output = self.plain(values[-1], self.old.nodes[-1].name)
         graph = Graph(tuple(self.nodes), self.old.name)
         place = {index: position for position, index in enumerate(alive_nodes(graph, output))}
@@ -120,6 +120,11 @@ class _Writer:
         errors = {place[index]: a.weight.error for index, a in used.items() if a.weight.error is not None}
         origins = {place[index]: old for index, old in self.origins.items() if index in place}
         return Lowering(without_dead_nodes(graph, output), rounding, errors, origins)
+
+    def write(self, index: int, node: Node, sources: list[_Value]) -> _Value:
+        # The new node before may be merged into this one if it serves its old node alone, and that only this one.
+        merge = len(sources) == 1 and node.inputs[0] > 0 and self.readers[node.inputs[0]] == 1
+        return _written(node, self, index, sources, merge)
 
     def add(self, node: Node) -> int:
         self.nodes.append(node)
@@ -136,26 +141,6 @@ class _Writer:
         self.fits(name, self.nodes[value.index].shape[0] ** 2)
         weight = value.scaling.weight.matrix()
         return self.dense(Dense(name, (value.index,), (0,), weight.value), replace(value.scaling, weight=weight))
-
-    def write(self, index: int, node: Node, sources: list[_Value], merge: bool) -> _Value:
-        size = (math.prod(node.shape),)
-        if isinstance(node, Reshape) and node.axes is None:
-            return sources[0]
-        if isinstance(node, Dense | Conv | ConvTranspose | Gather | Reshape) or (
-            isinstance(node, Elementwise) and node.linear
-        ):
-            return self.linear(node, sources[0], merge)
-        inputs = [self.plain(value, node.name) for value in sources]
-        if isinstance(node, Elementwise):
-            made = self.add(replace(node, inputs=(inputs[0],), shape=size, axis=-1))
-            self.origins[made] = index
-            return _Value(self.reordered(node, made, self.shape_before(node), block_axis(node)))
-        if isinstance(node, Add):
-            return _Value(self.add(replace(node, inputs=tuple(inputs), shape=size)))
-        if isinstance(node, Concat):
-            return _Value(self.joined(node, inputs))
-        shaped = self.add(Reshape(f"{node.name}.shape", (inputs[0],), self.shape_before(node)))
-        return _Value(self.flat(self.add(replace(node, inputs=(shaped,))), node.name))
 
     def shape_before(self, node: Node) -> tuple[int, ...]:
         return self.old.nodes[node.inputs[0]].shape
@@ -316,6 +301,48 @@ class _Writer:
         matrix = torch.zeros(len(index), self.nodes[source].shape[0], dtype=torch.float64, device=self.old.device)
         matrix[torch.arange(len(index)), index] = 1.0
         return self.dense(Dense(f"{name}.order", (source,), (0,), matrix), _Affine(Uncertain(matrix)))
+
+
+#: A node in a network of one axis: the writer, the node's old index, what its inputs hold, whether to merge it.
+_written = ProblemRule[[_Writer, int, list[_Value], bool], _Value]("lowering", "is no layer of a dense network.")
+
+
+@_written.of(Dense, Conv, ConvTranspose, Gather)
+def _linear(node: Node, to: _Writer, index: int, sources: list[_Value], merge: bool) -> _Value:
+    return to.linear(node, sources[0], merge)
+
+
+@_written.of(Reshape)
+def _moved(node: Reshape, to: _Writer, index: int, sources: list[_Value], merge: bool) -> _Value:
+    return sources[0] if node.axes is None else to.linear(node, sources[0], merge)
+
+
+@_written.of(Elementwise)
+def _elementwise(node: Elementwise, to: _Writer, index: int, sources: list[_Value], merge: bool) -> _Value:
+    if node.linear:
+        return to.linear(node, sources[0], merge)
+    size = (math.prod(node.shape),)
+    made = to.add(replace(node, inputs=(to.plain(sources[0], node.name),), shape=size, axis=-1))
+    to.origins[made] = index
+    return _Value(to.reordered(node, made, to.shape_before(node), block_axis(node)))
+
+
+@_written.of(Add)
+def _added(node: Add, to: _Writer, index: int, sources: list[_Value], merge: bool) -> _Value:
+    inputs = tuple(to.plain(value, node.name) for value in sources)
+    return _Value(to.add(replace(node, inputs=inputs, shape=(math.prod(node.shape),))))
+
+
+@_written.of(Concat)
+def _concatenated(node: Concat, to: _Writer, index: int, sources: list[_Value], merge: bool) -> _Value:
+    return _Value(to.joined(node, [to.plain(value, node.name) for value in sources]))
+
+
+@_written.of(MaxPool, GroupSort, Normalize, Softmax)
+def _kept(node: Node, to: _Writer, index: int, sources: list[_Value], merge: bool) -> _Value:
+    """As it is, in the shape that it had before."""
+    shaped = to.add(Reshape(f"{node.name}.shape", (to.plain(sources[0], node.name),), to.shape_before(node)))
+    return _Value(to.flat(to.add(replace(node, inputs=(shaped,))), node.name))
 
 
 def component_line(component: Component) -> tuple[Fraction, Fraction]:

@@ -69,11 +69,14 @@ class Rewriter:
         for node in self.old.nodes:
             for source in node.inputs:
                 readers[source] += 1
-        values = [_Value(0, None, self.old.input_shape, "input")]
-        for index, node in enumerate(self.old.nodes[1:], start=1):
-            values.append(self.rewrite(node, [values[i] for i in node.inputs]))
+
+        def rewritten(index: int, node: Node, inputs: list[_Value]) -> _Value:
+            value = self.rewrite(node, inputs)
             if readers[index] > 1:
-                self.shared.add(values[-1].index)
+                self.shared.add(value.index)
+            return value
+
+        values = self.old.fold(_Value(0, None, self.old.input_shape, "input"), rewritten)
         output = self.plain(values[-1])
         graph = without_dead_nodes(Graph(tuple(self.nodes), self.old.name), output)
         used = {node.name for node in graph}

@@ -36,7 +36,7 @@ from lipbridge.vocabulary import Norm
 # --- transposed convolutions -----------------------------------------------------------------------------------------
 
 
-@reach.register
+@reach.of(ConvTranspose)
 def _(node: ConvTranspose, inputs: list[Reach], ball: Context) -> Reach:
     (x,) = inputs
     center, box = enclosed(node, [x.center]), enclosed(node, [Enclosure(*halves(x))])
@@ -77,7 +77,7 @@ def _terms(node: ConvTranspose) -> int:
     return node.weight[:, 0].numel() // node.groups
 
 
-@pull.register
+@pull.of(ConvTranspose)
 def _(node: ConvTranspose, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
     (x,) = inputs
     k, m = form.shape[:2]
@@ -110,7 +110,7 @@ def _convolved(node: ConvTranspose, y: Tensor, shape: tuple[int, ...]) -> Tensor
 # --- copies ----------------------------------------------------------------------------------------------------------
 
 
-@reach.register
+@reach.of(Gather)
 def _(node: Gather, inputs: list[Reach], ball: Context) -> Reach:
     (x,) = inputs
     factor = propagate(node, [{ball.norm: 1.0}], [tuple(x.lower.shape[1:])])[ball.norm]
@@ -119,7 +119,7 @@ def _(node: Gather, inputs: list[Reach], ball: Context) -> Reach:
     return narrowed(Reach(lower, upper, enclosed(node, [x.center]), distance), lower, upper, ball)
 
 
-@pull.register
+@pull.of(Gather)
 def _(node: Gather, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
     (x,) = inputs
     n = math.prod(x.lower.shape[1:])

@@ -185,7 +185,7 @@ def _form_ends(
         if i not in forms:
             continue
         node, form = graph.nodes[i], forms.pop(i)
-        if pull.dispatch(type(node)) is pull.dispatch(Node):
+        if not pull.knows(type(node)):
             return None
         step = pull(node, form, [found[j] for j in node.inputs], lines.get(i, []))
         own = _uncertainty(node, found)

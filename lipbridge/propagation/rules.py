@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import singledispatch
 
 import torch
 from torch import Tensor
 
 from lipbridge.activations.slopes import FLOOR, WIDER, component_bend, component_range, component_slopes, outward
-from lipbridge.errors import UnsupportedProblem
 from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.nodes import Add, Concat, Dense, Elementwise, Node, Reshape, block_axis
+from lipbridge.graph.rules import ProblemRule
 from lipbridge.linalg import vector_norm
 from lipbridge.rigor.running_error import Enclosure, enclosed
 from lipbridge.rounding.scalars import TINY, gamma
@@ -66,10 +65,8 @@ class Context:
 # --- forward ---------------------------------------------------------------------------------------------------------
 
 
-@singledispatch
-def reach(node: Node, inputs: list[Reach], ball: Context) -> Reach:
-    """What encloses a node's values, given its inputs'."""
-    raise UnsupportedProblem(f"Layer `{node.name}` ({type(node).__name__}) has no interval rule yet.")
+#: What encloses a node's values, given its inputs'.
+reach = ProblemRule[[list[Reach], Context], Reach]("bounds", "has no interval rule yet.")
 
 
 def narrowed(found: Reach, lower: Tensor, upper: Tensor, ball: Context) -> Reach:
@@ -108,7 +105,7 @@ def halves(x: Reach) -> tuple[Tensor, Tensor]:
 DUAL: Mapping[Norm, Norm] = {1: "inf", 2: 2, "inf": 1}
 
 
-@reach.register
+@reach.of(Dense)
 def _(node: Dense, inputs: list[Reach], ball: Context) -> Reach:
     (x,) = inputs
     n = node.weight.shape[1]
@@ -132,7 +129,7 @@ def _(node: Dense, inputs: list[Reach], ball: Context) -> Reach:
     return narrowed(Reach(lower, upper, center, distance), lower, upper, ball)
 
 
-@reach.register
+@reach.of(Elementwise)
 def _(node: Elementwise, inputs: list[Reach], ball: Context) -> Reach:
     (z,) = inputs
     lower: list[Tensor] = []
@@ -201,14 +198,14 @@ def _offsets(
     return outward(lower - room, upper + room)
 
 
-@reach.register
+@reach.of(Reshape)
 def _(node: Reshape, inputs: list[Reach], ball: Context) -> Reach:
     (x,) = inputs
     lower, upper = evaluate(node, [x.lower]), evaluate(node, [x.upper])
     return Reach(lower, upper, enclosed(node, [x.center]), x.distance)
 
 
-@reach.register
+@reach.of(Concat)
 def _(node: Concat, inputs: list[Reach], ball: Context) -> Reach:
     lower, upper = evaluate(node, [x.lower for x in inputs]), evaluate(node, [x.upper for x in inputs])
     value, error = (evaluate(node, part) for part in _parts(inputs))
@@ -220,7 +217,7 @@ def _parts(inputs: list[Reach]) -> tuple[list[Tensor], list[Tensor]]:
     return [x.center.value for x in inputs], [x.center.error for x in inputs]
 
 
-@reach.register
+@reach.of(Add)
 def _(node: Add, inputs: list[Reach], ball: Context) -> Reach:
     room = torch.stack([torch.fmax(x.lower.abs(), x.upper.abs()) for x in inputs]).sum(0) * (8.0 * len(inputs) * WIDER)
     lower, upper = evaluate(node, [x.lower for x in inputs]), evaluate(node, [x.upper for x in inputs])
@@ -268,24 +265,16 @@ def times(form: Tensor, x: Tensor) -> Tensor:
     return (form @ x[..., None]).squeeze(-1)
 
 
-@singledispatch
-def pull(node: Node, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
-    """A linear form of a node's values as forms of its inputs', with the error that this makes on the balls.
-
-    Args:
-        node: the node.
-        form: ``(k or 1, m, size)``: m forms of the flattened node.
-        inputs: what encloses the inputs.
-        lines: of an Elementwise, per component.
-    """
-    raise UnsupportedProblem(f"Layer `{node.name}` ({type(node).__name__}) has no linear rule yet.")
+#: A linear form of a node's values (``(k or 1, m, size)``: m forms of the flattened node) as forms of its inputs',
+#: which are enclosed, with the error that this makes on the balls; and the lines of an Elementwise, per component.
+pull = ProblemRule[[Tensor, list[Reach], list[Lines]], Pulled]("linear bounds", "has no linear rule yet.")
 
 
 def nothing(form: Tensor) -> Tensor:
     return torch.zeros_like(form[..., 0])
 
 
-@pull.register
+@pull.of(Dense)
 def _(node: Dense, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
     (x,) = inputs
     k, m = form.shape[:2]
@@ -307,7 +296,7 @@ def _(node: Dense, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pul
     return Pulled([part], offset, error)
 
 
-@pull.register
+@pull.of(Elementwise)
 def _(node: Elementwise, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
     (z,) = inputs
     K = node.activation.width
@@ -330,7 +319,7 @@ def _(node: Elementwise, form: Tensor, inputs: list[Reach], lines: list[Lines]) 
     return Pulled([part], offset, error + WIDER * offset.abs())
 
 
-@pull.register
+@pull.of(Reshape)
 def _(node: Reshape, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
     (x,) = inputs
     if node.axes is None:
@@ -342,7 +331,7 @@ def _(node: Reshape, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> P
     return Pulled([part], nothing(form), nothing(form))
 
 
-@pull.register
+@pull.of(Concat)
 def _(node: Concat, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
     lengths = [x.lower.shape[1 + node.axis] for x in inputs]
     whole = form.reshape(*form.shape[:2], *node.shape)
@@ -350,7 +339,7 @@ def _(node: Concat, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pu
     return Pulled([part.flatten(2) for part in parts], nothing(form), nothing(form))
 
 
-@pull.register
+@pull.of(Add)
 def _(node: Add, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
     return Pulled([form for _ in inputs], nothing(form), nothing(form))
 

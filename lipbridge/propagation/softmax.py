@@ -23,7 +23,7 @@ from lipbridge.vocabulary import Norm
 NONLINEAR = (Softmax,)
 
 
-@reach.register
+@reach.of(Softmax)
 def _(node: Softmax, inputs: list[Reach], ball: Context) -> Reach:
     (x,) = inputs
     logs = _logarithms(node, x)
@@ -35,7 +35,7 @@ def _(node: Softmax, inputs: list[Reach], ball: Context) -> Reach:
     return narrowed(Reach(lower, upper, enclosed(node, [x.center]), distance), lower, upper, ball)
 
 
-@pull.register
+@pull.of(Softmax)
 def _(node: Softmax, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
     """Entry by entry an affine function plus an interval, or an interval alone, whichever is the narrower.
 

@@ -46,7 +46,7 @@ NONLINEAR = (MaxPool, GroupSort, Normalize)
 # --- convolutions ----------------------------------------------------------------------------------------------------
 
 
-@reach.register
+@reach.of(Conv)
 def _(node: Conv, inputs: list[Reach], ball: Context) -> Reach:
     (x,) = inputs
     center, box = enclosed(node, [x.center]), enclosed(node, [Enclosure(*halves(x))])
@@ -103,7 +103,7 @@ def _meeting_on(axis: Axis) -> int:
     return most
 
 
-@pull.register
+@pull.of(Conv)
 def _(node: Conv, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
     (x,) = inputs
     k, m = form.shape[:2]
@@ -139,7 +139,7 @@ def _terms(node: Conv) -> int:
 # --- maxima and order statistics -------------------------------------------------------------------------------------
 
 
-@reach.register
+@reach.of(MaxPool)
 def _(node: MaxPool, inputs: list[Reach], ball: Context) -> Reach:
     (x,) = inputs
     factor = propagate(node, [{ball.norm: 1.0}], [tuple(x.lower.shape[1:])])[ball.norm]
@@ -148,7 +148,7 @@ def _(node: MaxPool, inputs: list[Reach], ball: Context) -> Reach:
     return narrowed(Reach(lower, upper, enclosed(node, [x.center]), distance), lower, upper, ball)
 
 
-@pull.register
+@pull.of(MaxPool)
 def _(node: MaxPool, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
     """Entry j of the window, plus [0, room]: the maximum exceeds x_j by at most max_(i != j) u_i - l_j."""
     (x,) = inputs
@@ -180,14 +180,14 @@ def _up(difference: Tensor) -> Tensor:
     return difference.clamp_min(0.0).nan_to_num(math.inf, math.inf) * (1.0 + 4.0 * WIDER) + FLOOR
 
 
-@reach.register
+@reach.of(GroupSort)
 def _(node: GroupSort, inputs: list[Reach], ball: Context) -> Reach:
     (x,) = inputs
     lower, upper = evaluate(node, [x.lower]), evaluate(node, [x.upper])
     return narrowed(Reach(lower, upper, enclosed(node, [x.center]), x.distance), lower, upper, ball)
 
 
-@pull.register
+@pull.of(GroupSort)
 def _(node: GroupSort, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
     """The r-th smallest, y, as an entry x_j plus an interval, with entries ranked by their middles.
 
@@ -220,7 +220,7 @@ def _(node: GroupSort, form: Tensor, inputs: list[Reach], lines: list[Lines]) ->
 # --- normalisation ---------------------------------------------------------------------------------------------------
 
 
-@reach.register
+@reach.of(Normalize)
 def _(node: Normalize, inputs: list[Reach], ball: Context) -> Reach:
     (x,) = inputs
     n, norm = math.prod(node.shape) // node.groups, ball.norm
@@ -292,7 +292,7 @@ def _quotients(node: Normalize, least: Tensor, most: Tensor, short: Tensor, long
     return torch.fmax(bottom, torch.full_like(bottom, -largest)), torch.fmin(top, torch.full_like(top, largest))
 
 
-@pull.register
+@pull.of(Normalize)
 def _(node: Normalize, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
     """Centred entries times the middle t of 1 / s, and what 1 / s - t adds; or, run by run, an interval."""
     (x,) = inputs

@@ -9,7 +9,6 @@ The error terms are sums of non-negative numbers, computed in float64 and enlarg
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import singledispatch
 
 import torch
 from torch import Tensor
@@ -34,6 +33,7 @@ from lipbridge.graph.nodes import (
     Reshape,
     Softmax,
 )
+from lipbridge.graph.rules import Rule
 from lipbridge.rigor.accuracy import ACCURACY, ULPS, Accuracy
 from lipbridge.rounding.scalars import TINY, gamma
 
@@ -57,49 +57,45 @@ def enclose(graph: Graph, x: Tensor) -> Enclosure:
 
     Law: the exact value, in real arithmetic, is within ``error`` of ``value``.
     """
-    found = [Enclosure(x, torch.zeros_like(x))]
-    for node in graph.nodes[1:]:
-        found.append(enclosed(node, [found[i] for i in node.inputs]))
-    return found[-1]
+    first = Enclosure(x, torch.zeros_like(x))
+    return graph.fold(first, lambda _, node, inputs: enclosed(node, inputs))[-1]
 
 
-@singledispatch
-def enclosed(node: Node, inputs: list[Enclosure]) -> Enclosure:
-    """The enclosure of a node given those of its inputs."""
-    raise UnsupportedOperation(node.name, type(node).__name__, "Its rounding error is not known.")
+#: A node's values with an error bound, given those of its inputs.
+enclosed = Rule[[list[Enclosure]], Enclosure]("running error", "Its rounding error is not known.")
 
 
-@enclosed.register
+@enclosed.of(Dense)
 def _(node: Dense, inputs: list[Enclosure]) -> Enclosure:
     x = inputs[0]
     error = dense_error(node.weight, node.bias, x)
     return Enclosure(evaluate(node, [x.value]), plus(error, uncertainty(node, size_of(x))))
 
 
-@enclosed.register
+@enclosed.of(Conv)
 def _(node: Conv, inputs: list[Enclosure]) -> Enclosure:
     error = conv_error(node, node.bias, inputs[0])
     return Enclosure(evaluate(node, [inputs[0].value]), plus(error, uncertainty(node, size_of(inputs[0]))))
 
 
-@enclosed.register
+@enclosed.of(ConvTranspose)
 def _(node: ConvTranspose, inputs: list[Enclosure]) -> Enclosure:
     error = transposed_error(node, node.bias, inputs[0])
     return Enclosure(evaluate(node, [inputs[0].value]), plus(error, uncertainty(node, size_of(inputs[0]))))
 
 
-@enclosed.register
+@enclosed.of(Gather)
 def _(node: Gather, inputs: list[Enclosure]) -> Enclosure:
     return Enclosure(evaluate(node, [inputs[0].value]), evaluate(node, [inputs[0].error]))
 
 
-@enclosed.register
+@enclosed.of(MaxPool)
 def _(node: MaxPool, inputs: list[Enclosure]) -> Enclosure:
     # A maximum moves by at most the largest move of its arguments.
     return Enclosure(evaluate(node, [inputs[0].value]), evaluate(node, [inputs[0].error]))
 
 
-@enclosed.register
+@enclosed.of(GroupSort)
 def _(node: GroupSort, inputs: list[Enclosure]) -> Enclosure:
     # So does every order statistic.
     x = inputs[0]
@@ -107,13 +103,13 @@ def _(node: GroupSort, inputs: list[Enclosure]) -> Enclosure:
     return Enclosure(evaluate(node, [x.value]), worst.expand_as(grouped(node, x.error)).reshape(x.error.shape))
 
 
-@enclosed.register
+@enclosed.of(Normalize)
 def _(node: Normalize, inputs: list[Enclosure]) -> Enclosure:
     y = normalized(node, inputs[0]).normal
     return Enclosure(y.value.reshape(inputs[0].value.shape), y.error.reshape(inputs[0].value.shape))
 
 
-@enclosed.register
+@enclosed.of(Softmax)
 def _(node: Softmax, inputs: list[Enclosure]) -> Enclosure:
     x, axis = inputs[0], node.axis + 1
     value = evaluate(node, [x.value])
@@ -141,7 +137,7 @@ def _softmax_rounding(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     return own + total + ULPS, total
 
 
-@enclosed.register
+@enclosed.of(Elementwise)
 def _(node: Elementwise, inputs: list[Enclosure]) -> Enclosure:
     z, g = inputs[0], node.activation
     errors = [
@@ -151,18 +147,18 @@ def _(node: Elementwise, inputs: list[Enclosure]) -> Enclosure:
     return Enclosure(evaluate(node, [z.value]), joined(node, errors) * (1.0 + ULPS) + FLOOR)
 
 
-@enclosed.register
+@enclosed.of(Reshape)
 def _(node: Reshape, inputs: list[Enclosure]) -> Enclosure:
     x = inputs[0]
     return Enclosure(evaluate(node, [x.value]), evaluate(node, [x.error]))
 
 
-@enclosed.register
+@enclosed.of(Concat)
 def _(node: Concat, inputs: list[Enclosure]) -> Enclosure:
     return Enclosure(evaluate(node, [x.value for x in inputs]), evaluate(node, [x.error for x in inputs]))
 
 
-@enclosed.register
+@enclosed.of(Add)
 def _(node: Add, inputs: list[Enclosure]) -> Enclosure:
     value = evaluate(node, [x.value for x in inputs])
     return Enclosure(value, _add_error([x.value for x in inputs], [x.error for x in inputs]))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import singledispatch
 
 import torch
 from torch import Tensor
 
 from lipbridge.activations.activation import Activation, Component, Term
 from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS
-from lipbridge.errors import UnsupportedOperation
 from lipbridge.graph.evaluation import convolve, convolve_transposed, evaluate, grouped, joined, runs
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import (
@@ -29,6 +27,7 @@ from lipbridge.graph.nodes import (
     Reshape,
     Softmax,
 )
+from lipbridge.graph.rules import Rule
 from lipbridge.graph.windows import in_windows, window_places
 from lipbridge.rigor.accuracy import ULPS
 from lipbridge.rigor.running_error import (
@@ -78,19 +77,15 @@ def enclose_tangent(graph: Graph, x: Tensor, v: Tensor) -> Tangent:
     """
     zero = torch.zeros_like(x)
     sound = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    found = [Tangent(Enclosure(x, zero), Enclosure(v, zero), torch.ones_like(x), sound)]
-    for node in graph.nodes[1:]:
-        found.append(enclosed_tangent(node, [found[i] for i in node.inputs]))
-    return found[-1]
+    first = Tangent(Enclosure(x, zero), Enclosure(v, zero), torch.ones_like(x), sound)
+    return graph.fold(first, lambda _, node, inputs: enclosed_tangent(node, inputs))[-1]
 
 
-@singledispatch
-def enclosed_tangent(node: Node, inputs: list[Tangent]) -> Tangent:
-    """Value and tangent of a node, enclosed, given those of its inputs."""
-    raise UnsupportedOperation(node.name, type(node).__name__, "Its rounding error is not known.")
+#: A node's values and tangents with error bounds, given those of its inputs.
+enclosed_tangent = Rule[[list[Tangent]], Tangent]("running error of the tangent", "Its rounding error is not known.")
 
 
-@enclosed_tangent.register
+@enclosed_tangent.of(Dense)
 def _(node: Dense, inputs: list[Tangent]) -> Tangent:
     x = inputs[0]
     live = (x.live @ may_be(node).to(x.live.dtype).T).clamp(max=1.0)
@@ -99,7 +94,7 @@ def _(node: Dense, inputs: list[Tangent]) -> Tangent:
     return Tangent(enclosed(node, [x.primal]), Enclosure(product * live, error * live), live, x.sound)
 
 
-@enclosed_tangent.register
+@enclosed_tangent.of(Conv)
 def _(node: Conv, inputs: list[Tangent]) -> Tangent:
     x = inputs[0]
     live = (convolve(node, x.live, may_be(node).to(x.live.dtype), None) > 0).to(x.live.dtype)
@@ -108,7 +103,7 @@ def _(node: Conv, inputs: list[Tangent]) -> Tangent:
     return Tangent(enclosed(node, [x.primal]), Enclosure(product * live, error * live), live, x.sound)
 
 
-@enclosed_tangent.register
+@enclosed_tangent.of(ConvTranspose)
 def _(node: ConvTranspose, inputs: list[Tangent]) -> Tangent:
     x = inputs[0]
     live = (convolve_transposed(node, x.live, may_be(node).to(x.live.dtype), None) > 0).to(x.live.dtype)
@@ -117,12 +112,12 @@ def _(node: ConvTranspose, inputs: list[Tangent]) -> Tangent:
     return Tangent(enclosed(node, [x.primal]), Enclosure(product * live, error * live), live, x.sound)
 
 
-@enclosed_tangent.register
+@enclosed_tangent.of(Gather)
 def _(node: Gather, inputs: list[Tangent]) -> Tangent:
     return _placed(node, inputs)
 
 
-@enclosed_tangent.register
+@enclosed_tangent.of(MaxPool)
 def _(node: MaxPool, inputs: list[Tangent]) -> Tangent:
     """The largest entry of a window passes its tangent on, if none that may vary comes near it."""
     x = inputs[0]
@@ -143,7 +138,7 @@ def _(node: MaxPool, inputs: list[Tangent]) -> Tangent:
     return Tangent(enclosed(node, [x.primal]), tangent, taken(x.live), sound)
 
 
-@enclosed_tangent.register
+@enclosed_tangent.of(GroupSort)
 def _(node: GroupSort, inputs: list[Tangent]) -> Tangent:
     """The order of a group is known if no two entries come near each other, unless neither varies."""
     x = inputs[0]
@@ -164,7 +159,7 @@ def _(node: GroupSort, inputs: list[Tangent]) -> Tangent:
     return Tangent(enclosed(node, [x.primal]), tangent, live.reshape(shape), sound)
 
 
-@enclosed_tangent.register
+@enclosed_tangent.of(Normalize)
 def _(node: Normalize, inputs: list[Tangent]) -> Tangent:
     """(d - y mean(y d)) / deviation, for d the tangent less its mean and y the normalised value."""
     x, shape = inputs[0], inputs[0].live.shape
@@ -182,7 +177,7 @@ def _(node: Normalize, inputs: list[Tangent]) -> Tangent:
     return Tangent(primal, enclosure, live, x.sound)
 
 
-@enclosed_tangent.register
+@enclosed_tangent.of(Softmax)
 def _(node: Softmax, inputs: list[Tangent]) -> Tangent:
     """d - sum(p d) for log-softmax, and p times that for softmax, with p the probabilities."""
     x, axis = inputs[0], node.axis + 1
@@ -199,7 +194,7 @@ def _(node: Softmax, inputs: list[Tangent]) -> Tangent:
     return Tangent(enclosed(node, [x.primal]), Enclosure(step * live, error * live), live, x.sound)
 
 
-@enclosed_tangent.register
+@enclosed_tangent.of(Elementwise)
 def _(node: Elementwise, inputs: list[Tangent]) -> Tangent:
     x, g = inputs[0], node.activation
     z, t = x.primal, x.tangent
@@ -260,12 +255,12 @@ def _slope_error(node: Node, component: Component, z: Enclosure) -> Tensor:
     return (error + ULPS * (len(component) + 1) * size) * (1.0 + ULPS)
 
 
-@enclosed_tangent.register
+@enclosed_tangent.of(Reshape)
 def _(node: Reshape, inputs: list[Tangent]) -> Tangent:
     return _placed(node, inputs)
 
 
-@enclosed_tangent.register
+@enclosed_tangent.of(Concat)
 def _(node: Concat, inputs: list[Tangent]) -> Tangent:
     return _placed(node, inputs)
 
@@ -276,7 +271,7 @@ def _placed(node: Node, inputs: list[Tangent]) -> Tangent:
     return Tangent(primal, tangent, evaluate(node, [x.live for x in inputs]), _all_sound(inputs))
 
 
-@enclosed_tangent.register
+@enclosed_tangent.of(Add)
 def _(node: Add, inputs: list[Tangent]) -> Tangent:
     live = evaluate(node, [x.live for x in inputs]).clamp(max=1.0)
     primal, tangent = enclosed(node, [x.primal for x in inputs]), enclosed(node, [x.tangent for x in inputs])
@@ -290,7 +285,7 @@ def _all_sound(inputs: list[Tangent]) -> Tensor:
 def understood(graph: Graph) -> str | None:
     """None if every layer's rounding is known here, otherwise the reason why not, in one line."""
     for node in graph.nodes[1:]:
-        if enclosed_tangent.dispatch(type(node)) is enclosed_tangent.dispatch(Node):
+        if not enclosed_tangent.knows(type(node)):
             return f"layer `{node.name}` ({type(node).__name__}) has no known rounding error"
         if isinstance(node, Elementwise):
             unknown = unknown_functions(node.activation)

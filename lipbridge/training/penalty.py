@@ -3,7 +3,6 @@
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import singledispatch
 from itertools import count
 from typing import Any, Literal, cast, get_args
 
@@ -11,13 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from lipbridge.constants.trivial import trivial_bound
-from lipbridge.errors import InvalidArgument, UnknownName, UnsupportedOperation
+from lipbridge.errors import InvalidArgument, UnknownName
 from lipbridge.frontend.capture import read_module, tensor_of
 from lipbridge.frontend.export import unwrapped
 from lipbridge.frontend.program import ProgramReader, Reading
 from lipbridge.graph.geometry import adjoint_geometry, geometry
 from lipbridge.graph.graph import Graph
-from lipbridge.graph.nodes import Add, Concat, Conv, ConvTranspose, Input, Node
+from lipbridge.graph.nodes import (
+    Add,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Elementwise,
+    Gather,
+    GroupSort,
+    Input,
+    MaxPool,
+    Node,
+    Normalize,
+    Reshape,
+    Softmax,
+)
+from lipbridge.graph.rules import Rule
 from lipbridge.linalg import vector_norm
 from lipbridge.norms.conv_geometry import Convolution
 from lipbridge.norms.estimate import dual_matrix, estimate_by_dual
@@ -320,17 +335,25 @@ def _(weights: list[Tensor], states: list[Tensor], handle: int) -> None:
 # work inside the one operation that torch.compile sees.)
 
 
-@singledispatch
-def _propagate(node: Node, jets: list[Tensor], norm: Norm) -> Tensor:
-    raise UnsupportedOperation(node.name, type(node).__name__, "Its Lipschitz constant is not known yet.")
+_propagate = Rule[[list[Tensor], Norm], Tensor]("live constant", "Its Lipschitz constant is not known yet.")
 
 
-@_propagate.register
+_propagate.without(
+    *(Dense, Conv, ConvTranspose, Elementwise),
+    reason="it multiplies by the norm of its own weights or slopes, which may be live",
+)
+_propagate.without(
+    *(Gather, Reshape, MaxPool, GroupSort, Normalize, Softmax),
+    reason="it has no weights: it multiplies by a number that is taken once",
+)
+
+
+@_propagate.of(Add)
 def _(node: Add, jets: list[Tensor], norm: Norm) -> Tensor:
     return torch.stack(jets).sum(0)
 
 
-@_propagate.register
+@_propagate.of(Concat)
 def _(node: Concat, jets: list[Tensor], norm: Norm) -> Tensor:
     stacked = torch.stack(jets)
     values = stacked[:, 0]

@@ -110,9 +110,7 @@ class Network(nn.Module):
         self._known: dict[tuple[object, ...], int] = {}
         self.device = graph.device
         graph = _in_vectors(graph)
-        values: list[Affine] = [self._read(0)]
-        for index, node in enumerate(graph.nodes[1:], start=1):
-            values.append(self._lower(node, index, [values[i] for i in node.inputs], graph))
+        values = graph.fold(self._read(0), lambda index, node, inputs: self._lower(node, index, inputs, graph))
         self._affine(values[-1])
 
     def forward(self, x: Tensor) -> Tensor:

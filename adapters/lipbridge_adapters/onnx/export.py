@@ -44,8 +44,10 @@ from lipbridge.graph.nodes import Conv, ConvTranspose, Dense, Node
 from lipbridge.lowering.rewriter import Lowering
 from lipbridge.lowering.rewrites import fold_scalings, relu_lowering
 from lipbridge.problem.problem import Problem
+from lipbridge_adapters.onnx import emitted_nodes
 from lipbridge_adapters.onnx.emitter import IR_VERSION, OPSET, Emitter
 
+_REGISTERED = (emitted_nodes,)  # the nodes' functions
 DIALECTS = ("relu", "native")
 #: Largest difference that is allowed between a file in ONNX Runtime and its Graph, relative to the outputs' scale.
 TOLERANCE = 1e-5

@@ -1,0 +1,206 @@
+"""The table of nodes: every kind has in every rule a function that does what the rule is for, or a reason."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import lipbridge
+from lipbridge.activations.registry import activation
+from lipbridge.constants.node_constants import propagate
+from lipbridge.errors import UnsupportedOperation, UnsupportedProblem
+from lipbridge.graph.evaluation import evaluate, push
+from lipbridge.graph.graph import Graph
+from lipbridge.graph.nodes import (
+    Add,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Elementwise,
+    Gather,
+    GroupSort,
+    Input,
+    MaxPool,
+    Node,
+    Normalize,
+    Reshape,
+    Softmax,
+)
+from lipbridge.graph.rules import RULES, ProblemRule, Rule
+from lipbridge.lowering.dense import lower_to_dense
+from lipbridge.propagation.bounds import reaches
+from lipbridge.rigor.running_error import enclose
+from lipbridge.rigor.tangent_error import enclose_tangent
+from lipbridge.training import penalty
+from lipbridge.vocabulary import NORMS
+
+#: Rules of an adapter that may not be installed.
+FOREIGN = ("ONNX",)
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(math.prod(shape)), dtype=torch.float64)
+
+
+def graph_of(*nodes: Node, shape: tuple[int, ...]) -> Graph:
+    """The nodes on an input, their shapes filled in."""
+    made: list[Node] = [Input("x", (), shape)]
+    for node in nodes:
+        values = [torch.zeros(1, *made[i].shape, dtype=torch.float64) for i in node.inputs]
+        made.append(replace(node, shape=tuple(evaluate(node, values).shape[1:])))
+    return Graph(tuple(made))
+
+
+#: A network in which each kind of node is the last one, or reads the input.
+NETWORKS = {
+    Dense: graph_of(Dense("n", (0,), (), draw(3, 4), draw(3)), shape=(4,)),
+    Conv: graph_of(Conv("n", (0,), (), draw(2, 1, 2), draw(2), (1,), ((1, 0),), (1,), 1, "zeros"), shape=(1, 4)),
+    ConvTranspose: graph_of(
+        ConvTranspose("n", (0,), (), draw(1, 2, 2), draw(2), (2,), ((0, 0),), (1,), 1), shape=(1, 3)
+    ),
+    Gather: graph_of(Gather("n", (0,), (3,), torch.tensor([2, 0, 2])), shape=(4,)),
+    Elementwise: graph_of(Elementwise("n", (0,), (), activation("crelu")), shape=(4,)),
+    Concat: graph_of(Dense("d", (0,), (), draw(3, 4)), Concat("n", (0, 1), (), 0), shape=(4,)),
+    Add: graph_of(Dense("d", (0,), (), draw(4, 4)), Add("n", (0, 1), ()), shape=(4,)),
+    MaxPool: graph_of(MaxPool("n", (0,), (), (2,), (2,), (0,), (1,)), shape=(2, 4)),
+    GroupSort: graph_of(GroupSort("n", (0,), (), 2), shape=(4,)),
+    Normalize: graph_of(Normalize("n", (0,), (), 1, 0.1), shape=(4,)),
+    Softmax: graph_of(Softmax("n", (0,), (), 0), shape=(4,)),
+    Reshape: graph_of(Reshape("n", (0,), (4,)), shape=(2, 2)),
+}
+
+
+def kinds() -> list[type[Node]]:
+    """Every kind of node of the package."""
+    return [kind for kind in Node.__subclasses__() if kind.__module__.startswith("lipbridge.")]
+
+
+def points(kind: type[Node], count: int = 5) -> Tensor:
+    return draw(count, *NETWORKS[kind].input_shape)
+
+
+def test_there_is_a_network_of_every_kind() -> None:
+    assert set(NETWORKS) == set(kinds()) - {Input}
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in FOREIGN])
+@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
+def test_no_cell_is_empty(kind: type[Node], rule: str) -> None:
+    cell = RULES[rule].cell(kind)
+    assert cell is not None, f"the rule {rule!r} says nothing of {kind.__name__}"
+    assert callable(cell) or len(cell) > 20
+
+
+@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
+def test_no_cell_of_an_adapter_is_empty(kind: type[Node]) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("lipbridge_adapters.onnx.export")
+    for rule in FOREIGN:
+        cell = RULES[rule].cell(kind)
+        assert callable(cell) or (cell is not None and len(cell) > 20)
+
+
+def test_the_rules_are_those_that_the_package_is_made_of() -> None:
+    assert {*RULES} >= {
+        *("evaluation", "tangent", "constant", "bounds", "linear bounds", "running error"),
+        *("running error of the tangent", "lowering", "live constant"),
+    }
+    assert penalty.TrivialBoundPenalty is lipbridge.TrivialBoundPenalty
+
+
+@pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
+def test_the_tangent_is_the_derivative_of_the_value(kind: type[Node]) -> None:
+    graph, x = NETWORKS[kind], points(kind)
+    v = draw(7, *graph.input_shape)[:5]
+    value, tangent = graph.tangent(x, v)
+    expected, derivative = torch.func.jvp(graph, (x,), (v,))
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(tangent, derivative)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
+def test_the_constant_is_no_quotient_s_less(kind: type[Node], norm: Any) -> None:
+    graph, x = NETWORKS[kind], points(kind, 40)
+    constant = lipbridge.trivial_bound(graph, norm).value
+    change, y = graph(x[1:]) - graph(x[:-1]), x[1:] - x[:-1]
+    order = math.inf if norm == "inf" else norm
+    quotients = torch.linalg.vector_norm(change.flatten(1), order, 1) / torch.linalg.vector_norm(y.flatten(1), order, 1)
+    assert float(quotients.max()) <= constant * (1 + 1e-12)
+    assert propagate.knows(kind)
+
+
+@pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
+def test_bounds_and_errors_contain_the_values(kind: type[Node]) -> None:
+    graph, center = NETWORKS[kind], points(kind, 1)
+    ball = lipbridge.Ball(center, 0.3, "inf")
+    inside = center + 0.3 * (2.0 * torch.rand(50, *graph.input_shape, dtype=torch.float64) - 1.0)
+    found = reaches(graph, ball)[-1]
+    values = graph(inside)
+    assert bool((values >= found.lower - 1e-12).all())
+    assert bool((values <= found.upper + 1e-12).all())
+    enclosure = enclose(graph, inside)
+    torch.testing.assert_close(enclosure.value, values)
+    assert bool((enclosure.error >= 0).all())
+    assert float(enclosure.error.max()) < 1e-10
+    tangent = enclose_tangent(graph, inside, torch.ones_like(inside))
+    torch.testing.assert_close(tangent.tangent.value, graph.tangent(inside, torch.ones_like(inside))[1])
+
+
+@pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
+def test_the_lowering_keeps_the_function(kind: type[Node]) -> None:
+    graph, x = NETWORKS[kind], points(kind)
+    lowered = lower_to_dense(graph).graph
+    torch.testing.assert_close(lowered(x).flatten(1), graph(x).flatten(1))
+    assert all(len(node.shape) == 1 or not isinstance(node, Dense | Conv) for node in lowered.nodes)
+
+
+@pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
+def test_the_onnx_file_comes_back(kind: type[Node], tmp_path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    graph, x = NETWORKS[kind], points(kind)
+    if kind in (Gather, Reshape):  # with a layer behind, as no file is without one
+        graph = Graph((*graph.nodes, Dense("end", (len(graph.nodes) - 1,), (2,), draw(2, graph.output_shape[-1]))))
+        graph = graph_of(*graph.nodes[1:], shape=graph.input_shape)
+    lipbridge.export_onnx(graph, tmp_path / "n.onnx", "native")
+    again = lipbridge.read_onnx(tmp_path / "n.onnx")
+    torch.testing.assert_close(again(x).flatten(1), graph(x).flatten(1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_kind_that_nobody_knows_is_refused_by_name() -> None:
+    class Unknown(Node):
+        pass
+
+    node = Unknown("odd", (0,), (2,))
+    with pytest.raises(UnsupportedOperation, match=r"odd.*Unknown"):
+        evaluate(node, [draw(1, 2)])
+    with pytest.raises(UnsupportedOperation, match="odd"):
+        push(node, [(draw(1, 2), draw(1, 2))], 0.0)
+    with pytest.raises(UnsupportedProblem, match="odd"):
+        lower_to_dense(Graph((Input("x", (), (2,)), node)))
+    assert evaluate.cell(Unknown) is None
+
+
+def test_a_cell_is_filled_once() -> None:
+    rule = Rule[[int], int]("for a test")
+    try:
+        rule.of(Dense)(lambda node, more: more + 1)
+        rule.without(Conv, reason="it has no number in this test")
+        assert rule(NETWORKS[Dense].nodes[1], 2) == 3
+        with pytest.raises(ValueError, match="Dense already"):
+            rule.without(Dense, reason="twice")
+        with pytest.raises(UnsupportedOperation, match="no number in this test"):
+            rule(NETWORKS[Conv].nodes[1], 2)
+        other = ProblemRule[[], int]("also for a test", "is not in it.")
+        with pytest.raises(UnsupportedProblem, match=r"Layer `n` \(Dense\) is not in it"):
+            other(NETWORKS[Dense].nodes[1])
+    finally:
+        for name in ("for a test", "also for a test"):
+            RULES.pop(name, None)
