@@ -16,7 +16,7 @@ from lipbridge.frontend.computed.tensor import computed
 from lipbridge.frontend.contractions import product, summed
 from lipbridge.frontend.diagonal import shares
 from lipbridge.frontend.shapes import seen_as
-from lipbridge.rounding.uncertain import known as nearest
+from lipbridge.rounding.uncertain import known
 
 _LETTERS = "bcdefghijklmnopqrstuvwxyz"
 
@@ -61,9 +61,9 @@ def shares_around(at: Fraction, n: int) -> Tensor:
     row, error, at = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64), max(at, Fraction(0))
     first = min(math.floor(at), n - 1)
     weight = min(at - first, Fraction(1)) if first < n - 1 else Fraction(0)
-    row[first], error[first] = nearest(1 - weight)
+    row[first], error[first] = known(1 - weight)
     if weight:
-        row[first + 1], error[first + 1] = nearest(weight)
+        row[first + 1], error[first + 1] = known(weight)
     return computed(row, error)
 
 

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from lipbridge.activations.activation import derive
 from lipbridge.errors import LipbridgeError, NumericalFailure, UnsupportedOperation, first_line
 from lipbridge.frontend.builder import Curve, Deferred
-from lipbridge.frontend.computed.tensor import known as numbers
+from lipbridge.frontend.computed.tensor import known
 from lipbridge.frontend.export import (
     BATCH,
     BatchSize,
@@ -146,16 +146,16 @@ def run(
         return value
 
     for node in program.graph.nodes:
-        known = reader.values.get(node)
+        constant = reader.values.get(node)
         if node.op == "placeholder":
             if node in program.stored or node in program.constants:
                 stored = program.stored.get(node)
                 native = program.constants[node] if stored is None else reader.tensor_of(stored).detach()
-                values[node] = numbers(cast(Tensor, known)) if double else native
+                values[node] = known(cast(Tensor, constant)) if double else native
             else:
                 values[node] = x
-        elif double and isinstance(known, Tensor):
-            values[node] = numbers(known)
+        elif double and isinstance(constant, Tensor):
+            values[node] = known(constant)
         elif "_assert_" in operation_name(node) or "sym_constrain" in operation_name(node):
             values[node] = None
         else:

@@ -107,10 +107,10 @@ def _entrywise(a: Uncertain, b: Uncertain) -> Uncertain:
     lost = rounded * (UNIT * value.abs()) + underflow.to(value.dtype) * TINY
     parts = [lost]
     if b.error is not None:
-        parts.append(_times_up(x.abs(), b.error))
+        parts.append(times_up(x.abs(), b.error))
     if a.error is not None:
         size = y.abs() if b.error is None else y.abs() + b.error
-        parts.append(_times_up(a.error, size))
+        parts.append(times_up(a.error, size))
     return _made(value, *parts)
 
 
@@ -137,10 +137,10 @@ def _made(value: Tensor, *errors: Tensor | None) -> Uncertain:
     return Uncertain(value, total if bool((total != 0).any()) else None)
 
 
-def _times_up(x: Tensor, y: Tensor) -> Tensor:
-    """An upper bound of the products of non-negative entries, up to COVER."""
-    underflow = (x > 0) & (y > 0) & (x * y < SMALLEST)
-    return x * y + underflow.to(x.dtype) * TINY
+def times_up(x: Tensor, y: Tensor) -> Tensor:
+    """An upper bound of the products of non-negative entries, up to COVER; zero times infinity is zero."""
+    product = torch.where((x == 0) | (y == 0), 0.0, x * y)
+    return product + ((x > 0) & (y > 0) & (product < SMALLEST)).to(product.dtype) * TINY
 
 
 def _product_up(X: Tensor, Y: Tensor) -> Tensor:
@@ -167,4 +167,4 @@ def _selects(x: Tensor, axis: int) -> Tensor:
     return ((x != 0).sum(axis) <= 1) & ((x == 0) | (x.abs() == 1)).all(axis)
 
 
-__all__ = ["Uncertain", "composed", "image", "known", "plus"]
+__all__ = ["Uncertain", "composed", "image", "known", "plus", "times_up"]

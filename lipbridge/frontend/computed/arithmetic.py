@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipbridge.rounding.outward import SMALLEST, is_power_of_two
 from lipbridge.rounding.scalars import TINY, UNIT, gamma
-from lipbridge.rounding.uncertain import COVER, Uncertain
+from lipbridge.rounding.uncertain import COVER, Uncertain, times_up
 
 #: More than the relative error of a function of the libraries.
 ULPS = 2.0**-50
@@ -56,12 +56,6 @@ def with_error(value: Tensor, *errors: Tensor | None) -> Uncertain:
     total = torch.where(total > 0, total * _FEW, total)
     total = torch.where(torch.isnan(total) | torch.isnan(value), torch.inf, total)
     return Uncertain(value, total if bool((total != 0).any()) else None)
-
-
-def up(x: Tensor, y: Tensor) -> Tensor:
-    """At least the products of numbers that are not negative, but for _FEW; zero times infinity is zero."""
-    product = torch.where((x == 0) | (y == 0), 0.0, x * y)
-    return product + ((x > 0) & (y > 0) & (product < SMALLEST)).to(product.dtype) * TINY
 
 
 def _size(x: Uncertain) -> Tensor:
@@ -116,9 +110,9 @@ def mul(a: Any, b: Any) -> Uncertain:
     value = x.value * y.value
     parts = [product_error(*cast(Any, torch).broadcast_tensors(x.value, y.value, value))]
     if y.error is not None:
-        parts.append(up(x.value.abs(), y.error))
+        parts.append(times_up(x.value.abs(), y.error))
     if x.error is not None:
-        parts.append(up(x.error, _size(y)))
+        parts.append(times_up(x.error, _size(y)))
     return with_error(value, *parts)
 
 
@@ -141,7 +135,7 @@ def div(a: Any, b: Any, rounding_mode: Any = None) -> Any:
         if y.error is not None:
             # A quotient that underflowed may be larger than its double by as much as the double is.
             size = value.abs() + ((value.abs() < SMALLEST) & (x.value != 0)).to(value.dtype) * TINY
-            moved = moved + up(size, y.error)
+            moved = moved + times_up(size, y.error)
         by = torch.where(moved > 0, moved / (least * (1.0 - 4.0 * UNIT)) + TINY, 0.0)
         parts.append(torch.where((least > 0) | (moved == 0), by, torch.inf))
     return with_error(value, *parts)

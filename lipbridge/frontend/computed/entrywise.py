@@ -19,11 +19,10 @@ from lipbridge.frontend.computed.arithmetic import (
     operand,
     reciprocal,
     sqrt,
-    up,
     with_error,
 )
 from lipbridge.rounding.scalars import TINY, UNIT
-from lipbridge.rounding.uncertain import COVER, Uncertain
+from lipbridge.rounding.uncertain import COVER, Uncertain, times_up
 
 
 def absolute(a: Any) -> Uncertain:
@@ -83,7 +82,7 @@ def exp(a: Any) -> Uncertain:
     x = operand(a)
     value = x.value.exp()
     own = torch.where(x.value == 0, 0.0, ULPS * value + TINY)
-    moved = None if x.error is None else up(value + own, torch.expm1(x.error)) * (1.0 + ULPS)
+    moved = None if x.error is None else times_up(value + own, torch.expm1(x.error)) * (1.0 + ULPS)
     return with_error(value, torch.where(torch.isfinite(value), own, torch.inf), moved)
 
 
@@ -157,7 +156,7 @@ def _moved_power(x: Uncertain, exponent: float) -> Any:
     error = error_of(x)
     ends = [((x.value + side * error) * (1.0 + side * 4.0 * UNIT)) ** (exponent - 1.0) for side in (-1.0, 1.0)]
     steepest = abs(exponent) * torch.maximum(*ends) * COVER
-    moved = torch.where((x.value - error > 0) & torch.isfinite(steepest), up(steepest + TINY, error), torch.inf)
+    moved = torch.where((x.value - error > 0) & torch.isfinite(steepest), times_up(steepest + TINY, error), torch.inf)
     made = _pow(x, exponent)
     return with_error(made.value, made.error, torch.where(error > 0, moved, 0.0))
 

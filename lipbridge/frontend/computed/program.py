@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lipbridge.errors import NumericalFailure
-from lipbridge.frontend.computed.functions import ALL as RULES
+from lipbridge.frontend.computed.functions import ALL
 from lipbridge.frontend.computed.looks import CHOICES, EXACT, MOVES, READS
 from lipbridge.frontend.computed.tensor import Computed, computed
 from lipbridge.rounding.uncertain import Uncertain
@@ -64,18 +64,18 @@ def _applied(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, lenie
     if not uncertain and (name in MOVES or not _double(tensors)):
         found = func(*args, **kwargs)
         # Whole numbers that are divided, say, become numbers of the default dtype: they are meant as real ones.
-        divided = isinstance(found, Tensor) and found.is_floating_point() and bool(tensors) and name in RULES
+        divided = isinstance(found, Tensor) and found.is_floating_point() and bool(tensors) and name in ALL
         if not divided or any(tensor.is_floating_point() or tensor.is_meta for tensor in tensors):
             return found
-    if func._schema.is_mutable and (uncertain or name.rstrip("_") in RULES):
-        return _in_place(func, args, kwargs, uncertain, RULES.get(name.rstrip("_")))
+    if func._schema.is_mutable and (uncertain or name.rstrip("_") in ALL):
+        return _in_place(func, args, kwargs, uncertain, ALL.get(name.rstrip("_")))
     if name in READS and uncertain:
         return (CHOICES if program and name in CHOICES else READS)[name](func, args, kwargs)
     given = pytree.tree_map(_plain, (list(args), dict(kwargs)))
     if name in MOVES:
         errors = pytree.tree_map(_error, (list(args), dict(kwargs)))
         return _joined(func(*given[0], **given[1]), func(*MOVES[name](errors[0]), **errors[1]))
-    rule = RULES.get(name)
+    rule = ALL.get(name)
     if rule is not None:
         found = rule(*(_operand(leaf) for leaf in args), **kwargs)
         if found is not NotImplemented:
