@@ -45,11 +45,11 @@ def _linear(node: Node) -> bool:
 
 def roots_of(graph: Graph) -> list[int]:
     """For each node the one node that it is an affine function of; itself if there is no earlier one."""
-    roots: list[int] = []
-    for index, node in enumerate(graph.nodes):
-        sources = {roots[i] for i in node.inputs}
-        roots.append(sources.pop() if _linear(node) and len(sources) == 1 else index)
-    return roots
+
+    def root(index: int, node: Node, roots: list[int]) -> int:
+        return roots[0] if _linear(node) and len(set(roots)) == 1 else index
+
+    return graph.fold_all(0, root)
 
 
 def groups_of(graph: Graph, node: Node, roots: list[int]) -> list[list[int]]:

@@ -79,23 +79,38 @@ class Graph:
         if weight is not None and (x.dtype != weight.dtype or x.device.type != weight.device.type):
             words = f"be {weight.dtype} on {weight.device}, as the weights are (x.to(graph.device, {weight.dtype}))"
             raise InvalidArgument("x", words, f"{x.dtype} on {x.device}")
-        return self.values(x)[-1]
+        return self.fold(x, lambda _, node, inputs: evaluate(node, inputs))
 
-    def fold(self, first: T, step: Callable[[int, Node, list[T]], T]) -> list[T]:
-        """What a pass over the nodes, in order, gives at each: ``first`` at the Input, elsewhere ``step``.
+    def fold(self, first: T, step: Callable[[int, Node, list[T]], T]) -> T:
+        """What a pass over the nodes, in order, gives at the last: ``first`` at the Input, elsewhere ``step``.
+
+        What a node gave is let go of behind the last one that reads it.
 
         Args:
             first: of node 0.
             step: of a node's index, the node, and what its inputs gave.
         """
-        found = [first]
+        last = len(self.nodes) - 1
+        return self._fold(first, step, range(last, last + 1))[last]
+
+    def fold_all(self, first: T, step: Callable[[int, Node, list[T]], T]) -> list[T]:
+        """As :meth:`fold`, what the pass gives at every node, by node index."""
+        return list(self._fold(first, step, range(len(self.nodes))).values())
+
+    def _fold(self, first: T, step: Callable[[int, Node, list[T]], T], kept: range) -> dict[int, T]:
+        """What a pass gives at the nodes ``kept``, by node index."""
+        last_reader = {i: index for index, node in enumerate(self.nodes) for i in node.inputs}
+        found = {0: first}
         for index, node in enumerate(self.nodes[1:], start=1):
-            found.append(step(index, node, [found[i] for i in node.inputs]))
+            found[index] = step(index, node, [found[i] for i in node.inputs])
+            for i in {*node.inputs, index}:
+                if i not in kept and last_reader.get(i, i) <= index:
+                    del found[i]
         return found
 
     def values(self, x: Tensor) -> list[Tensor]:
         """The values of all nodes at ``x``, by node index."""
-        return self.fold(x, lambda _, node, inputs: evaluate(node, inputs))
+        return self.fold_all(x, lambda _, node, inputs: evaluate(node, inputs))
 
     def tangent(self, x: Tensor, v: Tensor, width: float = 0.0) -> tuple[Tensor, Tensor]:
         """Value at ``x`` and Jacobian-vector product ``J(x) v``; both of shape ``(batch, *output_shape)``.
@@ -103,7 +118,7 @@ class Graph:
         With ``width`` above zero the derivative of kinked activations is smoothed over about that width, which makes
         the product differentiable in ``x`` (for ascent only: a smoothed Jacobian is no witness).
         """
-        return self.fold((x, v), lambda _, node, pairs: push(node, pairs, width))[-1]
+        return self.fold((x, v), lambda _, node, pairs: push(node, pairs, width))
 
     def compose_output(self, matrix: Tensor) -> Graph:
         """The graph of ``matrix @ f`` for a vector-valued f, with the product rounded if merged into a last Dense."""

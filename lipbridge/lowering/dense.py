@@ -107,8 +107,8 @@ class _Writer:
                 self.readers[source] += 1
 
     def run(self) -> Lowering:
-        values = self.old.fold(_Value(self.flat(0, "input")), self.write)
-        output = self.plain(values[-1], self.old.nodes[-1].name)
+        last = self.old.fold(_Value(self.flat(0, "input")), self.write)
+        output = self.plain(last, self.old.nodes[-1].name)
         graph = Graph(tuple(self.nodes), self.old.name)
         place = {index: position for position, index in enumerate(alive_nodes(graph, output))}
         used = {index: affine for index, affine in self.affine.items() if index in place}

@@ -76,8 +76,7 @@ class Rewriter:
                 self.shared.add(value.index)
             return value
 
-        values = self.old.fold(_Value(0, None, self.old.input_shape, "input"), rewritten)
-        output = self.plain(values[-1])
+        output = self.plain(self.old.fold(_Value(0, None, self.old.input_shape, "input"), rewritten))
         graph = without_dead_nodes(Graph(tuple(self.nodes), self.old.name), output)
         used = {node.name for node in graph}
         for node in self.old.nodes:

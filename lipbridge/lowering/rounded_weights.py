@@ -83,6 +83,14 @@ def merged_after(blocks: Blocks, weight: Tensor, bias: Tensor | None) -> Layer:
     return Layer(new, _joined(parts, 0))
 
 
+def _sum(row: list[float]) -> float:
+    """The sum, rounded once; NaN where it overflows or an entry has, which no merged layer may hold."""
+    try:
+        return math.fsum(row)
+    except (OverflowError, ValueError):  # on the way, or for entries of both infinities
+        return math.nan
+
+
 def merged_before(blocks: Blocks, weight: Tensor, bias: Tensor | None) -> Layer:
     """``W blocks(h) + b`` as one layer; for a kernel no tap may fall on zeros if there are offsets."""
     columns = weight.chunk(len(blocks.factors), dim=1)
@@ -93,7 +101,7 @@ def merged_before(blocks: Blocks, weight: Tensor, bias: Tensor | None) -> Layer:
     moved = Rounded(weight.new_zeros(len(weight)), weight.new_zeros(len(weight)))
     for offset, column in zip(blocks.offsets, columns, strict=True):
         sums = torch.tensor(
-            [math.fsum(row) for row in cast(list[list[float]], cast(Any, column.flatten(1)).tolist())],
+            [_sum(row) for row in cast(list[list[float]], cast(Any, column.flatten(1)).tolist())],
             dtype=weight.dtype,
             device=weight.device,
         )

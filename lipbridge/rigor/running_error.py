@@ -58,7 +58,7 @@ def enclose(graph: Graph, x: Tensor) -> Enclosure:
     Law: the exact value, in real arithmetic, is within ``error`` of ``value``.
     """
     first = Enclosure(x, torch.zeros_like(x))
-    return graph.fold(first, lambda _, node, inputs: enclosed(node, inputs))[-1]
+    return graph.fold(first, lambda _, node, inputs: enclosed(node, inputs))
 
 
 #: A node's values with an error bound, given those of its inputs.

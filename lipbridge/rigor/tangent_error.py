@@ -78,7 +78,7 @@ def enclose_tangent(graph: Graph, x: Tensor, v: Tensor) -> Tangent:
     zero = torch.zeros_like(x)
     sound = torch.ones(len(x), dtype=torch.bool, device=x.device)
     first = Tangent(Enclosure(x, zero), Enclosure(v, zero), torch.ones_like(x), sound)
-    return graph.fold(first, lambda _, node, inputs: enclosed_tangent(node, inputs))[-1]
+    return graph.fold(first, lambda _, node, inputs: enclosed_tangent(node, inputs))
 
 
 #: A node's values and tangents with error bounds, given those of its inputs.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lipbridge.graph.evaluation import evaluate, joined, push
 from lipbridge.graph.graph import Graph
-from lipbridge.graph.nodes import Elementwise
+from lipbridge.graph.nodes import Elementwise, Node
 from lipbridge.linalg import torch_linalg, vector_norm
 from lipbridge.vocabulary import Norm, dual
 
@@ -45,17 +45,16 @@ def smoothed_tangent(graph: Graph, x: Tensor, v: Tensor, width: float) -> tuple[
     The relative width makes the smoothing the same at every depth and for points of any size. Both results are
     ``(batch, *output_shape)``; a width of zero gives the true derivative.
     """
-    pairs: list[tuple[Tensor, Tensor]] = [(x, v)]
-    for node in graph.nodes[1:]:
-        inputs = [pairs[i] for i in node.inputs]
+
+    def step(_: int, node: Node, pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         if width > 0 and isinstance(node, Elementwise) and node.activation.kinked and node.activation.homogeneous:
-            z, t = inputs[0]
+            z, t = pairs[0]
             scale = _root_mean_square(z.detach()).clamp_min(_TINY)
             slopes = node.activation.derivatives(z / scale, width)  # of degree zero, so only the width is rescaled
-            pairs.append((evaluate(node, [z]), joined(node, [d * t for d in slopes])))
-        else:
-            pairs.append(push(node, inputs, width))
-    return pairs[-1]
+            return evaluate(node, [z]), joined(node, [d * t for d in slopes])
+        return push(node, pairs, width)
+
+    return graph.fold((x, v), step)
 
 
 def _root_mean_square(z: Tensor) -> Tensor:

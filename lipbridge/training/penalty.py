@@ -25,7 +25,6 @@ from lipbridge.graph.nodes import (
     Elementwise,
     Gather,
     GroupSort,
-    Input,
     MaxPool,
     Node,
     Normalize,
@@ -120,7 +119,7 @@ class TrivialBoundPenalty(nn.Module):
         if not readers:
             raise InvalidArgument("module", "have a layer with weights", type(module).__name__)
         self._source = (network, reading)
-        self._plan = (graph.nodes, readers)
+        self._plan = (graph, readers)
         _check_live(network, reading, readers)
         self._geometries: dict[int, Convolution] = {}
         for index, live in readers.items():
@@ -177,7 +176,7 @@ class TrivialBoundPenalty(nn.Module):
             gradient = cast(Tensor, getattr(self, f"gradient_{index}"))
             grad = live.tensor.grad if live.direct else None
             if grad is None or grad.numel() != gradient.numel():
-                name = self._plan[0][index].name
+                name = self._plan[0].nodes[index].name
                 raise InvalidArgument("module", "have a parameter with a gradient as the weight of each layer", name)
             grad.add_((gradient.T if live.transposed else gradient).reshape(grad.shape), alpha=weight * stride)
 
@@ -235,21 +234,18 @@ class TrivialBoundPenalty(nn.Module):
     def _product(self, norms: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
         """The (log of the) trivial bound from the layers' norms, and its derivative in each."""
         order = {index: position for position, index in enumerate(self._plan[1], start=1)}
-        found: list[Tensor] = []
-        for index, node in enumerate(self._plan[0]):
-            if isinstance(node, Input):
-                found.append(torch.eye(1, 1 + len(norms), device=norms[0].device)[0])
-                continue
-            inputs = [found[i] for i in node.inputs]
+
+        def step(index: int, node: Node, inputs: list[Tensor]) -> Tensor:
             if index in order:
                 jet = inputs[0] * norms[order[index] - 1]
                 jet[order[index]] += inputs[0][0]
-                found.append(jet)
-            elif index in self._factors:
-                found.append(inputs[0] * self._factors[index])
-            else:
-                found.append(_propagate(node, inputs, self.norm))
-        bound, slopes = found[-1][0], found[-1][1:]
+                return jet
+            if index in self._factors:
+                return inputs[0] * self._factors[index]
+            return _propagate(node, inputs, self.norm)
+
+        found = self._plan[0].fold(torch.eye(1, 1 + len(norms), device=norms[0].device)[0], step)
+        bound, slopes = found[0], found[1:]
         if self.form == "log":
             bound = bound.clamp_min(torch.finfo(bound.dtype).tiny)
             return bound.log(), list((slopes / bound).unbind())

@@ -254,6 +254,20 @@ def test_overflow_is_an_error() -> None:
         lower_to_relu(graph)
 
 
+@pytest.mark.parametrize("row", [[1e308] * 3, [math.inf, -math.inf, 0.0]])
+def test_a_shift_that_overflows_in_the_next_layer_is_an_error(row: list[float]) -> None:
+    line = derive("line", ((Term("identity", 1.0, 1.0, 2.0),),))
+    nodes = (
+        Input("input", (), (3,)),
+        Dense("first", (0,), (3,), torch.eye(3, dtype=torch.float64)),
+        Elementwise("line", (1,), (3,), line),
+        Dense("last", (2,), (1,), torch.tensor([row], dtype=torch.float64)),
+    )
+    for lowering in (relu_lowering, fold_scalings):
+        with pytest.raises(NumericalFailure, match="`last`"):
+            lowering(Graph(nodes))
+
+
 _numbers = st.floats(-3, 3).map(lambda x: round(x, 3)) | st.sampled_from([0.0, 1.0, -1.0, 0.5, math.pi])
 _terms = st.builds(
     lambda f, c, s, o, p: Term(f, c, s, o if f == "identity" else 0.0, (p,) if f == "leaky_relu" else ()),

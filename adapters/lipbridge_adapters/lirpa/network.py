@@ -110,8 +110,7 @@ class Network(nn.Module):
         self._known: dict[tuple[object, ...], int] = {}
         self.device = graph.device
         graph = _in_vectors(graph)
-        values = graph.fold(self._read(0), lambda index, node, inputs: self._lower(node, index, inputs, graph))
-        self._affine(values[-1])
+        self._affine(graph.fold(self._read(0), lambda index, node, inputs: self._lower(node, index, inputs, graph)))
 
     def forward(self, x: Tensor) -> Tensor:
         signals = [x]

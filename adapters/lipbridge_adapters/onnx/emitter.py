@@ -59,14 +59,14 @@ class Emitter:
             NumericalFailure: for weights beyond float32's range.
         """
         helper, float32 = self.onnx.helper, self.onnx.TensorProto.FLOAT
-        values = self.graph.fold("X", self._emitted)
-        if len(values) == 1:
+        if len(self.graph.nodes) == 1:
             raise UnsupportedOperation("input", "a network without layers")
-        if values[-1] == "X":
-            values[-1] = self.op("Identity", "X")
+        last = self.graph.fold("X", self._emitted)
+        if last == "X":
+            last = self.op("Identity", "X")
         for node in self.nodes:  # the output may have readers, and may stand anywhere if it was needed before
             for names in (node.input, node.output):
-                names[:] = ["Y" if name == values[-1] else name for name in names]
+                names[:] = ["Y" if name == last else name for name in names]
         ends = [
             helper.make_tensor_value_info(name, float32, [1, *shape])
             for name, shape in (("X", self.graph.input_shape), ("Y", self.graph.output_shape))

@@ -1,0 +1,66 @@
+"""One walk over a Graph: in order, with the inputs' values, and without those that nothing reads any more."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from lipbridge.graph.evaluation import evaluate
+from lipbridge.graph.graph import Graph
+from lipbridge.graph.nodes import Add, Input, Node, Reshape
+from tests.support.dags import dag
+
+
+class Value:
+    """Something that a weak reference can see go."""
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_fold_is_the_last_of_all_values(seed: int) -> None:
+    graph = dag(seed)
+    x = torch.randn(2, *graph.input_shape, dtype=torch.float64)
+    values = graph.fold_all(x, lambda _, node, inputs: evaluate(node, inputs))
+    assert torch.equal(
+        torch.nan_to_num(graph.fold(x, lambda _, node, inputs: evaluate(node, inputs))), torch.nan_to_num(values[-1])
+    )
+    assert [value.shape[1:] for value in values] == [node.shape for node in graph]
+
+
+def test_the_nodes_are_taken_in_order_with_their_inputs() -> None:
+    graph = dag(3)
+    seen: list[int] = []
+
+    def step(index: int, node: Node, inputs: list[int]) -> int:
+        assert inputs == list(node.inputs)
+        assert graph.nodes[index] is node
+        seen.append(index)
+        return index
+
+    assert graph.fold(0, step) == len(graph.nodes) - 1
+    assert seen == list(range(1, len(graph.nodes)))
+
+
+def test_values_that_nothing_reads_any_more_are_let_go_of() -> None:
+    line = [Reshape(f"r{i}", (i,), (3,)) for i in range(6)]
+    graph = Graph((Input("input", (), (3,)), *line, Reshape("dead", (2,), (3,)), Add("sum", (1, 6), (3,))))
+    made: list[weakref.ref[Value]] = []
+
+    def step(_: int, node: Node, inputs: list[Value]) -> Value:
+        gc.collect()
+        alive = [value() is not None for value in made]
+        if node.name == "sum":  # what it reads, and no other
+            assert alive == [True, False, False, False, False, True, False]
+        value = Value()
+        made.append(weakref.ref(value))
+        return value
+
+    assert isinstance(graph.fold(Value(), step), Value)
+
+
+def test_the_input_alone() -> None:
+    graph = Graph((Input("input", (), (3,)),))
+    assert graph.fold("x", lambda _, node, inputs: "y") == "x"
+    assert graph.fold_all("x", lambda _, node, inputs: "y") == ["x"]
