@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any, cast
 
-from lipbridge.frontend.layers import Padded, convolution
+from lipbridge.frontend.layers import Padded, convolution, transposed_convolution
 from lipbridge.graph.nodes import ConvTranspose
 from lipbridge_adapters.onnx.file import Fault
 from lipbridge_adapters.onnx.reader import Call, Flow, OnnxReader, Value, operator
@@ -128,16 +127,25 @@ def _conv_transpose(reader: OnnxReader, call: Call) -> Value:
         raise Fault("the bias of its ConvTranspose does not fit its kernel")
     stride, dilation = (integers_of(call, name, len(size), 1) for name in ("strides", "dilations"))
     more = _attribute_of(call, "output_padding", len(size), 0, 0)
-    node = ConvTranspose(reader.layer, (), (channels,), W, b, stride, (), dilation, group)
-    spread = node.spread((channels, *size))
+    whole = ConvTranspose(reader.layer, (), (channels,), W, b, stride, (), dilation, group)
+    spread = whole.spread((channels, *size))
     padding = _cut(call, size, stride, spread, more)
     shape = (channels, *(n - before - after for n, (before, after) in zip(spread, padding, strict=True)))
     if min(shape) < 1:
         raise Fault(f"its ConvTranspose leaves {shape} of {x.shape}")
     reader.require_small(channels * math.prod(spread))
     reader.require_small(math.prod(shape))
-    source = reader.materialise(reader.seen(x))
-    made = reader.append(replace(node, inputs=(source,), shape=shape, padding=padding))
+    made = transposed_convolution(
+        reader,
+        reader.seen(x),
+        W,
+        b,
+        shape,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=group,
+    )
     return Flow(made, (1, *shape))
 
 
