@@ -16,7 +16,7 @@ from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS, Interval
 from lipbridge.errors import NumericalFailure
 from lipbridge.rounding.factors import Factor, number
 from lipbridge.rounding.outward import SMALLEST
-from lipbridge.rounding.scalars import down, root_sum_of_powers_up, up
+from lipbridge.rounding.scalars import FLOOR, down, root_sum_of_powers_up, up
 from lipbridge.vocabulary import NORMS, Norm
 
 
@@ -216,7 +216,7 @@ class Activation:
                 away = (z + (term.offset - kink) / term.scale).abs()
                 if abs(term.scale) != 1.0 or term.offset != 0.0:
                     away = away - 2.0**-50 * (z.abs() + abs((abs(term.offset) + abs(kink)) / term.scale))
-                    away = (away - 2.0**-1020 / abs(term.scale)).clamp_min(0.0)
+                    away = (away - FLOOR / abs(term.scale)).clamp_min(0.0)
                 distance = torch.minimum(distance, away)
         return distance
 

@@ -17,14 +17,14 @@ from torch import Tensor
 from lipbridge.activations.activation import Component, Term
 from lipbridge.activations.piecewise_linear import Pieces, above, below
 from lipbridge.activations.scalar_functions import GELU_CUBE, SCALAR_FUNCTIONS, Interval, Parameters
-from lipbridge.rounding.scalars import TINY, up
+from lipbridge.rounding.scalars import FLOOR, TINY, up
 
 Slopes = tuple[Tensor, Tensor]
 
 #: More than the error of a derivative's evaluation (a few operations on numbers of size about one).
 SLACK = 2.0**-46
-#: More than the relative error of a few operations, and of one that underflows or is flushed to zero.
-WIDER, FLOOR = 2.0**-50, 2.0**-1020
+#: More than the relative error of a few operations.
+WIDER = 2.0**-50
 #: Arguments beyond this have lost too many digits for the quadrant of a sine to be known.
 FAR = 2.0**30
 

@@ -20,7 +20,7 @@ from lipbridge.constants.linear_branches import groups_of, merged_of, roots_of
 from lipbridge.constants.node_constants import Constants, propagate, through, with_error
 from lipbridge.constants.scaled_layers import block_of
 from lipbridge.errors import InvalidArgument
-from lipbridge.graph.graph import Graph
+from lipbridge.graph.graph import Graph, reached
 from lipbridge.graph.nodes import (
     Concat,
     Conv,
@@ -42,7 +42,7 @@ def output_constants(graph: Graph, p: Norm, q: Norm) -> Constants:
     roots = roots_of(graph)
     reads = [_reads(graph, index, roots) for index in range(len(graph.nodes))]
     found: dict[int, Constants] = {0: dict.fromkeys(norms, 1.0)}
-    for index in sorted(_needed(reads)):
+    for index in sorted(reached([len(graph.nodes) - 1], lambda index: reads[index])):
         if index:
             constants = dict(_constants(graph, index, roots, found))
             for smaller, larger in pairwise(norms):
@@ -62,16 +62,6 @@ def _reads(graph: Graph, index: int, roots: list[int]) -> set[int]:
     behind = _two_slopes(graph, index)
     own = set(node.inputs) if behind is None else {*node.inputs, behind[0]}
     return own | {roots[group[0]] for group in groups_of(graph, node, roots)}
-
-
-def _needed(reads: list[set[int]]) -> set[int]:
-    alive, waiting = {0}, [len(reads) - 1]
-    while waiting:
-        index = waiting.pop()
-        if index not in alive:
-            alive.add(index)
-            waiting.extend(reads[index])
-    return alive
 
 
 def _constants(graph: Graph, index: int, roots: list[int], found: Mapping[int, Constants]) -> Constants:

@@ -13,7 +13,7 @@ from lipbridge.activations.activation import derive
 from lipbridge.constants.node_constants import Constants, through
 from lipbridge.constants.scaled_layers import magnitude_of
 from lipbridge.graph.geometry import geometry
-from lipbridge.graph.graph import Graph
+from lipbridge.graph.graph import Graph, reached
 from lipbridge.graph.nodes import (
     Add,
     Concat,
@@ -184,14 +184,8 @@ def _jacobian(graph: Graph, last: Node, root: int) -> tuple[Tensor, Tensor]:
     n = math.prod(shape)
     unit = torch.eye(n, dtype=torch.float64, device=graph.device).reshape(n, *shape)
     values = {root: Enclosure(unit, torch.zeros_like(unit))}
-    between: set[int] = set()
-    waiting = list(last.inputs)
-    while waiting:
-        index = waiting.pop()
-        if index not in between and index != root:
-            between.add(index)
-            waiting.extend(graph.nodes[index].inputs)
-    for index in sorted(between):
+    between = reached(last.inputs, lambda index: () if index == root else graph.nodes[index].inputs)
+    for index in sorted(between - {root}):
         node = graph.nodes[index]
         values[index] = enclosed(_homogeneous(node), [values[i] for i in node.inputs])
     found = enclosed(last, [values[i] for i in last.inputs])

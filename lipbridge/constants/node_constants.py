@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from lipbridge.graph.geometry import adjoint_geometry, geometry, most_copies, most_windows
+from lipbridge.graph.geometry import adjoint_geometry, geometry, most_copies
 from lipbridge.graph.nodes import (
     Add,
     Concat,
@@ -23,6 +23,7 @@ from lipbridge.graph.nodes import (
     Softmax,
 )
 from lipbridge.graph.rules import Rule
+from lipbridge.graph.windows import most_windows
 from lipbridge.rigor.convolution import proved_conv_norm
 from lipbridge.rigor.matrix import proved_operator_norm
 from lipbridge.rounding.scalars import add_up, down, mul_up, root_sum_of_powers_up, sqrt_up, up

@@ -1,34 +1,21 @@
-"""The geometry of convolutions and windows, read off their nodes."""
+"""The geometry of convolutions, and of copies, read off their nodes."""
 
 from __future__ import annotations
+
+import math
 
 from lipbridge.graph.nodes import (
     Conv,
     ConvTranspose,
     Gather,
-    MaxPool,
 )
-from lipbridge.norms.conv_geometry import Convolution
+from lipbridge.norms.conv_geometry import Axis, Convolution
 
 
 def most_copies(node: Gather) -> int:
     """The largest number of outputs that copy one input."""
     copied = node.index[node.index >= 0]
     return int(copied.bincount().max()) if copied.numel() else 0
-
-
-def most_windows(node: MaxPool, shape: tuple[int, ...]) -> int:
-    """The largest number of windows that one input belongs to."""
-    product = 1
-    for axis, length in enumerate(shape[1:]):
-        held = [0] * length
-        for window in range(node.shape[1 + axis]):
-            start = window * node.stride[axis] - node.padding[axis]
-            for tap in range(node.kernel[axis]):
-                if 0 <= start + tap * node.dilation[axis] < length:
-                    held[start + tap * node.dilation[axis]] += 1
-        product *= max(held)
-    return product
 
 
 def geometry(node: Conv, shape: tuple[int, ...]) -> Convolution:
@@ -48,4 +35,20 @@ def adjoint_geometry(node: ConvTranspose, shape: tuple[int, ...]) -> Convolution
     return Convolution((node.shape[0], *space), node.stride, padding, node.dilation, node.groups)
 
 
-__all__ = ["adjoint_geometry", "geometry", "most_copies", "most_windows"]
+def meeting_taps(node: Conv, shape: tuple[int, ...]) -> int:
+    """The most taps of one window that read one and the same input."""
+    if node.diagonal or node.padding_mode == "zeros":
+        return 1
+    return math.prod(_meeting_on(axis) for axis in geometry(node, shape).geometry(node.kernel))
+
+
+def _meeting_on(axis: Axis) -> int:
+    most = 1
+    for window in range(axis.outputs):
+        start = window * axis.stride - axis.padding[0]
+        sources = [axis.source(start + tap * axis.dilation) for tap in range(axis.kernel)]
+        most = max(most, *(sources.count(source) for source in sources))
+    return most
+
+
+__all__ = ["adjoint_geometry", "geometry", "meeting_taps", "most_copies"]

@@ -7,7 +7,7 @@ bounds are about.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -28,6 +28,7 @@ from lipbridge.graph.nodes import (
     Reshape,
 )
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -172,13 +173,19 @@ def has_errors(node: Node) -> bool:
 
 def alive_nodes(graph: Graph, output: int | None = None) -> list[int]:
     """The places, in order, of the Input and of the nodes that node ``output`` (the last if None) reads on the way."""
-    alive, waiting = {0}, [len(graph.nodes) - 1 if output is None else output]
+    start = len(graph.nodes) - 1 if output is None else output
+    return sorted({0} | reached([start], lambda index: graph.nodes[index].inputs))
+
+
+def reached(starts: Iterable[K], reads: Callable[[K], Iterable[K]]) -> set[K]:
+    """The starts, what they read, what that reads, and so on."""
+    found, waiting = set[K](), [*starts]
     while waiting:
-        index = waiting.pop()
-        if index not in alive:
-            alive.add(index)
-            waiting.extend(graph.nodes[index].inputs)
-    return sorted(alive)
+        item = waiting.pop()
+        if item not in found:
+            found.add(item)
+            waiting.extend(reads(item))
+    return found
 
 
 def with_axes(graph: Graph) -> Graph:
@@ -195,4 +202,4 @@ def without_dead_nodes(graph: Graph, output: int | None = None) -> Graph:
     return replace(graph, nodes=kept)
 
 
-__all__ = ["Graph", "alive_nodes", "has_errors", "stored", "with_axes", "without_dead_nodes"]
+__all__ = ["Graph", "alive_nodes", "has_errors", "reached", "stored", "with_axes", "without_dead_nodes"]

@@ -1,4 +1,4 @@
-"""The windows of max pooling, entry by entry."""
+"""The windows of max pooling: which entries each holds, and how many hold one entry."""
 
 from __future__ import annotations
 
@@ -10,6 +10,20 @@ from torch import Tensor
 from lipbridge.graph.nodes import (
     MaxPool,
 )
+
+
+def most_windows(node: MaxPool, shape: tuple[int, ...]) -> int:
+    """The largest number of windows that one input belongs to."""
+    product = 1
+    for axis, length in enumerate(shape[1:]):
+        held = [0] * length
+        for window in range(node.shape[1 + axis]):
+            start = window * node.stride[axis] - node.padding[axis]
+            for tap in range(node.kernel[axis]):
+                if 0 <= start + tap * node.dilation[axis] < length:
+                    held[start + tap * node.dilation[axis]] += 1
+        product *= max(held)
+    return product
 
 
 def window_places(node: MaxPool, space: Sequence[int], device: torch.device) -> Tensor:
@@ -37,3 +51,6 @@ def in_windows(x: Tensor, windows: Tensor, outside: float) -> Tensor:
     """``(batch, channels, windows, entries)``."""
     flat = torch.nn.functional.pad(x.flatten(2), (0, 1), value=outside)
     return flat[:, :, windows]  # -1 is the last entry
+
+
+__all__ = ["in_windows", "most_windows", "window_places"]

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations.activation import Activation, Component
+from lipbridge.activations.piecewise_linear import above
 from lipbridge.activations.scalar_functions import SCALAR_FUNCTIONS
-from lipbridge.rounding.scalars import up
 
 #: A slope interval narrower than this, relative to its slopes, is a line with an uncertain slope: no variable.
 NARROW = 2.0**-36
@@ -141,13 +141,8 @@ def _assemble(rows: list[tuple[Fraction, list[Fraction]]], *, round_up: bool = F
     radius = torch.zeros_like(E)
     for k, (line, shares) in enumerate(rows):
         narrow = sum((abs(shares[j]) for j in range(J) if j not in wide), Fraction(0))
-        E[k, 0], radius[k, 0] = float(line), _above(abs(line - Fraction(float(line))) + narrow)
+        E[k, 0], radius[k, 0] = float(line), above(abs(line - Fraction(float(line))) + narrow)
         for column, j in enumerate(wide, start=1):
-            E[k, column] = _above(shares[j]) if round_up else float(shares[j])
-            radius[k, column] = 0.0 if round_up else _above(abs(shares[j] - Fraction(float(shares[j]))))
+            E[k, column] = above(shares[j]) if round_up else float(shares[j])
+            radius[k, column] = 0.0 if round_up else above(abs(shares[j] - Fraction(float(shares[j]))))
     return Increments(E, radius, tuple(range(len(wide))))
-
-
-def _above(value: Fraction) -> float:
-    nearest = float(value)
-    return nearest if Fraction(nearest) >= value else up(nearest)

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from lipbridge.activations.slopes import FLOOR, WIDER, outward
+from lipbridge.activations.slopes import WIDER, outward
 from lipbridge.constants.node_constants import propagate
 from lipbridge.graph.evaluation import convolve_transposed, evaluate
 from lipbridge.graph.geometry import adjoint_geometry, most_copies
@@ -30,7 +30,7 @@ from lipbridge.propagation.rules import (
     times,
 )
 from lipbridge.rigor.running_error import Enclosure, enclosed
-from lipbridge.rounding.scalars import TINY, gamma
+from lipbridge.rounding.scalars import FLOOR, TINY, gamma
 from lipbridge.vocabulary import Norm
 
 # --- transposed convolutions -----------------------------------------------------------------------------------------

@@ -26,9 +26,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lipbridge.activations.slopes import FLOOR, WIDER, outward
+from lipbridge.activations.slopes import WIDER, outward
 from lipbridge.constants.node_constants import conv_norm_up, transposed_norm_up
 from lipbridge.errors import InvalidArgument
+from lipbridge.graph.geometry import meeting_taps
 from lipbridge.graph.graph import Graph, has_errors, stored
 from lipbridge.graph.nodes import Conv, ConvTranspose, Dense, Elementwise, Node
 from lipbridge.problem.question import Ball
@@ -51,7 +52,7 @@ from lipbridge.propagation.rules import (
 )
 from lipbridge.rigor.matrix import proved_operator_norm
 from lipbridge.rigor.running_error import Enclosure, uncertainty
-from lipbridge.rounding.scalars import gamma
+from lipbridge.rounding.scalars import FLOOR, gamma
 from lipbridge.vocabulary import Norm
 
 #: Linear forms are pulled back in pieces of at most so many numbers.
@@ -150,7 +151,7 @@ def _gains(graph: Graph, index: int) -> bool:
 
 def _copies(graph: Graph, node: Node) -> bool:
     """Whether taps of a convolution meet on one input, so that only lines know their sum."""
-    return isinstance(node, Conv) and _space.meeting_taps(node, graph.nodes[node.inputs[0]].shape) > 1
+    return isinstance(node, Conv) and meeting_taps(node, graph.nodes[node.inputs[0]].shape) > 1
 
 
 def _pulled_back(

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from lipbridge.activations.slopes import FLOOR, WIDER, component_bend, component_range, component_slopes, outward
+from lipbridge.activations.slopes import WIDER, component_bend, component_range, component_slopes, outward
 from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.nodes import Add, Concat, Dense, Elementwise, Node, Reshape, block_axis
 from lipbridge.graph.rules import ProblemRule
 from lipbridge.linalg import vector_norm
 from lipbridge.rigor.running_error import Enclosure, enclosed
-from lipbridge.rounding.scalars import TINY, gamma
+from lipbridge.rounding.scalars import FLOOR, TINY, gamma
 from lipbridge.vocabulary import Norm
 
 

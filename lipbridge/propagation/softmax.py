@@ -11,13 +11,13 @@ import math
 import torch
 from torch import Tensor
 
-from lipbridge.activations.slopes import FLOOR, WIDER, outward
+from lipbridge.activations.slopes import WIDER, outward
 from lipbridge.constants.node_constants import softmax_norm_up
 from lipbridge.graph.nodes import Softmax
 from lipbridge.propagation.rules import Context, Lines, Pulled, Reach, halves, narrowed, pull, reach, times
 from lipbridge.rigor.accuracy import ULPS
 from lipbridge.rigor.running_error import Enclosure, enclosed
-from lipbridge.rounding.scalars import gamma
+from lipbridge.rounding.scalars import FLOOR, gamma
 from lipbridge.vocabulary import Norm
 
 NONLINEAR = (Softmax,)

@@ -14,13 +14,12 @@ import math
 import torch
 from torch import Tensor
 
-from lipbridge.activations.slopes import FLOOR, WIDER, outward
+from lipbridge.activations.slopes import WIDER, outward
 from lipbridge.constants.node_constants import normalize_norm_up, propagate, root_mean_square_norm_up
 from lipbridge.graph.evaluation import convolve, evaluate, grouped, runs
-from lipbridge.graph.geometry import geometry, most_windows
+from lipbridge.graph.geometry import geometry, meeting_taps
 from lipbridge.graph.nodes import Conv, GroupSort, MaxPool, Normalize
-from lipbridge.graph.windows import in_windows, window_places
-from lipbridge.norms.conv_geometry import Axis
+from lipbridge.graph.windows import in_windows, most_windows, window_places
 from lipbridge.propagation.rules import (
     DUAL,
     Context,
@@ -36,7 +35,7 @@ from lipbridge.propagation.rules import (
     times,
 )
 from lipbridge.rigor.running_error import Enclosure, enclosed
-from lipbridge.rounding.scalars import TINY, gamma
+from lipbridge.rounding.scalars import FLOOR, TINY, gamma
 from lipbridge.vocabulary import Norm
 
 #: The nodes of this file that are not linear.
@@ -85,22 +84,6 @@ def _row_norms_up(node: Conv, shape: tuple[int, ...], norm: Norm) -> Tensor:
     scaled = torch.where(scale > 0, W / scale, 0.0)
     squares = convolve(node, ones, scaled.square(), None) + n * FLOOR
     return (m * squares).sqrt() * largest * slack + FLOOR
-
-
-def meeting_taps(node: Conv, shape: tuple[int, ...]) -> int:
-    """The most taps of one window that read one and the same input."""
-    if node.diagonal or node.padding_mode == "zeros":
-        return 1
-    return math.prod(_meeting_on(axis) for axis in geometry(node, shape).geometry(node.kernel))
-
-
-def _meeting_on(axis: Axis) -> int:
-    most = 1
-    for window in range(axis.outputs):
-        start = window * axis.stride - axis.padding[0]
-        sources = [axis.source(start + tap * axis.dilation) for tap in range(axis.kernel)]
-        most = max(most, *(sources.count(source) for source in sources))
-    return most
 
 
 @pull.of(Conv)
@@ -318,4 +301,4 @@ def _(node: Normalize, form: Tensor, inputs: list[Reach], lines: list[Lines]) ->
     return Pulled([part], times(form, middle), error)
 
 
-__all__ = ["NONLINEAR", "meeting_taps"]
+__all__ = ["NONLINEAR"]

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from lipbridge.activations.scalar_functions import Parameters
-from lipbridge.rounding.scalars import UNIT
+from lipbridge.rounding.scalars import FLOOR, UNIT
 
 #: Trusted accuracy of the library's scalar functions and of the few operations around them: eight ulp.
 ULPS = 16.0 * UNIT
-#: More than what one operation loses to underflow, also where a device flushes subnormal numbers to zero.
-UNDERFLOW = 2.0**-1020
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def _argument(t: Tensor, _value: Tensor, _: Parameters) -> Tensor:
 
 def _log_sigmoid_error(_t: Tensor, value: Tensor, _: Parameters) -> Tensor:
     # exp(-t) may underflow.
-    return ULPS * value.abs() + UNDERFLOW
+    return ULPS * value.abs() + FLOOR
 
 
 def _softplus_error(t: Tensor, value: Tensor, p: Parameters) -> Tensor:
@@ -57,7 +55,7 @@ def _softplus_error(t: Tensor, value: Tensor, p: Parameters) -> Tensor:
     # Beyond beta t = 20 torch returns t itself, which is log(1 + exp(-20)) / beta < 2.1e-9 / beta too low.
     inner = p[0] * t
     own = ULPS * value.abs() * (1.0 + (-inner).clamp(0.0, 1100.0))
-    return own + (UNDERFLOW + (inner > 19.0).to(t.dtype) * 2.1e-9) / abs(p[0])
+    return own + (FLOOR + (inner > 19.0).to(t.dtype) * 2.1e-9) / abs(p[0])
 
 
 def _elu_error(t: Tensor, _value: Tensor, p: Parameters) -> Tensor:
@@ -67,7 +65,7 @@ def _elu_error(t: Tensor, _value: Tensor, p: Parameters) -> Tensor:
 
 def _celu_error(t: Tensor, _value: Tensor, p: Parameters) -> Tensor:
     # As of elu; and t / alpha may underflow, or be flushed to zero, before it is multiplied by alpha again.
-    return (t < 0).to(t.dtype) * (ULPS * abs(p[0])) + torch.minimum(t.abs(), torch.full_like(t, abs(p[0]) * UNDERFLOW))
+    return (t < 0).to(t.dtype) * (ULPS * abs(p[0])) + torch.minimum(t.abs(), torch.full_like(t, abs(p[0]) * FLOOR))
 
 
 ACCURACY: dict[str, Accuracy] = {

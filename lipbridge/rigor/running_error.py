@@ -35,10 +35,7 @@ from lipbridge.graph.nodes import (
 )
 from lipbridge.graph.rules import Rule
 from lipbridge.rigor.accuracy import ACCURACY, ULPS, Accuracy
-from lipbridge.rounding.scalars import TINY, gamma
-
-#: More than the error of one underflowing operation, also where a device flushes subnormal numbers to zero.
-FLOOR = 2.0**-1020
+from lipbridge.rounding.scalars import FLOOR, TINY, gamma
 
 
 @dataclass(frozen=True, eq=False)

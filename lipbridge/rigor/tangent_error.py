@@ -31,7 +31,6 @@ from lipbridge.graph.rules import Rule
 from lipbridge.graph.windows import in_windows, window_places
 from lipbridge.rigor.accuracy import ULPS
 from lipbridge.rigor.running_error import (
-    FLOOR,
     Enclosure,
     accuracy,
     argument_error,
@@ -50,7 +49,7 @@ from lipbridge.rigor.running_error import (
     uncertainty,
     unknown_functions,
 )
-from lipbridge.rounding.scalars import TINY, gamma
+from lipbridge.rounding.scalars import FLOOR, TINY, gamma
 
 
 @dataclass(frozen=True, eq=False)

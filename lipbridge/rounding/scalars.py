@@ -15,6 +15,8 @@ from lipbridge.errors import NumericalFailure
 UNIT = 2.0**-53
 #: Largest error of one float64 operation whose result is subnormal or underflows: half of 2**-1074, rounded up.
 TINY = 2.0**-1074
+#: More than the error of one underflowing operation, also where a device flushes subnormal numbers to zero.
+FLOOR = 2.0**-1020
 
 
 def finite(value: float, what: str = "A bound") -> float:

@@ -22,7 +22,7 @@ from lipbridge.frontend.export import BatchSize, Program, layer_name, operation_
 from lipbridge.frontend.normalisation import SCALE
 from lipbridge.frontend.program import ProgramReader, Reading
 from lipbridge.frontend.program_values import Repeated
-from lipbridge.graph.graph import Graph
+from lipbridge.graph.graph import Graph, reached
 from lipbridge.graph.nodes import Add, Concat, Conv, ConvTranspose, Dense, Elementwise, Input, Node
 from lipbridge.vocabulary import Norm
 
@@ -195,14 +195,8 @@ def _steps(
         place[key] = len(steps)
         steps.append(step)
 
-    wanted: set[fx.Node] = set()
-    waiting = [source for source in sources if isinstance(source, fx.Node)]
-    while waiting:
-        node = waiting.pop()
-        if node not in wanted:
-            wanted.add(node)
-            if node in reader.live:
-                waiting.extend(node.all_input_nodes)
+    starts = [source for source in sources if isinstance(source, fx.Node)]
+    wanted = reached(starts, lambda node: node.all_input_nodes if node in reader.live else ())
     for node in program.graph.nodes:
         if node not in wanted:
             continue

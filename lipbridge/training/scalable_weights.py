@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.frontend.builder import itself
 from lipbridge.frontend.program import Reading
+from lipbridge.graph.graph import reached
 from lipbridge.graph.nodes import Conv, Dense
 
 _SCALED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -118,13 +119,11 @@ def scalable_weight(module: nn.Module, reading: Reading, layer: Dense | Conv) ->
 
 def _stored_before(reading: Reading, source: fx.Node) -> tuple[list[str], bool]:
     """The module's tensors that a weight is computed from, and whether nothing but its one use reads any of it."""
-    found: set[fx.Node] = set()
-    waiting = [source]
-    while waiting:
-        node = waiting.pop()
-        if node not in found and (node in reading.program.stored or node in reading.reader.live):
-            found.add(node)
-            waiting.extend(node.all_input_nodes)
+
+    def counts(node: fx.Node) -> bool:
+        return node in reading.program.stored or node in reading.reader.live
+
+    found = {node for node in reached([source], lambda n: n.all_input_nodes if counts(n) else ()) if counts(node)}
     names = [reading.program.stored[node] for node in found if node in reading.program.stored]
     inside = all(set(node.users) <= found for node in found if node is not source)
     return names, inside and len(source.users) == 1 and _uses_once(next(iter(source.users)), source)

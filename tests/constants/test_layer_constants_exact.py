@@ -25,7 +25,6 @@ from lipbridge.constants.linear_branches import _own_tap
 from lipbridge.constants.node_constants import _root_up, normalize_norm_up, root_mean_square_norm_up
 from lipbridge.constants.trivial import trivial_bound
 from lipbridge.graph.evaluation import evaluate
-from lipbridge.graph.geometry import most_windows
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import (
     Add,
@@ -40,6 +39,7 @@ from lipbridge.graph.nodes import (
     Node,
     Normalize,
 )
+from lipbridge.graph.windows import most_windows
 from lipbridge.vocabulary import NORMS, Norm
 from tests.support.attack.truth import everywhere
 from tests.support.coarse import coarse, coarse_arithmetic
