@@ -127,6 +127,13 @@ def tensor_of(module: nn.Module) -> Callable[[str], Tensor]:
     return find
 
 
+def owner_of(module: nn.Module, name: str) -> nn.Module | None:
+    """The layer that stores the module's parameter of a dotted name; None if what has that name is no parameter."""
+    path, _, own = name.rpartition(".")
+    owner = module.get_submodule(path)
+    return owner if own in dict(owner.named_parameters(recurse=False)) else None
+
+
 def _baked_input(module: nn.Module) -> Any:
     """The shape, with batch, of the input of a program that torch exported; None for other modules."""
     if not isinstance(module, fx.GraphModule):

@@ -109,6 +109,14 @@ class Graph:
                     del found[i]
         return found
 
+    def readers(self) -> list[list[int]]:
+        """By node index, the nodes that read it, in order; one that reads it twice is there twice."""
+        found: list[list[int]] = [[] for _ in self.nodes]
+        for index, node in enumerate(self.nodes):
+            for source in node.inputs:
+                found[source].append(index)
+        return found
+
     def values(self, x: Tensor) -> list[Tensor]:
         """The values of all nodes at ``x``, by node index."""
         return self.fold_all(x, lambda _, node, inputs: evaluate(node, inputs))
@@ -134,7 +142,11 @@ class Graph:
     @property
     def device(self) -> torch.device:
         """Where the weights are; the CPU for a Graph without any."""
-        return next((tensor.device for node in self.nodes for tensor in stored(node)), torch.device("cpu"))
+        return self.device_or(torch.device("cpu"))
+
+    def device_or(self, other: torch.device) -> torch.device:
+        """Where the weights are; ``other`` for a Graph without any."""
+        return next((tensor.device for node in self.nodes for tensor in stored(node)), other)
 
     def to(self, device: torch.device | str) -> Graph:
         """The same graph with its weights on ``device``."""

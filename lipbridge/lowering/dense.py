@@ -101,10 +101,7 @@ class _Writer:
         self.nodes: list[Node] = [graph.nodes[0]]
         self.affine: dict[int, _Affine] = {}  # what the new dense layers are
         self.origins: dict[int, int] = {}
-        self.readers = [0] * len(graph.nodes)
-        for node in graph.nodes:
-            for source in node.inputs:
-                self.readers[source] += 1
+        self.readers = graph.readers()
 
     def run(self) -> Lowering:
         last = self.old.fold(_Value(self.flat(0, "input")), self.write)
@@ -123,7 +120,7 @@ class _Writer:
 
     def write(self, index: int, node: Node, sources: list[_Value]) -> _Value:
         # The new node before may be merged into this one if it serves its old node alone, and that only this one.
-        merge = len(sources) == 1 and node.inputs[0] > 0 and self.readers[node.inputs[0]] == 1
+        merge = len(sources) == 1 and node.inputs[0] > 0 and len(self.readers[node.inputs[0]]) == 1
         return _written(node, self, index, sources, merge)
 
     def add(self, node: Node) -> int:

@@ -65,14 +65,11 @@ class Rewriter:
         self.shared: set[int] = set()  # new nodes whose old value has several readers
 
     def run(self) -> Lowering:
-        readers = [0] * len(self.old.nodes)
-        for node in self.old.nodes:
-            for source in node.inputs:
-                readers[source] += 1
+        readers = self.old.readers()
 
         def rewritten(index: int, node: Node, inputs: list[_Value]) -> _Value:
             value = self.rewrite(node, inputs)
-            if readers[index] > 1:
+            if len(readers[index]) > 1:
                 self.shared.add(value.index)
             return value
 

@@ -30,7 +30,7 @@ from lipbridge.activations.slopes import WIDER, outward
 from lipbridge.constants.node_constants import conv_norm_up, transposed_norm_up
 from lipbridge.errors import InvalidArgument
 from lipbridge.graph.geometry import meeting_taps
-from lipbridge.graph.graph import Graph, has_errors, stored
+from lipbridge.graph.graph import Graph, has_errors
 from lipbridge.graph.nodes import Conv, ConvTranspose, Dense, Elementwise, Node
 from lipbridge.problem.question import Ball
 from lipbridge.propagation import softmax as _softmax
@@ -94,7 +94,7 @@ def reaches(graph: Graph, ball: Ball, norms: Mapping[Node, float] | None = None,
     if tuple(ball.centers.shape[1:]) != graph.input_shape:
         raise InvalidArgument("centers", f"have shape (k, *{graph.input_shape})", tuple(ball.centers.shape))
     context = Context(ball.norm, norms or {})
-    centers = ball.centers.detach().to(device=_device(graph, ball), dtype=torch.float64)
+    centers = ball.centers.detach().to(device=graph.device_or(ball.centers.device), dtype=torch.float64)
     zero = torch.zeros_like(centers)
     radius = torch.full((len(centers),), ball.radius, dtype=torch.float64, device=centers.device)
     lower, upper = outward(centers - ball.radius, centers + ball.radius)
@@ -128,10 +128,6 @@ def _widened(node: Node, own: Reach, found: list[Reach], context: Context) -> Re
     lower, upper = outward(own.lower - more, own.upper + more)
     distance = own.distance + 2.0 * norm_up(more.flatten(1), context.norm) * (1.0 + WIDER)
     return Reach(lower, upper, own.center, distance * (1.0 + WIDER))
-
-
-def _device(graph: Graph, ball: Ball) -> torch.device:
-    return graph.device if any(stored(node) for node in graph) else ball.centers.device
 
 
 def _gains(graph: Graph, index: int) -> bool:

@@ -18,6 +18,7 @@ from lipbridge.constants.node_constants import propagate
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.frontend.activations import TwoSlopes
 from lipbridge.frontend.builder import Curve, Deferred, Recipe
+from lipbridge.frontend.capture import owner_of
 from lipbridge.frontend.export import BatchSize, Program, layer_name, operation_name
 from lipbridge.frontend.normalisation import SCALE
 from lipbridge.frontend.program import ProgramReader, Reading
@@ -107,10 +108,7 @@ class LiveLayer:
 def live_layers(module: nn.Module, reading: Reading) -> dict[int, LiveLayer]:
     """The layers whose weights depend on parameters or buffers, by the index of their node; see :class:`LiveLayer`."""
     graph, recipes = reading.graph, reading.recipes
-    readers: dict[int, list[int]] = {}
-    for index, node in enumerate(graph.nodes):
-        for source in node.inputs:
-            readers.setdefault(source, []).append(index)
+    readers = graph.readers()
     found: dict[int, LiveLayer] = {}
     merged: set[int] = set()
     for index, node in enumerate(graph.nodes):
@@ -118,7 +116,7 @@ def live_layers(module: nn.Module, reading: Reading) -> dict[int, LiveLayer]:
             continue
         assert isinstance(node, Dense | Conv | ConvTranspose | Elementwise)
         scale = None
-        after = readers.get(index, [])
+        after = readers[index]
         if _mergeable(node) and len(after) == 1 and after[0] in recipes and _is_scale(graph.nodes[after[0]]):
             scale = _tensor(module, reading, after[0])
             merged.add(after[0])
@@ -174,11 +172,10 @@ def _stored(module: nn.Module, node: Node) -> tuple[nn.Module, str, bool] | None
     """Where the weight stands, if it is a parameter or its transpose."""
     if not isinstance(node, Dense | Conv | ConvTranspose) or not node.parameter or node.parameter == SCALE:
         return None
-    path, _, name = node.parameter.rpartition(".")
-    owner = module.get_submodule(path)
+    owner, name = owner_of(module, node.parameter), node.parameter.rpartition(".")[2]
     tensor = getattr(owner, name, None)
     transposed = isinstance(node, Dense) and node.transposed
-    if name not in dict(owner.named_parameters(recurse=False)) or not isinstance(tensor, Tensor):
+    if owner is None or not isinstance(tensor, Tensor):
         return None
     shape = tuple(tensor.T.shape if transposed else tensor.shape)
     return (owner, name, transposed) if shape == tuple(node.weight.shape) else None

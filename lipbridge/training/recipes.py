@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lipbridge.data import Dataset
 from lipbridge.errors import InvalidArgument, UnknownName
-from lipbridge.frontend.capture import capture
+from lipbridge.frontend.capture import capture, tensor_of
 from lipbridge.graph.geometry import geometry
 from lipbridge.graph.nodes import Conv
 from lipbridge.layers.architectures import CONVOLUTIONAL, DENSE, Padding, build, build_by_factory, is_factory
@@ -167,9 +167,8 @@ def _normalise_convolutions(module: nn.Module, gain: float, input_shape: Sequenc
     """Scale every convolution to the l_2 norm ``gain`` on the input that it has in the network."""
     graph = capture(module, input_shape)
     for node in graph.nodes:
-        path, _, name = (node.parameter or "").rpartition(".") if isinstance(node, Conv) else ("", "", "")
-        if isinstance(node, Conv) and name == "weight":
-            weight = cast(Tensor, getattr(module.get_submodule(path), name))
+        if isinstance(node, Conv) and node.parameter and node.parameter.rpartition(".")[2] == "weight":
+            weight = tensor_of(module)(node.parameter)
             norm = conv_operator_norm(node.weight, geometry(node, graph.nodes[node.inputs[0]].shape))
             if norm > 0:
                 weight.mul_(gain / norm)

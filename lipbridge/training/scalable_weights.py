@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from lipbridge.errors import UnsupportedOperation
 from lipbridge.frontend.builder import itself
+from lipbridge.frontend.capture import owner_of
 from lipbridge.frontend.program import Reading
 from lipbridge.graph.graph import reached
 from lipbridge.graph.nodes import Conv, Dense
@@ -103,7 +104,7 @@ def scalable_weight(module: nn.Module, reading: Reading, layer: Dense | Conv) ->
         return _COMPUTED
     if parametrised != parametrize.is_parametrized(owner, "weight") or parametrised == (source in program.stored):
         return _COMPUTED
-    tensors = [module.get_parameter(name) for name in names if _is_parameter(module, name)]
+    tensors = [module.get_parameter(name) for name in names if owner_of(module, name) is not None]
     if not parametrised and len(tensors) != 1:
         return _COMPUTED  # a buffer
     bias = "bias" in dict(owner.named_parameters(recurse=False))
@@ -148,11 +149,6 @@ def _owner_of(names: list[str]) -> str | None:
         else:
             return None
     return paths.pop() if len(paths) == 1 else None
-
-
-def _is_parameter(module: nn.Module, name: str) -> bool:
-    path, _, own = name.rpartition(".")
-    return own in dict(module.get_submodule(path).named_parameters(recurse=False))
 
 
 def _apart(module: nn.Module, tensors: list[Tensor]) -> bool:

@@ -199,8 +199,4 @@ def _gap(system: LipSDP, solution: Solution, value: float) -> float:
 
 def _device(graph: Graph) -> torch.device:
     """The weights' device, or the CPU where that device has no float64."""
-    for node in graph:
-        weight = getattr(node, "weight", None)
-        if isinstance(weight, torch.Tensor):
-            return weight.device if weight.device.type in ("cuda", "xpu") else torch.device("cpu")
-    return torch.device("cpu")
+    return graph.device if graph.device.type in ("cuda", "xpu") else torch.device("cpu")

@@ -10,7 +10,7 @@ import torch
 
 from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.graph import Graph
-from lipbridge.graph.nodes import Add, Input, Node, Reshape
+from lipbridge.graph.nodes import Add, Dense, Input, Node, Reshape
 from tests.support.dags import dag
 
 
@@ -64,3 +64,18 @@ def test_the_input_alone() -> None:
     graph = Graph((Input("input", (), (3,)),))
     assert graph.fold("x", lambda _, node, inputs: "y") == "x"
     assert graph.fold_all("x", lambda _, node, inputs: "y") == ["x"]
+
+
+def test_readers_are_there_once_for_each_time_that_they_read() -> None:
+    nodes = (Input("input", (), (3,)), Reshape("r", (0,), (3,)), Add("twice", (1, 1), (3,)), Add("sum", (0, 2), (3,)))
+    assert Graph(nodes).readers() == [[1, 3], [2, 2], [3], []]
+
+
+def test_a_graph_is_where_its_weights_are_or_elsewhere_without_any() -> None:
+    meta = torch.device("meta")
+    bare = Graph((Input("input", (), (3,)),))
+    assert bare.device == torch.device("cpu")
+    assert bare.device_or(meta) == meta
+    layered = Graph((*bare.nodes, Dense("d", (0,), (2,), torch.ones(2, 3, dtype=torch.float64))))
+    assert layered.device_or(meta) == torch.device("cpu") == layered.device
+    assert layered.to("meta").device_or(torch.device("cpu")) == meta

@@ -30,10 +30,7 @@ from lipbridge.graph.nodes import Conv, Dense, Elementwise, Node, Reshape, block
 def join_stacked_rows(graph: Graph) -> Graph:
     """The same function with its stacked rows joined."""
     nodes = list(graph.nodes)
-    readers = [0] * len(nodes)
-    for node in nodes:
-        for source in node.inputs:
-            readers[source] += 1
+    readers = [len(found) for found in graph.readers()]
     for index, node in enumerate(nodes):
         if not (isinstance(node, Elementwise) and node.activation.width == 1):
             continue
