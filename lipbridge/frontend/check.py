@@ -35,8 +35,8 @@ from lipbridge.frontend.moments import default_epsilon
 from lipbridge.frontend.program import ProgramReader, Reading
 from lipbridge.frontend.program_values import named_arguments
 from lipbridge.graph.evaluation import evaluate
-from lipbridge.graph.graph import Graph
-from lipbridge.graph.nodes import Conv, Dense, Elementwise, Node
+from lipbridge.graph.graph import Graph, multiply_adds
+from lipbridge.graph.nodes import Elementwise, Node
 from lipbridge.rigor.running_error import enclose
 from lipbridge.rigor.tangent_error import understood
 
@@ -76,7 +76,7 @@ def _check(module: nn.Module, reading: Reading, shape: tuple[int, ...]) -> None:
     x = _points(module, shape, program, graph)
     exact = x.to(torch.float64)
     with torch.no_grad(), silenced():
-        large = not program.fixed and _work(graph) > _POINTS[1][0]
+        large = not program.fixed and multiply_adds(graph) > _POINTS[1][0]
         exact = exact[:1] if large else exact
         values = graph.values(exact)
         expected = run(program, reader, exact, double=True)
@@ -100,19 +100,8 @@ def _with_epsilon(node: fx.Node, args: Any, kwargs: Any) -> tuple[Any, Any]:
     return (), given
 
 
-def _work(graph: Graph) -> float:
-    """Multiply-adds of one evaluation."""
-    total = 0.0
-    for node in graph.nodes:
-        weight = getattr(node, "weight", None)
-        if isinstance(weight, Tensor):
-            size = math.prod(node.shape)
-            total += size * (weight[0].numel() if isinstance(node, Dense | Conv) else weight.numel() / len(weight))
-    return total
-
-
 def _points(module: nn.Module, shape: tuple[int, ...], program: Program, graph: Graph) -> Tensor:
-    work = _work(graph)
+    work = multiply_adds(graph)
     count = program.batch if program.fixed else next(points for most, points in _POINTS if work <= most)
     like = example_of(module, shape, 1)
     return random_points(shape, count).to(like.dtype).to(like.device)

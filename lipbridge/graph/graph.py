@@ -7,6 +7,7 @@ bounds are about.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -22,7 +23,6 @@ from lipbridge.graph.nodes import (
     ConvTranspose,
     Dense,
     Elementwise,
-    Gather,
     Input,
     Node,
     Reshape,
@@ -76,7 +76,7 @@ class Graph:
         checks.instance(x, Tensor, "x", f"be a tensor of shape {spelt}")
         if not x.ndim or tuple(x.shape[1:]) != self.input_shape:
             raise InvalidArgument("x", f"have shape {spelt}", tuple(x.shape))
-        weight = next((t for node in self.nodes for t in stored(node) if t.is_floating_point()), None)
+        weight = next((t for node in self.nodes for t in stored(node).values() if t.is_floating_point()), None)
         if weight is not None and (x.dtype != weight.dtype or x.device.type != weight.device.type):
             words = f"be {weight.dtype} on {weight.device}, as the weights are (x.to(graph.device, {weight.dtype}))"
             raise InvalidArgument("x", words, f"{x.dtype} on {x.device}")
@@ -146,11 +146,12 @@ class Graph:
 
     def device_or(self, other: torch.device) -> torch.device:
         """Where the weights are; ``other`` for a Graph without any."""
-        return next((tensor.device for node in self.nodes for tensor in stored(node)), other)
+        return next((tensor.device for node in self.nodes for tensor in stored(node).values()), other)
 
     def to(self, device: torch.device | str) -> Graph:
         """The same graph with its weights on ``device``."""
-        return replace(self, nodes=tuple(_moved(node, device) for node in self.nodes))
+        moved = [replace(node, **{name: t.to(device) for name, t in tensors(node).items()}) for node in self.nodes]
+        return replace(self, nodes=tuple(moved))
 
     def __repr__(self) -> str:
         lines = [f"Graph {self.name!r}: {self.input_shape} -> {self.output_shape}"]
@@ -160,22 +161,20 @@ class Graph:
         return "\n".join(lines)
 
 
-def stored(node: Node) -> list[Tensor]:
-    """The tensors that a node holds: its weight first, then its bias; or the index of a Gather."""
-    if isinstance(node, Gather):
-        return [node.index]
-    if isinstance(node, Dense | Conv | ConvTranspose):
-        return [node.weight] if node.bias is None else [node.weight, node.bias]
-    return []
+def tensors(node: Node) -> dict[str, Tensor]:
+    """All tensors that a node holds, by field, in its fields' order: weights, indices, and how far they may be off."""
+    return {name: value for name, value in vars(node).items() if isinstance(value, Tensor)}
 
 
-def _moved(node: Node, device: torch.device | str) -> Node:
-    if isinstance(node, Gather):
-        return replace(node, index=node.index.to(device))
-    if isinstance(node, Dense | Conv | ConvTranspose):
-        bias, *errors = (None if t is None else t.to(device) for t in (node.bias, node.error, node.bias_error))
-        return replace(node, weight=node.weight.to(device), bias=bias, error=errors[0], bias_error=errors[1])
-    return node
+def stored(node: Node) -> dict[str, Tensor]:
+    """The tensors that make a node's function, by field: its ``weight``, then its ``bias``; a Gather's ``index``."""
+    return {name: tensor for name, tensor in tensors(node).items() if not name.endswith("error")}
+
+
+def multiply_adds(graph: Graph) -> float:
+    """About how many products one evaluation adds up."""
+    weights = ((node, tensors(node).get("weight")) for node in graph)
+    return float(sum(math.prod((*node.shape, *weight.shape[1:])) for node, weight in weights if weight is not None))
 
 
 def has_errors(node: Node) -> bool:
@@ -214,4 +213,14 @@ def without_dead_nodes(graph: Graph, output: int | None = None) -> Graph:
     return replace(graph, nodes=kept)
 
 
-__all__ = ["Graph", "alive_nodes", "has_errors", "reached", "stored", "with_axes", "without_dead_nodes"]
+__all__ = [
+    "Graph",
+    "alive_nodes",
+    "has_errors",
+    "multiply_adds",
+    "reached",
+    "stored",
+    "tensors",
+    "with_axes",
+    "without_dead_nodes",
+]

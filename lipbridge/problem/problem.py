@@ -46,7 +46,7 @@ class Problem:
 
         It is computed anew where a tensor of the Graph was changed in place meanwhile.
         """
-        versions = [_version(tensor) for node in self.graph for tensor in stored(node)]
+        versions = [_version(tensor) for node in self.graph for tensor in stored(node).values()]
         if make not in self._kept or self._kept[make][0] != versions:
             self._kept[make] = versions, make(self)
         return self._kept[make][1]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import fields
-
 from torch import Tensor
 
 from lipbridge.frontend.builder import FIXED
-from lipbridge.graph.graph import Graph
+from lipbridge.graph.graph import Graph, stored
 from lipbridge.graph.nodes import Conv, Elementwise, GroupSort, Input, MaxPool, Node, Normalize, Softmax
 
 #: More layers than this are shown as the first ones and the last.
@@ -29,7 +26,7 @@ def parameter_count(graph: Graph) -> int:
         name = getattr(node, "parameter", None)
         if name == FIXED:
             continue
-        for field, tensor in _numbers(node):
+        for field, tensor in _numbers(node).items():
             # The layer belongs to the key of a bias: a decoder with its encoder's weight has a bias of its own.
             key = (index, field) if name is None else name if field == "weight" else (name, field, node.name)
             found[key] = tensor.numel()
@@ -46,22 +43,18 @@ def architecture(graph: Graph) -> str:
     if len(sizes) > SHOWN:
         sizes = [*sizes[: SHOWN - 2], "…", sizes[-1]]
     words = dict.fromkeys(word for node in graph if (word := _word(node)))
-    bias = "" if any(getattr(node, "bias", None) is not None for node in layers) else ", no bias"
+    bias = "" if any("bias" in stored(node) for node in layers) else ", no bias"
     return f"{'–'.join(sizes)}, {', '.join(words) or 'linear'}{bias}"
 
 
 def has_weights(node: Node) -> bool:
     """Whether a node is a layer with a matrix or a kernel: no scale of single channels, nothing that is fixed."""
     fixed = getattr(node, "parameter", None) == FIXED or (isinstance(node, Conv) and node.diagonal)
-    return not fixed and not isinstance(node, Input) and any(field == "weight" for field, _ in _numbers(node))
+    return not fixed and not isinstance(node, Input) and "weight" in _numbers(node)
 
 
-def _numbers(node: Node) -> Iterator[tuple[str, Tensor]]:
-    """Floating point tensors of a node, but for how far they may be off."""
-    for field in fields(node):
-        value: object = getattr(node, field.name)
-        if isinstance(value, Tensor) and value.is_floating_point() and not field.name.endswith("error"):
-            yield field.name, value
+def _numbers(node: Node) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in stored(node).items() if tensor.is_floating_point()}
 
 
 def _word(node: Node) -> str:

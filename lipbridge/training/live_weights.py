@@ -23,7 +23,7 @@ from lipbridge.frontend.export import BatchSize, Program, layer_name, operation_
 from lipbridge.frontend.normalisation import SCALE
 from lipbridge.frontend.program import ProgramReader, Reading
 from lipbridge.frontend.program_values import Repeated
-from lipbridge.graph.graph import Graph, reached
+from lipbridge.graph.graph import Graph, reached, tensors
 from lipbridge.graph.nodes import Add, Concat, Conv, ConvTranspose, Dense, Elementwise, Input, Node
 from lipbridge.vocabulary import Norm
 
@@ -254,9 +254,9 @@ def fixed_factors(graph: Graph, norm: Norm, layers: Mapping[int, LiveLayer]) -> 
     for index, node in enumerate(graph.nodes):
         if isinstance(node, Input | Add | Concat) or index in layers:
             continue
-        weight = getattr(node, "weight", None)
+        weight = tensors(node).get("weight")
         # A scale counts with the layer before it; on the meta device there is no number to read.
-        known = index in scales or (isinstance(weight, Tensor) and weight.is_meta)
+        known = index in scales or (weight is not None and weight.is_meta)
         shapes = [graph.nodes[i].shape for i in node.inputs]
         found[index] = 1.0 if known else propagate(node, [{norm: 1.0}], shapes)[norm]
     return found
@@ -288,7 +288,7 @@ def _factor_of(node: Node) -> Tensor:
         if component[0].function == "leaky_relu":
             return torch.tensor(node.activation.lipschitz[2], dtype=torch.float64)
         return torch.tensor(component[0].coefficient * component[0].scale, dtype=torch.float64)
-    return cast(Tensor, getattr(node, "weight"))  # noqa: B009
+    return tensors(node)["weight"]
 
 
 def _alike(ours: Node, theirs: Node) -> bool:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lipbridge.errors import LipbridgeError, UnsupportedOperation, first_line
-from lipbridge.graph.graph import Graph
+from lipbridge.graph.graph import Graph, multiply_adds
 from lipbridge.graph.nodes import Conv, ConvTranspose, Dense, Node
 from lipbridge.rigor.running_error import enclose
 from lipbridge_adapters.onnx.file import tensor_of, tool
@@ -181,7 +181,7 @@ class _Comparison:
 
     def __init__(self, reader: OnnxReader, graph: Graph, model: _Model, output: str) -> None:
         self.reader, self.graph, self.model, self.output = reader, graph, model, output
-        self.work = _work(graph)
+        self.work = multiply_adds(graph)
         scales = next(scales for most, scales in _POINTS if self.work <= most)
         generator = torch.Generator().manual_seed(20261125)
         unit = torch.randn(len(scales), *graph.input_shape, generator=generator, dtype=torch.float64)
@@ -351,12 +351,6 @@ def _single(node: Node) -> Node:
         bias = None if node.bias is None else node.bias.to(torch.float32)
         return replace(node, weight=node.weight.to(torch.float32), bias=bias)
     return node
-
-
-def _work(graph: Graph) -> float:
-    """Multiply-adds of one evaluation."""
-    layers = (node for node in graph.nodes if isinstance(node, Dense | Conv | ConvTranspose))
-    return float(sum(math.prod(node.shape) * node.weight[0].numel() for node in layers))
 
 
 __all__ = ["FileCheck", "check_reading"]

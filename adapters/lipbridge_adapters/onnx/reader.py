@@ -278,7 +278,7 @@ class OnnxReader(GraphBuilder):
         self.require_small(math.prod(node.shape))
         if not all(n >= 1 for n in node.shape):
             raise self.unsupported(f"Its values have the shape {node.shape}.")
-        for tensor in stored(node):
+        for tensor in stored(node).values():
             self._spend(tensor)
         return super().append(node, recipe)
 

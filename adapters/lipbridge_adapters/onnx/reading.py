@@ -200,7 +200,8 @@ def _check(graph: Graph) -> None:
             for term in component
             for number in (term.coefficient, term.scale, term.offset, *term.parameters)
         ]
-        if not all(bool(t.isfinite().all()) for t in stored(node)) or not all(math.isfinite(x) for x in numbers):
+        finite = all(bool(tensor.isfinite().all()) for tensor in stored(node).values())
+        if not finite or not all(math.isfinite(x) for x in numbers):
             raise Fault(f"its layer {node.name[:60]!r} has numbers that are infinite or NaN")
     values = graph.to("meta").values(torch.empty(1, *graph.input_shape, dtype=torch.float64, device="meta"))
     for node, value in zip(graph.nodes, values, strict=True):
