@@ -136,6 +136,23 @@ def test_the_constant_is_no_quotient_s_less(kind: type[Node], norm: Any) -> None
     assert propagate.knows(kind)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("kind", filter(RULES["live constant"].knows, NETWORKS), ids=lambda kind: kind.__name__)
+def test_a_live_constant_is_the_constant_with_its_derivative(kind: type[Node], norm: Any) -> None:
+    rule, graph = RULES["live constant"], NETWORKS[kind]
+    node, before = graph.nodes[-1], torch.tensor([1.5, 0.75], dtype=torch.float64)
+    jets = list(torch.cat([before[:, None], torch.eye(2, dtype=torch.float64)], 1))  # derivatives in each input's own
+    found = rule(node, jets, norm)
+
+    def constant(a: float, b: float) -> float:
+        return propagate(node, [{norm: a}, {norm: b}], [graph.nodes[i].shape for i in node.inputs])[norm]
+
+    (a, b), step = before.tolist(), 1e-6
+    slopes = [constant(a + step, b) - constant(a - step, b), constant(a, b + step) - constant(a, b - step)]
+    expected = torch.tensor([constant(a, b), *(slope / (2 * step) for slope in slopes)], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
+
+
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
 def test_bounds_and_errors_contain_the_values(kind: type[Node]) -> None:
     graph, center = NETWORKS[kind], points(kind, 1)
