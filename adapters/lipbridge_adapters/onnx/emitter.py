@@ -155,7 +155,7 @@ class Emitter:
         if self.dialect == "relu":
             raise self.unsupported(operation, "The dialect `native` takes it.")
 
-    # --- linear nodes ---------------------------------------------------------------------------------------------
+    # --- what the nodes' functions share ------------------------------------------------------------------------------
 
     def convolution(
         self, node: Conv, value: str, weight: Tensor, steps: tuple[tuple[int, ...], tuple[int, ...]], pads: list[int]
@@ -187,8 +187,6 @@ class Emitter:
 
     def cut(self, value: str, start: int, end: int, axis: int) -> str:
         return self.op("Slice", value, self.integers(start), self.integers(end), self.integers(axis))
-
-    # --- other nodes ----------------------------------------------------------------------------------------------
 
     def total(self, values: Sequence[str]) -> str:
         total = values[0]
