@@ -23,7 +23,7 @@ class Format(ABC):
 
     Attributes:
         name: what users type, as in ``export --to onnx``.
-        title: what sentences call it, as in "come with an input in ONNX".
+        title: what sentences call it, as in "come with an ONNX file".
         summary: one line for people.
         suffixes: of its files, lower case, with the dot.
         takes: what can be said of how a file is read, of ``input_shape`` and ``output``.

@@ -91,7 +91,7 @@ def open_models(paths: Sequence[str], reading: Reading | None = None) -> list[Mo
     for option, value in (("input_shape", reading.input_shape), ("output", reading.output)):
         able = any(found is not None and option in found.takes for found in formats.values())
         if value is not None and not able and not (option == "input_shape" and sources):
-            words = f"come with a file in {' or '.join(each.title for each in known if option in each.takes)}"
+            words = f"come with an {' or '.join(each.title for each in known if option in each.takes)} file"
             words += " or FILE.py:NAME" if option == "input_shape" else ""
             raise InvalidArgument(f"--{option.replace('_', '-')}", words, value)
     if reading.classes is not None and not sources:

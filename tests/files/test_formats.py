@@ -73,9 +73,9 @@ def test_their_files_are_models(theirs: Path, capsys: pytest.CaptureFixture[str]
     opened = open_model(str(theirs / "net.w.TXT"))
     assert (opened.name, opened.graph.name, opened.notes) == ("net", "net", ("no bias is read",))
     assert lipbridge.trivial_bound(opened.graph).value == pytest.approx(4.0)
-    with pytest.raises(InvalidArgument, match="a file in ONNX or FILE"):
+    with pytest.raises(InvalidArgument, match="an ONNX file or FILE"):
         open_models([str(theirs / "net.w.TXT")], Reading(input_shape=(2,)))
-    with pytest.raises(InvalidArgument, match=r"`--output`.*in ONNX"):
+    with pytest.raises(InvalidArgument, match=r"`--output`.*ONNX file"):
         open_models([str(theirs / "net.w.TXT")], Reading(output="y"))
     assert run(["export", str(theirs / "net.w.TXT"), "--out", str(theirs / "copy.txt")]) == 0
     told = capsys.readouterr()
