@@ -156,7 +156,7 @@ ALLOWED = {
     "lipsdp/by_channel/constant.py:log_constant": ESTIMATE,
     "lipsdp/by_channel/runs.py:predicted_memory": "bytes",
     "lipsdp/by_channel/constant.py:starting_logs": ESTIMATE,
-    "lipsdp/unit_slopes.py:UnitRule.apart": ESTIMATE,
+    "lipsdp/unit_slopes.py:UnitRule.separate": ESTIMATE,
     "lipsdp/unit_slopes.py:UnitRule.weight": CALLER + "Spread counts underflow of scaled weights",
     "lipsdp/unit_slopes.py:_Rows.everywhere": "a choice between two rules that both hold",
     "lipsdp/unit_slopes.py:_around": "c is any number; r is taken from it and goes a step up",

@@ -17,7 +17,7 @@ from lipbridge.lipsdp.unit_slopes import is_joint
 from lipbridge.lowering.chain import Chain, as_chain
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball
-from lipbridge.propagation.bounds import layer_norms, reaches
+from lipbridge.propagation.bounds import forward_bounds, layer_norms
 from lipbridge.vocabulary import Quantity
 
 #: Balls whose intervals are found at once.
@@ -102,7 +102,7 @@ def local_intervals(graph: Graph, region: Ball, *, linear: bool = True, chain: C
     Args:
         graph: a network that :func:`lipbridge.lowering.chain.as_chain` reads.
         region: the balls.
-        linear: see :func:`lipbridge.propagation.bounds.reaches`.
+        linear: see :func:`lipbridge.propagation.bounds.forward_bounds`.
         chain: that the graph was read as, if it is known.
 
     Raises:
@@ -118,7 +118,7 @@ def local_intervals(graph: Graph, region: Ball, *, linear: bool = True, chain: C
     found: list[Intervals] = []
     for first in range(0, len(region.centers), TOGETHER):
         part = Ball(region.centers[first : first + TOGETHER], region.radius, region.norm)
-        reached = reaches(graph, part, norms, linear=linear)
+        reached = forward_bounds(graph, part, norms, linear=linear)
         ends = [(reached[i].lower.flatten(1).cpu(), reached[i].upper.flatten(1).cpu()) for i in sources]
         for ball in range(len(part.centers)):
             own = Ball(part.centers[ball : ball + 1], region.radius, region.norm)

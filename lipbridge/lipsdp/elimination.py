@@ -138,11 +138,11 @@ def starting_multipliers(stage: Stage, H: Tensor) -> Tensor:
     obey ``y = m z + R q`` with ``|y|^2 <= s^2 (...)``, and its multiplier is its own share of the scaled g.
     """
     rule = stage.increments
-    W = stage.weight if stage.apart is None else stage.apart.weight
+    W = stage.weight if stage.separate is None else stage.separate.weight
     gram = W.T @ H @ W
     g, tau = float(eigenvalues(0.5 * (gram + gram.T))[-1]), 0.0
-    if stage.apart is not None:
-        return g * stage.apart.share
+    if stage.separate is not None:
+        return g * stage.separate.share
     if rule.variables:
         tau = g * share(rule.outputs[:, 0], rule.outputs[:, 1:], rule.constraints)
     return torch.full((rule.constraints, stage.width), tau, dtype=torch.float64)

@@ -32,7 +32,7 @@ from lipbridge.errors import InvalidArgument, NumericalFailure
 from lipbridge.graph.graph import Graph
 from lipbridge.lipsdp.chain_rounding import rounding_term
 from lipbridge.lipsdp.constraints import Increments, increments_of
-from lipbridge.lipsdp.unit_slopes import Apart, UnitRule, unit_rule
+from lipbridge.lipsdp.unit_slopes import SeparateShares, UnitRule, unit_rule
 from lipbridge.lowering.chain import Chain, as_chain
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.question import Ball, Question
@@ -61,7 +61,7 @@ class Stage:
     kept: Tensor
     units: int
     free: Tensor | None = None
-    apart: Apart | None = None
+    separate: SeparateShares | None = None
 
     @property
     def width(self) -> int:
@@ -230,7 +230,7 @@ def lipsdp_of(network: Graph | Chain, intervals: Intervals | None = None, *, joi
             own = own.only(alive)
             every = bool(own.free.all()) or not own.increments.variables
             free = None if every else own.free.nonzero().flatten()
-            stages.append(Stage(own.increments, own.weight(W), alive, count, free, own.apart(W)))
+            stages.append(Stage(own.increments, own.weight(W), alive, count, free, own.separate(W)))
     dead = [own is not None and not bool(own.alive.any()) for own in local]
     return LipSDP(
         question=Question.everywhere(2) if intervals is None else Question.on(intervals.region, 2),

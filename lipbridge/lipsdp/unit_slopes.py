@@ -37,7 +37,7 @@ LEAST_FACTOR = 2.0**-400
 
 
 @dataclass(frozen=True, eq=False)
-class Apart:
+class SeparateShares:
     """What the closed form reads of a layer whose units differ.
 
     Attributes:
@@ -86,10 +86,10 @@ class UnitRule:
         columns = W.reshape(W.shape[0], *self.alive.shape)
         return torch.cat([columns[:, k] * factors for k, factors in self.blocks], dim=1)
 
-    def apart(self, W: Tensor) -> Apart:
+    def separate(self, W: Tensor) -> SeparateShares:
         """The closed form's view of the same weight."""
         columns = W.reshape(W.shape[0], *self.alive.shape)
-        return Apart((columns * self.size).flatten(1), self.share)
+        return SeparateShares((columns * self.size).flatten(1), self.share)
 
 
 def is_joint(activation: Activation) -> bool:

@@ -18,15 +18,15 @@ from lipbridge.graph.geometry import adjoint_geometry, most_copies
 from lipbridge.graph.nodes import ConvTranspose, Gather, Node, Reshape
 from lipbridge.propagation.rules import (
     DUAL,
+    BackSubstituted,
     Context,
-    Lines,
-    Pulled,
-    Reach,
+    LinearRelaxation,
+    NodeBounds,
+    back_substitute,
     halves,
     narrowed,
+    node_bounds,
     nothing,
-    pull,
-    reach,
     times,
 )
 from lipbridge.rigor.running_error import Enclosure, enclosed
@@ -36,8 +36,8 @@ from lipbridge.vocabulary import Norm
 # --- transposed convolutions -----------------------------------------------------------------------------------------
 
 
-@reach.of(ConvTranspose)
-def _(node: ConvTranspose, inputs: list[Reach], ball: Context) -> Reach:
+@node_bounds.of(ConvTranspose)
+def _(node: ConvTranspose, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     (x,) = inputs
     center, box = enclosed(node, [x.center]), enclosed(node, [Enclosure(*halves(x))])
     lower, upper = outward(box.value - box.error, box.value + box.error)
@@ -49,7 +49,7 @@ def _(node: ConvTranspose, inputs: list[Reach], ball: Context) -> Reach:
     distance = torch.full_like(x.distance, math.inf)
     if node in ball.norms:
         distance = x.distance * ball.norms[node] * (1.0 + WIDER) + FLOOR
-    return narrowed(Reach(lower, upper, center, distance), lower, upper, ball)
+    return narrowed(NodeBounds(lower, upper, center, distance), lower, upper, ball)
 
 
 def _row_norms_up(node: ConvTranspose, shape: tuple[int, ...], norm: Norm) -> Tensor:
@@ -77,8 +77,8 @@ def _terms(node: ConvTranspose) -> int:
     return node.weight[:, 0].numel() // node.groups
 
 
-@pull.of(ConvTranspose)
-def _(node: ConvTranspose, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
+@back_substitute.of(ConvTranspose)
+def _(node: ConvTranspose, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRelaxation]) -> BackSubstituted:
     (x,) = inputs
     k, m = form.shape[:2]
     shape = tuple(x.lower.shape[1:])
@@ -93,7 +93,7 @@ def _(node: ConvTranspose, form: Tensor, inputs: list[Reach], lines: list[Lines]
         channels = form.reshape(k, m, len(node.bias), -1)
         offset = channels.sum(3) @ node.bias
         error = error + gamma(form.shape[2] + 4) * (channels.abs().sum(3) @ node.bias.abs()) + form.shape[2] * FLOOR
-    return Pulled([part], offset, error)
+    return BackSubstituted([part], offset, error)
 
 
 def _convolved(node: ConvTranspose, y: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -110,26 +110,26 @@ def _convolved(node: ConvTranspose, y: Tensor, shape: tuple[int, ...]) -> Tensor
 # --- copies ----------------------------------------------------------------------------------------------------------
 
 
-@reach.of(Gather)
-def _(node: Gather, inputs: list[Reach], ball: Context) -> Reach:
+@node_bounds.of(Gather)
+def _(node: Gather, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     (x,) = inputs
     factor = propagate(node, [{ball.norm: 1.0}], [tuple(x.lower.shape[1:])])[ball.norm]
     lower, upper = evaluate(node, [x.lower]), evaluate(node, [x.upper])
     distance = x.distance if factor == 1.0 else x.distance * factor * (1.0 + WIDER) + FLOOR
-    return narrowed(Reach(lower, upper, enclosed(node, [x.center]), distance), lower, upper, ball)
+    return narrowed(NodeBounds(lower, upper, enclosed(node, [x.center]), distance), lower, upper, ball)
 
 
-@pull.of(Gather)
-def _(node: Gather, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
+@back_substitute.of(Gather)
+def _(node: Gather, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRelaxation]) -> BackSubstituted:
     (x,) = inputs
     n = math.prod(x.lower.shape[1:])
     index = torch.where(node.index >= 0, node.index, n)  # the zeros' coefficients are added in a place of their own
     part = form.new_zeros(*form.shape[:2], n + 1).index_add(2, index, form)[..., :n]
     copies = most_copies(node)
     if copies < 2:
-        return Pulled([part], nothing(form), nothing(form))
+        return BackSubstituted([part], nothing(form), nothing(form))
     size = form.new_zeros(*form.shape[:2], n + 1).index_add(2, index, form.abs())[..., :n]
-    return Pulled([part], nothing(form), gamma(copies + 2) * times(size, x.magnitude))
+    return BackSubstituted([part], nothing(form), gamma(copies + 2) * times(size, x.magnitude))
 
 
 def moves(node: Node) -> bool:

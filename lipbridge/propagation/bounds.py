@@ -39,15 +39,14 @@ from lipbridge.propagation.adjoint import moves
 from lipbridge.propagation.rules import (
     DUAL,
     Context,
-    Lines,
-    Pulled,
-    Reach,
-    lines_around,
+    LinearRelaxation,
+    NodeBounds,
+    back_substitute,
+    linear_relaxation,
     narrowed,
+    node_bounds,
     norm_up,
     nothing,
-    pull,
-    reach,
     times,
 )
 from lipbridge.rigor.matrix import proved_operator_norm
@@ -60,7 +59,7 @@ LARGEST = 2**24
 
 
 def layer_norms(graph: Graph, norm: Norm) -> dict[Node, float]:
-    """Proved l_p norms of dense layers and convolutions (by node: names may repeat), which :func:`reaches` may use.
+    """Proved l_p norms of dense layers and convolutions (by node: names may repeat), for :func:`forward_bounds`.
 
     Raises:
         NumericalFailure: if weights hold NaN or a norm overflows.
@@ -76,7 +75,9 @@ def layer_norms(graph: Graph, norm: Norm) -> dict[Node, float]:
     return found
 
 
-def reaches(graph: Graph, ball: Ball, norms: Mapping[Node, float] | None = None, *, linear: bool = True) -> list[Reach]:
+def forward_bounds(
+    graph: Graph, ball: Ball, norms: Mapping[Node, float] | None = None, *, linear: bool = True
+) -> list[NodeBounds]:
     """What each node's values are enclosed by on each ball.
 
     Args:
@@ -98,8 +99,8 @@ def reaches(graph: Graph, ball: Ball, norms: Mapping[Node, float] | None = None,
     zero = torch.zeros_like(centers)
     radius = torch.full((len(centers),), ball.radius, dtype=torch.float64, device=centers.device)
     lower, upper = outward(centers - ball.radius, centers + ball.radius)
-    found = [Reach(lower, upper, Enclosure(centers, zero), radius)]
-    lines: dict[int, list[Lines]] = {}
+    found = [NodeBounds(lower, upper, Enclosure(centers, zero), radius)]
+    lines: dict[int, list[LinearRelaxation]] = {}
     for index, node in enumerate(graph.nodes[1:], start=1):
         if linear and _gains(graph, index):
             source = node.inputs[0]
@@ -107,12 +108,12 @@ def reaches(graph: Graph, ball: Ball, norms: Mapping[Node, float] | None = None,
             if pulled is not None:
                 found[source] = narrowed(found[source], *pulled, context)
         if isinstance(node, Elementwise):
-            lines[index] = lines_around(node, found[node.inputs[0]])
-        found.append(_widened(node, reach(node, [found[i] for i in node.inputs], context), found, context))
+            lines[index] = linear_relaxation(node, found[node.inputs[0]])
+        found.append(_widened(node, node_bounds(node, [found[i] for i in node.inputs], context), found, context))
     return found
 
 
-def _uncertainty(node: Node, found: list[Reach]) -> Tensor | None:
+def _uncertainty(node: Node, found: list[NodeBounds]) -> Tensor | None:
     """How far a node's values may be from those that its weights give, which are known up to an error alone."""
     if not isinstance(node, Dense | Conv | ConvTranspose) or not has_errors(node):
         return None
@@ -120,14 +121,14 @@ def _uncertainty(node: Node, found: list[Reach]) -> Tensor | None:
     return uncertainty(node, source.magnitude.reshape(source.lower.shape))
 
 
-def _widened(node: Node, own: Reach, found: list[Reach], context: Context) -> Reach:
+def _widened(node: Node, own: NodeBounds, found: list[NodeBounds], context: Context) -> NodeBounds:
     """What encloses a node's values for all weights within their errors."""
     more = _uncertainty(node, found)
     if more is None:
         return own
     lower, upper = outward(own.lower - more, own.upper + more)
     distance = own.distance + 2.0 * norm_up(more.flatten(1), context.norm) * (1.0 + WIDER)
-    return Reach(lower, upper, own.center, distance * (1.0 + WIDER))
+    return NodeBounds(lower, upper, own.center, distance * (1.0 + WIDER))
 
 
 def _gains(graph: Graph, index: int) -> bool:
@@ -151,7 +152,7 @@ def _copies(graph: Graph, node: Node) -> bool:
 
 
 def _pulled_back(
-    graph: Graph, index: int, found: list[Reach], lines: Mapping[int, list[Lines]], ball: Ball
+    graph: Graph, index: int, found: list[NodeBounds], lines: Mapping[int, list[LinearRelaxation]], ball: Ball
 ) -> tuple[Tensor, Tensor] | None:
     """An interval of node ``index`` from linear forms pulled back to the input; None if a node has no rule."""
     center = found[0].center.value
@@ -172,7 +173,12 @@ def _pulled_back(
 
 
 def _form_ends(
-    graph: Graph, index: int, form: Tensor, found: list[Reach], lines: Mapping[int, list[Lines]], ball: Ball
+    graph: Graph,
+    index: int,
+    form: Tensor,
+    found: list[NodeBounds],
+    lines: Mapping[int, list[LinearRelaxation]],
+    ball: Ball,
 ) -> tuple[Tensor, Tensor] | None:
     """An interval of each linear form ``(1, m, size)`` of node ``index``: ``(k, m)``."""
     center = found[0].center.value.flatten(1)
@@ -182,9 +188,9 @@ def _form_ends(
         if i not in forms:
             continue
         node, form = graph.nodes[i], forms.pop(i)
-        if not pull.knows(type(node)):
+        if not back_substitute.knows(type(node)):
             return None
-        step = pull(node, form, [found[j] for j in node.inputs], lines.get(i, []))
+        step = back_substitute(node, form, [found[j] for j in node.inputs], lines.get(i, []))
         own = _uncertainty(node, found)
         if own is not None:
             error = error + times(form.abs(), own.flatten(1)) * (1.0 + WIDER)
@@ -207,4 +213,4 @@ def _form_ends(
     return outward(value - error, value + error)
 
 
-__all__ = ["Lines", "Pulled", "Reach", "layer_norms", "pull", "reach", "reaches"]
+__all__ = ["forward_bounds", "layer_norms"]

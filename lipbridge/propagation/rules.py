@@ -24,7 +24,7 @@ from lipbridge.vocabulary import Norm
 
 
 @dataclass(frozen=True, eq=False)
-class Reach:
+class NodeBounds:
     """Where a node's value lies while the input runs through each of k balls.
 
     Attributes:
@@ -46,7 +46,7 @@ class Reach:
 
 
 @dataclass(frozen=True, eq=False)
-class Lines:
+class LinearRelaxation:
     """A component on its interval: ``slope t + offset`` is within ``radius`` of it. All ``(k, *shape)``."""
 
     slope: Tensor
@@ -66,10 +66,10 @@ class Context:
 
 
 #: What encloses a node's values, given its inputs'.
-reach = ProblemRule[[list[Reach], Context], Reach]("bounds", "has no interval rule yet.")
+node_bounds = ProblemRule[[list[NodeBounds], Context], NodeBounds]("bounds", "has no interval rule yet.")
 
 
-def narrowed(found: Reach, lower: Tensor, upper: Tensor, ball: Context) -> Reach:
+def narrowed(found: NodeBounds, lower: Tensor, upper: Tensor, ball: Context) -> NodeBounds:
     """Intersected with a further interval; the distance follows."""
     lower, upper = torch.fmax(found.lower, lower), torch.fmin(found.upper, upper)
     center, far = found.center, found.distance.reshape(-1, *[1] * (lower.ndim - 1))
@@ -96,7 +96,7 @@ def norm_up(x: Tensor, norm: Norm) -> Tensor:
     return vector_norm(scaled, 2, -1) * largest.squeeze(-1) * slack + n * FLOOR
 
 
-def halves(x: Reach) -> tuple[Tensor, Tensor]:
+def halves(x: NodeBounds) -> tuple[Tensor, Tensor]:
     """Middle and radius of a node's intervals."""
     middle = 0.5 * x.lower + 0.5 * x.upper
     return middle, torch.maximum(x.upper - middle, middle - x.lower) * (1.0 + WIDER) + FLOOR
@@ -105,8 +105,8 @@ def halves(x: Reach) -> tuple[Tensor, Tensor]:
 DUAL: Mapping[Norm, Norm] = {1: "inf", 2: 2, "inf": 1}
 
 
-@reach.of(Dense)
-def _(node: Dense, inputs: list[Reach], ball: Context) -> Reach:
+@node_bounds.of(Dense)
+def _(node: Dense, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     (x,) = inputs
     n = node.weight.shape[1]
     middle, half = halves(x)
@@ -126,11 +126,11 @@ def _(node: Dense, inputs: list[Reach], ball: Context) -> Reach:
     distance = torch.full_like(x.distance, math.inf)
     if node in ball.norms:
         distance = x.distance * ball.norms[node] * (1.0 + WIDER) + FLOOR
-    return narrowed(Reach(lower, upper, center, distance), lower, upper, ball)
+    return narrowed(NodeBounds(lower, upper, center, distance), lower, upper, ball)
 
 
-@reach.of(Elementwise)
-def _(node: Elementwise, inputs: list[Reach], ball: Context) -> Reach:
+@node_bounds.of(Elementwise)
+def _(node: Elementwise, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     (z,) = inputs
     lower: list[Tensor] = []
     upper: list[Tensor] = []
@@ -149,7 +149,7 @@ def _(node: Elementwise, inputs: list[Reach], ball: Context) -> Reach:
     axis = block_axis(node) + 1
     center = Enclosure(torch.cat(values, axis), torch.cat(errors, axis))
     distance = z.distance * gain * (1.0 + WIDER) + FLOOR
-    found = Reach(torch.cat(lower, axis), torch.cat(upper, axis), center, distance)
+    found = NodeBounds(torch.cat(lower, axis), torch.cat(upper, axis), center, distance)
     return narrowed(found, found.lower, found.upper, ball)
 
 
@@ -168,7 +168,7 @@ def _blocks(node: Elementwise, z: Enclosure) -> list[tuple[Tensor, Tensor]]:
 
 
 def _offsets(
-    z: Reach, slope: Tensor, a: Tensor, b: Tensor, bend: Tensor, ends: tuple[tuple[Tensor, Tensor], ...]
+    z: NodeBounds, slope: Tensor, a: Tensor, b: Tensor, bend: Tensor, ends: tuple[tuple[Tensor, Tensor], ...]
 ) -> tuple[Tensor, Tensor]:
     """An interval of ``g(t) - slope t`` for t in [l, u], for a in [l, u] slopes [a, b] of g and values at both ends.
 
@@ -198,42 +198,42 @@ def _offsets(
     return outward(lower - room, upper + room)
 
 
-@reach.of(Reshape)
-def _(node: Reshape, inputs: list[Reach], ball: Context) -> Reach:
+@node_bounds.of(Reshape)
+def _(node: Reshape, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     (x,) = inputs
     lower, upper = evaluate(node, [x.lower]), evaluate(node, [x.upper])
-    return Reach(lower, upper, enclosed(node, [x.center]), x.distance)
+    return NodeBounds(lower, upper, enclosed(node, [x.center]), x.distance)
 
 
-@reach.of(Concat)
-def _(node: Concat, inputs: list[Reach], ball: Context) -> Reach:
+@node_bounds.of(Concat)
+def _(node: Concat, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     lower, upper = evaluate(node, [x.lower for x in inputs]), evaluate(node, [x.upper for x in inputs])
     value, error = (evaluate(node, part) for part in _parts(inputs))
     distance = norm_up(torch.stack([x.distance for x in inputs], -1), ball.norm)
-    return narrowed(Reach(lower, upper, Enclosure(value, error), distance), lower, upper, ball)
+    return narrowed(NodeBounds(lower, upper, Enclosure(value, error), distance), lower, upper, ball)
 
 
-def _parts(inputs: list[Reach]) -> tuple[list[Tensor], list[Tensor]]:
+def _parts(inputs: list[NodeBounds]) -> tuple[list[Tensor], list[Tensor]]:
     return [x.center.value for x in inputs], [x.center.error for x in inputs]
 
 
-@reach.of(Add)
-def _(node: Add, inputs: list[Reach], ball: Context) -> Reach:
+@node_bounds.of(Add)
+def _(node: Add, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     room = torch.stack([torch.fmax(x.lower.abs(), x.upper.abs()) for x in inputs]).sum(0) * (8.0 * len(inputs) * WIDER)
     lower, upper = evaluate(node, [x.lower for x in inputs]), evaluate(node, [x.upper for x in inputs])
     lower, upper = outward(lower - room, upper + room)
     center = enclosed(node, [x.center for x in inputs])
     distance = norm_up(torch.stack([x.distance for x in inputs], -1), 1)
-    return narrowed(Reach(lower, upper, center, distance), lower, upper, ball)
+    return narrowed(NodeBounds(lower, upper, center, distance), lower, upper, ball)
 
 
 # --- backward --------------------------------------------------------------------------------------------------------
 
 
-def lines_around(node: Elementwise, z: Reach) -> list[Lines]:
+def linear_relaxation(node: Elementwise, z: NodeBounds) -> list[LinearRelaxation]:
     """Parallel lines around each component: along its chord, which is the best slope for a convex function."""
     ends = (_at(node, z.lower), _at(node, z.upper))
-    found: list[Lines] = []
+    found: list[LinearRelaxation] = []
     for k, component in enumerate(node.activation.components):
         a, b = component_slopes(component, node.activation.slopes[k], z.lower, z.upper)
         width = z.upper - z.lower
@@ -247,12 +247,14 @@ def lines_around(node: Elementwise, z: Reach) -> list[Lines]:
         low = torch.where(flat, torch.fmax(low, torch.full_like(low, least)), low)
         high = torch.where(flat, torch.fmin(high, torch.full_like(high, most)), high)
         middle = 0.5 * low + 0.5 * high
-        found.append(Lines(slope, middle, torch.maximum(high - middle, middle - low) * (1.0 + WIDER) + FLOOR))
+        found.append(
+            LinearRelaxation(slope, middle, torch.maximum(high - middle, middle - low) * (1.0 + WIDER) + FLOOR)
+        )
     return found
 
 
 @dataclass(frozen=True, eq=False)
-class Pulled:
+class BackSubstituted:
     """A linear form of a node as one of its inputs: coefficients by input ``(k or 1, m, size)``, offset and error."""
 
     parts: list[Tensor]
@@ -267,15 +269,17 @@ def times(form: Tensor, x: Tensor) -> Tensor:
 
 #: A linear form of a node's values (``(k or 1, m, size)``: m forms of the flattened node) as forms of its inputs',
 #: which are enclosed, with the error that this makes on the balls; and the lines of an Elementwise, per component.
-pull = ProblemRule[[Tensor, list[Reach], list[Lines]], Pulled]("linear bounds", "has no linear rule yet.")
+back_substitute = ProblemRule[[Tensor, list[NodeBounds], list[LinearRelaxation]], BackSubstituted](
+    "linear bounds", "has no linear rule yet."
+)
 
 
 def nothing(form: Tensor) -> Tensor:
     return torch.zeros_like(form[..., 0])
 
 
-@pull.of(Dense)
-def _(node: Dense, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
+@back_substitute.of(Dense)
+def _(node: Dense, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRelaxation]) -> BackSubstituted:
     (x,) = inputs
     k, m = form.shape[:2]
     rows, n = node.weight.shape
@@ -293,11 +297,11 @@ def _(node: Dense, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pul
         terms = forms.abs().sum(2)
         offset = sums @ node.bias
         error = error + gamma(form.shape[2] + 4) * (terms @ node.bias.abs()) + form.shape[2] * FLOOR
-    return Pulled([part], offset, error)
+    return BackSubstituted([part], offset, error)
 
 
-@pull.of(Elementwise)
-def _(node: Elementwise, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
+@back_substitute.of(Elementwise)
+def _(node: Elementwise, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRelaxation]) -> BackSubstituted:
     (z,) = inputs
     K = node.activation.width
     blocks = form.reshape(*form.shape[:2], *node.shape).chunk(K, block_axis(node) + 2)
@@ -316,46 +320,46 @@ def _(node: Elementwise, form: Tensor, inputs: list[Reach], lines: list[Lines]) 
             + WIDER * (times(own.abs(), size) + times(part.abs(), size))
             + 4.0 * n * FLOOR * (1.0 + size.sum(1))[:, None]
         )
-    return Pulled([part], offset, error + WIDER * offset.abs())
+    return BackSubstituted([part], offset, error + WIDER * offset.abs())
 
 
-@pull.of(Reshape)
-def _(node: Reshape, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
+@back_substitute.of(Reshape)
+def _(node: Reshape, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRelaxation]) -> BackSubstituted:
     (x,) = inputs
     if node.axes is None:
-        return Pulled([form], nothing(form), nothing(form))
+        return BackSubstituted([form], nothing(form), nothing(form))
     before = x.lower.shape[1:]
     moved = form.reshape(*form.shape[:2], *(before[axis] for axis in node.axes))
     back = sorted(range(len(node.axes)), key=lambda place: node.axes[place] if node.axes else 0)
     part = moved.permute(0, 1, *(place + 2 for place in back)).flatten(2)
-    return Pulled([part], nothing(form), nothing(form))
+    return BackSubstituted([part], nothing(form), nothing(form))
 
 
-@pull.of(Concat)
-def _(node: Concat, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
+@back_substitute.of(Concat)
+def _(node: Concat, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRelaxation]) -> BackSubstituted:
     lengths = [x.lower.shape[1 + node.axis] for x in inputs]
     whole = form.reshape(*form.shape[:2], *node.shape)
     parts = torch.split(whole, lengths, node.axis + 2)
-    return Pulled([part.flatten(2) for part in parts], nothing(form), nothing(form))
+    return BackSubstituted([part.flatten(2) for part in parts], nothing(form), nothing(form))
 
 
-@pull.of(Add)
-def _(node: Add, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
-    return Pulled([form for _ in inputs], nothing(form), nothing(form))
+@back_substitute.of(Add)
+def _(node: Add, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRelaxation]) -> BackSubstituted:
+    return BackSubstituted([form for _ in inputs], nothing(form), nothing(form))
 
 
 __all__ = [
     "DUAL",
+    "BackSubstituted",
     "Context",
-    "Lines",
-    "Pulled",
-    "Reach",
+    "LinearRelaxation",
+    "NodeBounds",
+    "back_substitute",
     "halves",
-    "lines_around",
+    "linear_relaxation",
     "narrowed",
+    "node_bounds",
     "norm_up",
     "nothing",
-    "pull",
-    "reach",
     "times",
 ]

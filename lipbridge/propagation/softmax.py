@@ -14,7 +14,17 @@ from torch import Tensor
 from lipbridge.activations.slopes import WIDER, outward
 from lipbridge.constants.node_constants import softmax_norm_up
 from lipbridge.graph.nodes import Softmax
-from lipbridge.propagation.rules import Context, Lines, Pulled, Reach, halves, narrowed, pull, reach, times
+from lipbridge.propagation.rules import (
+    BackSubstituted,
+    Context,
+    LinearRelaxation,
+    NodeBounds,
+    back_substitute,
+    halves,
+    narrowed,
+    node_bounds,
+    times,
+)
 from lipbridge.rigor.accuracy import ULPS
 from lipbridge.rigor.running_error import Enclosure, enclosed
 from lipbridge.rounding.scalars import FLOOR, gamma
@@ -23,8 +33,8 @@ from lipbridge.vocabulary import Norm
 NONLINEAR = (Softmax,)
 
 
-@reach.of(Softmax)
-def _(node: Softmax, inputs: list[Reach], ball: Context) -> Reach:
+@node_bounds.of(Softmax)
+def _(node: Softmax, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     (x,) = inputs
     logs = _logarithms(node, x)
     ends = _probabilities(*logs)
@@ -32,11 +42,11 @@ def _(node: Softmax, inputs: list[Reach], ball: Context) -> Reach:
     largest = softmax_norm_up(node.shape[node.axis], ball.norm, ball.norm, log=node.log)
     gain = _gain(node, *ends, ball.norm).clamp(max=largest)
     distance = x.distance * gain * (1.0 + 4.0 * WIDER) + FLOOR
-    return narrowed(Reach(lower, upper, enclosed(node, [x.center]), distance), lower, upper, ball)
+    return narrowed(NodeBounds(lower, upper, enclosed(node, [x.center]), distance), lower, upper, ball)
 
 
-@pull.of(Softmax)
-def _(node: Softmax, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
+@back_substitute.of(Softmax)
+def _(node: Softmax, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRelaxation]) -> BackSubstituted:
     """Entry by entry an affine function plus an interval, or an interval alone, whichever is the narrower.
 
     With d = x - c, |d| <= r, the change from c is that of p_i (d_i - sum p_j d_j), averaged on the way, and of
@@ -72,10 +82,10 @@ def _(node: Softmax, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> P
     error = times(form.abs(), radius + gamma(length + 4) * offset.abs() + length * FLOOR)
     error = error + slack * times(grown.flatten(2), x.magnitude)
     error = error + 4.0 * length * FLOOR * (1.0 + x.magnitude.sum(1))[:, None]
-    return Pulled([part.flatten(2)], times(form, offset), error)
+    return BackSubstituted([part.flatten(2)], times(form, offset), error)
 
 
-def _logarithms(node: Softmax, x: Reach) -> tuple[Tensor, Tensor]:
+def _logarithms(node: Softmax, x: NodeBounds) -> tuple[Tensor, Tensor]:
     """Ends of log p ``(k, *shape)``: never above 0, -inf where nothing is known."""
     axis = node.axis + 1
     if node.shape[node.axis] == 1:

@@ -22,16 +22,16 @@ from lipbridge.graph.nodes import Conv, GroupSort, MaxPool, Normalize
 from lipbridge.graph.windows import in_windows, most_windows, window_places
 from lipbridge.propagation.rules import (
     DUAL,
+    BackSubstituted,
     Context,
-    Lines,
-    Pulled,
-    Reach,
+    LinearRelaxation,
+    NodeBounds,
+    back_substitute,
     halves,
     narrowed,
+    node_bounds,
     norm_up,
     nothing,
-    pull,
-    reach,
     times,
 )
 from lipbridge.rigor.running_error import Enclosure, enclosed
@@ -45,8 +45,8 @@ NONLINEAR = (MaxPool, GroupSort, Normalize)
 # --- convolutions ----------------------------------------------------------------------------------------------------
 
 
-@reach.of(Conv)
-def _(node: Conv, inputs: list[Reach], ball: Context) -> Reach:
+@node_bounds.of(Conv)
+def _(node: Conv, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     (x,) = inputs
     center, box = enclosed(node, [x.center]), enclosed(node, [Enclosure(*halves(x))])
     lower, upper = outward(box.value - box.error, box.value + box.error)
@@ -58,7 +58,7 @@ def _(node: Conv, inputs: list[Reach], ball: Context) -> Reach:
     distance = torch.full_like(x.distance, math.inf)
     if node in ball.norms:
         distance = x.distance * ball.norms[node] * (1.0 + WIDER) + FLOOR
-    return narrowed(Reach(lower, upper, center, distance), lower, upper, ball)
+    return narrowed(NodeBounds(lower, upper, center, distance), lower, upper, ball)
 
 
 def _spread(x: Tensor, like: Tensor) -> Tensor:
@@ -86,8 +86,8 @@ def _row_norms_up(node: Conv, shape: tuple[int, ...], norm: Norm) -> Tensor:
     return (m * squares).sqrt() * largest * slack + FLOOR
 
 
-@pull.of(Conv)
-def _(node: Conv, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
+@back_substitute.of(Conv)
+def _(node: Conv, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRelaxation]) -> BackSubstituted:
     (x,) = inputs
     k, m = form.shape[:2]
     shape = tuple(x.lower.shape[1:])
@@ -102,7 +102,7 @@ def _(node: Conv, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pull
         channels = form.reshape(k, m, len(node.bias), -1)
         offset = channels.sum(3) @ node.bias
         error = error + gamma(form.shape[2] + 4) * (channels.abs().sum(3) @ node.bias.abs()) + form.shape[2] * FLOOR
-    return Pulled([part], offset, error)
+    return BackSubstituted([part], offset, error)
 
 
 def _transposed(node: Conv, y: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -122,17 +122,17 @@ def _terms(node: Conv) -> int:
 # --- maxima and order statistics -------------------------------------------------------------------------------------
 
 
-@reach.of(MaxPool)
-def _(node: MaxPool, inputs: list[Reach], ball: Context) -> Reach:
+@node_bounds.of(MaxPool)
+def _(node: MaxPool, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     (x,) = inputs
     factor = propagate(node, [{ball.norm: 1.0}], [tuple(x.lower.shape[1:])])[ball.norm]
     lower, upper = evaluate(node, [x.lower]), evaluate(node, [x.upper])
     distance = x.distance * factor * (1.0 + WIDER) + FLOOR
-    return narrowed(Reach(lower, upper, enclosed(node, [x.center]), distance), lower, upper, ball)
+    return narrowed(NodeBounds(lower, upper, enclosed(node, [x.center]), distance), lower, upper, ball)
 
 
-@pull.of(MaxPool)
-def _(node: MaxPool, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
+@back_substitute.of(MaxPool)
+def _(node: MaxPool, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRelaxation]) -> BackSubstituted:
     """Entry j of the window, plus [0, room]: the maximum exceeds x_j by at most max_(i != j) u_i - l_j."""
     (x,) = inputs
     shape = x.lower.shape
@@ -155,7 +155,7 @@ def _(node: MaxPool, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> P
     middle = 0.5 * room
     error = times(form.abs(), middle * (1.0 + gamma(n + 4)) + n * FLOOR)
     met = most_windows(node, tuple(shape[1:]))
-    return Pulled([part], times(form, middle), error + gamma(met + 2) * times(size, x.magnitude))
+    return BackSubstituted([part], times(form, middle), error + gamma(met + 2) * times(size, x.magnitude))
 
 
 def _up(difference: Tensor) -> Tensor:
@@ -163,15 +163,15 @@ def _up(difference: Tensor) -> Tensor:
     return difference.clamp_min(0.0).nan_to_num(math.inf, math.inf) * (1.0 + 4.0 * WIDER) + FLOOR
 
 
-@reach.of(GroupSort)
-def _(node: GroupSort, inputs: list[Reach], ball: Context) -> Reach:
+@node_bounds.of(GroupSort)
+def _(node: GroupSort, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     (x,) = inputs
     lower, upper = evaluate(node, [x.lower]), evaluate(node, [x.upper])
-    return narrowed(Reach(lower, upper, enclosed(node, [x.center]), x.distance), lower, upper, ball)
+    return narrowed(NodeBounds(lower, upper, enclosed(node, [x.center]), x.distance), lower, upper, ball)
 
 
-@pull.of(GroupSort)
-def _(node: GroupSort, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
+@back_substitute.of(GroupSort)
+def _(node: GroupSort, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRelaxation]) -> BackSubstituted:
     """The r-th smallest, y, as an entry x_j plus an interval, with entries ranked by their middles.
 
     Where y > x_j, one of the r - 1 entries ranked before j is at least y: fewer than r entries are below y, and j is
@@ -197,14 +197,14 @@ def _(node: GroupSort, form: Tensor, inputs: list[Reach], lines: list[Lines]) ->
     n = form.shape[2]
     middle, radius = middle.flatten(1), radius.flatten(1)
     error = times(form.abs(), radius + gamma(n + 4) * middle.abs() + n * FLOOR)
-    return Pulled([part], times(form, middle), error)
+    return BackSubstituted([part], times(form, middle), error)
 
 
 # --- normalisation ---------------------------------------------------------------------------------------------------
 
 
-@reach.of(Normalize)
-def _(node: Normalize, inputs: list[Reach], ball: Context) -> Reach:
+@node_bounds.of(Normalize)
+def _(node: Normalize, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     (x,) = inputs
     n, norm = math.prod(node.shape) // node.groups, ball.norm
     least, most = _centred(node, x)
@@ -219,10 +219,10 @@ def _(node: Normalize, inputs: list[Reach], ball: Context) -> Reach:
     gain = (long.flatten(1).amax(1) * factor).clamp(max=largest(n, node.epsilon, norm))
     distance = x.distance * gain * (1.0 + 4.0 * WIDER) + FLOOR
     lower, upper = bottom.reshape(x.lower.shape), top.reshape(x.lower.shape)
-    return narrowed(Reach(lower, upper, enclosed(node, [x.center]), distance), lower, upper, ball)
+    return narrowed(NodeBounds(lower, upper, enclosed(node, [x.center]), distance), lower, upper, ball)
 
 
-def _centred(node: Normalize, x: Reach) -> tuple[Tensor, Tensor]:
+def _centred(node: Normalize, x: NodeBounds) -> tuple[Tensor, Tensor]:
     """Intervals of the runs, less their mean if the node centres: ``(k, groups, n)``."""
     if not node.centred:
         return runs(node, x.lower), runs(node, x.upper)
@@ -275,8 +275,8 @@ def _quotients(node: Normalize, least: Tensor, most: Tensor, short: Tensor, long
     return torch.fmax(bottom, torch.full_like(bottom, -largest)), torch.fmin(top, torch.full_like(top, largest))
 
 
-@pull.of(Normalize)
-def _(node: Normalize, form: Tensor, inputs: list[Reach], lines: list[Lines]) -> Pulled:
+@back_substitute.of(Normalize)
+def _(node: Normalize, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRelaxation]) -> BackSubstituted:
     """Centred entries times the middle t of 1 / s, and what 1 / s - t adds; or, run by run, an interval."""
     (x,) = inputs
     least, most = _centred(node, x)
@@ -298,7 +298,7 @@ def _(node: Normalize, form: Tensor, inputs: list[Reach], lines: list[Lines]) ->
     n, run = form.shape[2], forms.shape[3]
     error = times(form.abs(), radius + gamma(n + 4) * middle.abs() + n * FLOOR)
     error = error + gamma(run + 8) * times(size, x.magnitude) + 4.0 * n * FLOOR * (1.0 + x.magnitude.sum(1))[:, None]
-    return Pulled([part], times(form, middle), error)
+    return BackSubstituted([part], times(form, middle), error)
 
 
 __all__ = ["NONLINEAR"]

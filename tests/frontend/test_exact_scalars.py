@@ -35,7 +35,7 @@ from lipbridge.lipsdp.by_channel.runs import runs_of
 from lipbridge.lowering.chain import as_chain
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball, Question
-from lipbridge.propagation.bounds import reaches
+from lipbridge.propagation.bounds import forward_bounds
 from lipbridge.rescaling.channel_chain import Layer, channel_chain
 from lipbridge.rescaling.channels import best_factors, ones, proved_product
 from lipbridge.rigor.running_error import enclose
@@ -147,7 +147,7 @@ def test_a_shift_that_is_computed_widens_the_interval() -> None:
         assert node.bias_error is not None
         assert node.bias is not None
         assert float(node.bias) + float(node.bias_error) >= 1.0
-        found = reaches(graph, Ball(torch.tensor([[0.5]], dtype=DOUBLE), 1e-9, "inf"))[-1]
+        found = forward_bounds(graph, Ball(torch.tensor([[0.5]], dtype=DOUBLE), 1e-9, "inf"))[-1]
         assert float(found.lower) <= 1.5 <= float(found.upper)
 
 
@@ -515,7 +515,7 @@ def test_errors_of_weights_reach_bounds_intervals_and_chains(tmp_path) -> None:
     assert trivial_bound(graph, norm="inf").value >= 3.75
     x = torch.tensor([[1.0, -2.0]], dtype=DOUBLE)
     assert float(enclose(graph, x).error) >= 0.5 + 0.5 + 0.25
-    found = reaches(graph, Ball(x, 1.0, "inf"))[-1]
+    found = forward_bounds(graph, Ball(x, 1.0, "inf"))[-1]
     assert float(found.upper) >= 2.5 * 2.0 + 1.25 * 3.0 + 1.25
     assert float(found.lower) <= 0.0 + 0.75 * 1.0 + 0.75
     chain = as_chain(graph, rounded=True)
@@ -617,6 +617,6 @@ def test_errors_of_images_reach_intervals() -> None:
     graph = capture(module, (2, 3))
     x = torch.randn(2, 2, 3, dtype=DOUBLE)
     inside = x + 0.05 * torch.rand(2, 2, 3, dtype=DOUBLE)
-    found = reaches(graph, Ball(x, 0.1, "inf"))
+    found = forward_bounds(graph, Ball(x, 0.1, "inf"))
     assert found[1].lower.shape == (2, 2, 3)
     assert bool(((found[-1].lower <= graph(inside)) & (graph(inside) <= found[-1].upper)).all())

@@ -18,7 +18,7 @@ from lipbridge.graph.nodes import Add, Conv, Dense, Elementwise, Gather, Input
 from lipbridge.lowering.chain import as_chain
 from lipbridge.lowering.dense import lower_to_dense
 from lipbridge.problem.question import Ball
-from lipbridge.propagation.bounds import layer_norms, reaches
+from lipbridge.propagation.bounds import forward_bounds, layer_norms
 from lipbridge.rescaling.channel_chain import channel_chain
 from lipbridge.rescaling.channels import ones, proved_product
 from lipbridge.rigor.tangent_error import enclose_tangent
@@ -115,7 +115,7 @@ def test_intervals_hold_and_lines_add_what_is_copied(data: st.DataObject) -> Non
     graph = Graph(nodes)
     ball = balls_of(graph, 0.3, norm)
     for norms in (None, layer_norms(graph, norm)):
-        require_inside(graph, ball, reaches(graph, ball, norms))
+        require_inside(graph, ball, forward_bounds(graph, ball, norms))
 
 
 def test_copies_that_cancel_are_seen_by_lines() -> None:
@@ -129,7 +129,7 @@ def test_copies_that_cancel_are_seen_by_lines() -> None:
         )
     )
     ball = Ball(torch.tensor([[5.0]], dtype=torch.float64), 1.0, "inf")
-    found = reaches(graph, ball)[2]
+    found = forward_bounds(graph, ball)[2]
     assert float((found.upper - found.lower).abs().max()) < 1e-13
 
 

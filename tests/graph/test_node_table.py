@@ -34,7 +34,7 @@ from lipbridge.graph.nodes import (
 )
 from lipbridge.graph.rules import RULES, ProblemRule, Rule
 from lipbridge.lowering.dense import lower_to_dense
-from lipbridge.propagation.bounds import reaches
+from lipbridge.propagation.bounds import forward_bounds
 from lipbridge.rigor.running_error import enclose
 from lipbridge.rigor.tangent_error import enclose_tangent
 from lipbridge.training import penalty
@@ -160,7 +160,7 @@ def test_bounds_and_errors_contain_the_values(kind: type[Node]) -> None:
     graph, center = NETWORKS[kind], points(kind, 1)
     ball = lipbridge.Ball(center, 0.3, "inf")
     inside = center + 0.3 * (2.0 * torch.rand(50, *graph.input_shape, dtype=torch.float64) - 1.0)
-    found = reaches(graph, ball)[-1]
+    found = forward_bounds(graph, ball)[-1]
     values = graph(inside)
     assert bool((values >= found.lower - 1e-12).all())
     assert bool((values <= found.upper + 1e-12).all())

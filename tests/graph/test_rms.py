@@ -18,7 +18,7 @@ from lipbridge.errors import UnsupportedOperation
 from lipbridge.frontend.moments import default_epsilon
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Input, Normalize
-from lipbridge.propagation.bounds import layer_norms, reaches
+from lipbridge.propagation.bounds import forward_bounds, layer_norms
 from lipbridge.rigor.running_error import enclose
 from lipbridge.vocabulary import NORMS, Norm
 from tests.support.captured import Lambda, Llama, agrees, kinds
@@ -119,7 +119,7 @@ def test_intervals(n: int, norm: Norm) -> None:
     for radius in (1e-3, 0.1, 10.0):
         ball = balls_of(graph, radius, norm)
         for linear in (False, True):
-            found = reaches(graph, ball, layer_norms(graph, norm), linear=linear)
+            found = forward_bounds(graph, ball, layer_norms(graph, norm), linear=linear)
             require_inside(graph, ball, found)
             assert float(found[-1].upper.max()) <= math.sqrt(n) * (1.0 + 1e-12)
 

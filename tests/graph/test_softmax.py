@@ -21,7 +21,7 @@ from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Dense, Input, Node, Softmax
 from lipbridge.lowering.chain import as_chain
 from lipbridge.problem.question import Ball
-from lipbridge.propagation.bounds import layer_norms, reaches
+from lipbridge.propagation.bounds import forward_bounds, layer_norms
 from lipbridge.rigor.running_error import enclose
 from lipbridge.rigor.tangent_error import enclose_tangent
 from lipbridge.search import search_lower_bound
@@ -148,7 +148,7 @@ def test_intervals(n: int, norm: Norm, log: bool) -> None:
         graph = softmax(n, log, 3, axis=axis)
         ball = Ball(torch.randn(3, n, 3, dtype=torch.float64) * scale, radius, norm)
         for linear in (False, True):
-            found = reaches(graph, ball, layer_norms(graph, norm), linear=linear)
+            found = forward_bounds(graph, ball, layer_norms(graph, norm), linear=linear)
             require_inside(graph, ball, found)
             assert bool((found[-1].upper <= (0.0 if log else 1.0)).all())
             assert log or bool((found[-1].lower >= 0.0).all())
@@ -158,7 +158,7 @@ def test_intervals(n: int, norm: Norm, log: bool) -> None:
 def test_intervals_are_exact_at_the_corners(log: bool) -> None:
     """The i-th entry is the largest where x_i is and the others are the smallest."""
     x, radius, n = torch.randn(1, 5, dtype=torch.float64) * 3, 0.7, 5
-    found = reaches(softmax(n, log), Ball(x, radius, "inf"))[-1]
+    found = forward_bounds(softmax(n, log), Ball(x, radius, "inf"))[-1]
     for i in range(n):
         corner = x - radius
         corner[0, i] += 2 * radius
@@ -169,7 +169,7 @@ def test_intervals_are_exact_at_the_corners(log: bool) -> None:
 
 def test_it_is_local_where_the_network_is_sure() -> None:
     """Far from ties softmax hardly moves, and its distance knows it."""
-    found = reaches(softmax(4, False), Ball(torch.tensor([[20.0, 0.0, 0.0, 0.0]]), 0.1, 2))[-1]
+    found = forward_bounds(softmax(4, False), Ball(torch.tensor([[20.0, 0.0, 0.0, 0.0]]), 0.1, 2))[-1]
     assert float(found.distance) < 1e-7
 
 
@@ -178,7 +178,7 @@ def test_infinite_intervals_tell_nothing_wrong(log: bool) -> None:
     W = torch.tensor([[1e300, 1.0], [1.0, -1e300], [0.0, 1.0]], dtype=torch.float64)
     dense = Dense("d", (0,), (3,), W)
     graph = Graph((Input("x", (), (2,)), dense, Softmax("s", (1,), (3,), 0, log)))
-    found = reaches(graph, Ball(torch.zeros(1, 2, dtype=torch.float64), 1e30, "inf"))[-1]
+    found = forward_bounds(graph, Ball(torch.zeros(1, 2, dtype=torch.float64), 1e30, "inf"))[-1]
     assert not bool(found.lower.isnan().any() or found.upper.isnan().any() or found.distance.isnan().any())
     assert bool((found.upper == (0.0 if log else 1.0)).all())
 

@@ -18,7 +18,7 @@ from lipbridge.constants.layer_constants import output_constants
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Add, Conv, ConvTranspose, Elementwise, Input
 from lipbridge.lowering.dense import lower_to_dense
-from lipbridge.propagation.bounds import layer_norms, reaches
+from lipbridge.propagation.bounds import forward_bounds, layer_norms
 from lipbridge.rigor.running_error import enclose
 from lipbridge.vocabulary import NORMS, Norm, exponent
 from tests.support.enclosed import balls_of, require_inside
@@ -204,8 +204,8 @@ def test_intervals(name: str, norm: Norm) -> None:
     ball = balls_of(graph, 0.3, norm)
     norms = layer_norms(graph, norm)
     for linear in (False, True):
-        require_inside(graph, ball, reaches(graph, ball, norms, linear=linear))
-    found = reaches(graph, ball, norms, linear=False)[1]
+        require_inside(graph, ball, forward_bounds(graph, ball, norms, linear=linear))
+    found = forward_bounds(graph, ball, norms, linear=False)[1]
     dual = {1: math.inf, 2: 2, "inf": 1}[norm]
     room = 0.3 * torch.linalg.vector_norm(matrix_of(first), dual, dim=1)
     half = (0.5 * (found.upper - found.lower)).flatten(1)

@@ -16,7 +16,7 @@ from lipbridge.activations.registry import activation, activation_names
 from lipbridge.errors import InvalidArgument, UnsupportedProblem
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Dense, Elementwise, Input, Node, Reshape
-from lipbridge.propagation.bounds import layer_norms, reaches
+from lipbridge.propagation.bounds import forward_bounds, layer_norms
 from lipbridge.vocabulary import NORMS
 from tests.support.enclosed import balls_of, require_inside
 from tests.support.families import FLAVOURS, network
@@ -36,14 +36,14 @@ families = st.builds(
 def test_no_value_is_outside(module, radius, norm, linear, known) -> None:
     graph = graph_of(module)
     ball = balls_of(graph, radius, norm)
-    require_inside(graph, ball, reaches(graph, ball, layer_norms(graph, norm) if known else None, linear=linear))
+    require_inside(graph, ball, forward_bounds(graph, ball, layer_norms(graph, norm) if known else None, linear=linear))
 
 
 def test_layers_of_one_name_keep_their_own_norms() -> None:
     big, small = 10.0 * torch.eye(2, dtype=torch.float64), 0.1 * torch.eye(2, dtype=torch.float64)
     graph = Graph((Input("input", (), (2,)), Dense("same", (0,), (2,), big), Dense("same", (1,), (2,), small)))
     ball = balls_of(graph, 1.0, 2)
-    require_inside(graph, ball, reaches(graph, ball, layer_norms(graph, 2)))
+    require_inside(graph, ball, forward_bounds(graph, ball, layer_norms(graph, 2)))
     assert sorted(layer_norms(graph, 2).values()) == pytest.approx([0.1, 10.0])
 
 
@@ -66,7 +66,7 @@ def test_graphs_with_branches(norm) -> None:
     graph = lipbridge.capture(module, (2, 3))
     for radius in (1e-3, 0.5):
         ball = balls_of(graph, radius, norm)
-        plain, linear = reaches(graph, ball, linear=False), reaches(graph, ball, layer_norms(graph, norm))
+        plain, linear = forward_bounds(graph, ball, linear=False), forward_bounds(graph, ball, layer_norms(graph, norm))
         require_inside(graph, ball, plain)
         require_inside(graph, ball, linear)
         assert float((linear[-1].upper - linear[-1].lower).sum()) < float((plain[-1].upper - plain[-1].lower).sum())
@@ -94,7 +94,7 @@ def test_channelwise_polyactivations(name, axis) -> None:
         )
     )
     ball = balls_of(graph, 0.3, 2)
-    plain, linear = reaches(graph, ball, linear=False), reaches(graph, ball)
+    plain, linear = forward_bounds(graph, ball, linear=False), forward_bounds(graph, ball)
     require_inside(graph, ball, plain)
     require_inside(graph, ball, linear)
     assert float((linear[4].upper - linear[4].lower).sum()) < float((plain[4].upper - plain[4].lower).sum())
@@ -105,7 +105,7 @@ def test_the_first_layer_is_exact(norm) -> None:
     layer = nn.Linear(5, 7).double()
     graph = graph_of(nn.Sequential(layer))
     ball = balls_of(graph, 0.3, norm)
-    found = reaches(graph, ball)[-1]
+    found = forward_bounds(graph, ball)[-1]
     dual = {1: math.inf, 2: 2, "inf": 1}[norm]
     room = 0.3 * torch.linalg.vector_norm(layer.weight.detach(), dual, dim=1)
     value = layer(ball.centers).detach()
@@ -121,7 +121,7 @@ def test_a_network_that_is_linear_on_the_ball_is_exact() -> None:
         first.bias.fill_(100.0)
     graph = graph_of(nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(5, 1).double()))
     ball = balls_of(graph, 0.5, 2)
-    found = reaches(graph, ball)[3]
+    found = forward_bounds(graph, ball)[3]
     room = 0.5 * torch.linalg.vector_norm(second.weight @ first.weight, 2, dim=1).detach()
     torch.testing.assert_close(found.upper - found.lower, (2 * room).expand(2, -1), rtol=1e-8, atol=1e-8)
 
@@ -137,7 +137,7 @@ def test_each_way_helps_somewhere() -> None:
     graph = graph_of(nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]))
 
     def width(norm, **ways) -> float:
-        found = reaches(graph, balls_of(graph, 0.3, norm), **ways)[3]
+        found = forward_bounds(graph, balls_of(graph, 0.3, norm), **ways)[3]
         return float((found.upper - found.lower).mean())
 
     assert width(2, norms=layer_norms(graph, 2), linear=False) < 0.5 * width(2, linear=False)
@@ -154,16 +154,18 @@ def test_overflow_is_infinite_not_wrong(module, norm) -> None:
             if isinstance(layer, nn.Linear):
                 layer.weight.mul_(1e150)
     graph = graph_of(module)
-    for reach in reaches(graph, balls_of(graph, 1e10, norm)):
-        assert not bool(reach.lower.isnan().any() or reach.upper.isnan().any() or (reach.lower == math.inf).any())
-        assert not bool((reach.upper == -math.inf).any())
+    for node_bounds in forward_bounds(graph, balls_of(graph, 1e10, norm)):
+        assert not bool(
+            node_bounds.lower.isnan().any() or node_bounds.upper.isnan().any() or (node_bounds.lower == math.inf).any()
+        )
+        assert not bool((node_bounds.upper == -math.inf).any())
 
 
 def test_it_runs_where_tensors_have_no_values() -> None:
     for name in ("relu", "gelu", "sincos", "softplus"):
         graph = graph_of(network(1, 3, (name,))).to("meta")
         ball = Ball(torch.zeros(3, *graph.input_shape, dtype=torch.float64), 0.1, 2)
-        found = reaches(graph, ball)
+        found = forward_bounds(graph, ball)
         assert found[-1].lower.device.type == "meta"
         assert found[-1].lower.shape == (3, *graph.output_shape)
 
@@ -171,11 +173,11 @@ def test_it_runs_where_tensors_have_no_values() -> None:
 def test_errors() -> None:
     graph = graph_of(network(1, 3, ("relu",)))
     with pytest.raises(InvalidArgument, match="centers"):
-        reaches(graph, Ball(torch.zeros(2, 99, dtype=torch.float64), 1.0, 2))
+        forward_bounds(graph, Ball(torch.zeros(2, 99, dtype=torch.float64), 1.0, 2))
 
     class Strange(Node):
         pass
 
     strange = Graph((Input("input", (), (3,)), Strange("odd", (0,), (3,))))
     with pytest.raises(UnsupportedProblem, match="odd"):
-        reaches(strange, Ball(torch.zeros(1, 3, dtype=torch.float64), 1.0, 2))
+        forward_bounds(strange, Ball(torch.zeros(1, 3, dtype=torch.float64), 1.0, 2))

@@ -27,7 +27,7 @@ from lipbridge.graph.nodes import (
 from lipbridge.propagation import adjoint as propagation_adjoint
 from lipbridge.propagation import bounds as propagation
 from lipbridge.propagation import space as propagation_space
-from lipbridge.propagation.bounds import layer_norms, reaches
+from lipbridge.propagation.bounds import forward_bounds, layer_norms
 from lipbridge.vocabulary import NORMS, Norm
 from tests.support.coarse import coarse
 from tests.support.exact_propagation import ROOM, Maker, arithmetic, moved
@@ -89,9 +89,12 @@ def require_held(graph: Graph, ball: Ball, found: list[Any], seed: int) -> None:
         points = [at_center] + [
             values(graph, [a + b for a, b in zip(middle, move, strict=True)], SMOOTH) for move in moves
         ]
-        for index, reach in enumerate(found):
-            lower, upper = reach.lower[k].flatten().tolist(), reach.upper[k].flatten().tolist()
-            value, error = reach.center.value[k].flatten().tolist(), reach.center.error[k].flatten().tolist()
+        for index, node_bounds in enumerate(found):
+            lower, upper = node_bounds.lower[k].flatten().tolist(), node_bounds.upper[k].flatten().tolist()
+            value, error = (
+                node_bounds.center.value[k].flatten().tolist(),
+                node_bounds.center.error[k].flatten().tolist(),
+            )
             for exact, v, e in zip(at_center[index], value, error, strict=True):
                 assert abs(exact - v) <= e, graph.nodes[index]
             for point in points:
@@ -99,7 +102,7 @@ def require_held(graph: Graph, ball: Ball, found: list[Any], seed: int) -> None:
                     room = ROOM * (1 + abs(exact))
                     assert low - room <= exact <= high + room, graph.nodes[index]
                 far = moved(point[index], at_center[index], ball.norm)
-                assert far * (1 - mpmath.mpf(ROOM)) <= float(reach.distance[k]), graph.nodes[index]
+                assert far * (1 - mpmath.mpf(ROOM)) <= float(node_bounds.distance[k]), graph.nodes[index]
 
 
 @pytest.mark.parametrize("direction", [None, "zero", "away", "nearest"])
@@ -113,7 +116,7 @@ def test_no_exact_value_is_outside(direction: str | None) -> None:
         ball = Ball(centers, radius, norm)
         with arithmetic(direction):
             norms = layer_norms(graph, norm) if draw.random() < 0.5 else None
-            found = reaches(graph, ball, norms, linear=draw.random() < 0.7)
+            found = forward_bounds(graph, ball, norms, linear=draw.random() < 0.7)
         with mpmath.workprec(BITS):
             require_held(graph, ball, found, seed)
 
@@ -123,7 +126,7 @@ def test_units_that_are_pulled_back_piece_by_piece(monkeypatch: pytest.MonkeyPat
     for seed in (3, 8, 12):
         graph = network(seed)
         ball = Ball(torch.ones(2, *graph.input_shape, dtype=torch.float64), 0.25, 2)
-        found = reaches(graph, ball)
+        found = forward_bounds(graph, ball)
         with mpmath.workprec(BITS):
             require_held(graph, ball, found, seed)
 
@@ -141,7 +144,7 @@ def test_long_sums_of_what_is_pulled_back_keep_what_each_addition_loses(branches
         nodes += [Dense(f"{i}", (i,), (1,), one, small[0] if i < count else one[0]) for i in range(count + 1)]
     graph, center = Graph(tuple(nodes)), float(branches)
     ball = Ball(torch.full((1, 1), center, dtype=torch.float64), 2.0**-40, 2)
-    found = reaches(graph, ball, linear=False)
+    found = forward_bounds(graph, ball, linear=False)
     with arithmetic("zero"):
         ends = propagation._form_ends(graph, len(nodes) - 1, one[None], found, {}, ball)
     assert ends is not None
@@ -154,7 +157,7 @@ def test_a_form_of_many_inputs_keeps_what_its_value_at_the_centre_loses() -> Non
     one, row = torch.ones(1, 1, dtype=torch.float64), torch.ones(1, 64, dtype=torch.float64)
     graph = Graph((Input("input", (), (64,)), Dense("sum", (0,), (1,), row)))
     ball = Ball(row, 2.0**-40, "inf")
-    found = reaches(graph, ball, linear=False)
+    found = forward_bounds(graph, ball, linear=False)
     with arithmetic("zero", "low"):
         ends = propagation._form_ends(graph, 1, one[None], found, {}, ball)
     assert ends is not None

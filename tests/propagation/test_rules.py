@@ -34,14 +34,14 @@ from lipbridge.propagation.bounds import _form_ends
 from lipbridge.propagation.rules import (
     DUAL,
     Context,
-    Lines,
-    Reach,
+    LinearRelaxation,
+    NodeBounds,
+    back_substitute,
     halves,
-    lines_around,
+    linear_relaxation,
     narrowed,
+    node_bounds,
     norm_up,
-    pull,
-    reach,
 )
 from lipbridge.rigor.running_error import Enclosure
 from lipbridge.vocabulary import NORMS, Norm
@@ -80,7 +80,7 @@ def test_linear_layers_on_boxes_and_on_balls(direction: str | None, worst: str |
         shape, norm = make.nodes[0].shape, make.random.choice(NORMS)
         x = make.box(shape, norm, known=known)
         with arithmetic(direction, worst):
-            found = reach(node, [x], Context(norm))
+            found = node_bounds(node, [x], Context(norm))
         with mpmath.workprec(BITS):
             rows, shift = matrix(node, shape)
             for k in range(2):
@@ -109,7 +109,7 @@ def test_sums(direction: str | None, worst: str | None) -> None:
         count = make.random.randint(2, 12)
         boxes = [make.box((5,), 2, known="box") for _ in range(count)]
         with arithmetic(direction, worst):
-            found = reach(Add("add", tuple(range(count)), (5,)), boxes, Context(2))
+            found = node_bounds(Add("add", tuple(range(count)), (5,)), boxes, Context(2))
         with mpmath.workprec(BITS):
             for k in range(2):
                 for i in range(5):
@@ -177,7 +177,7 @@ def test_activations_and_the_lines_around_them(direction: str | None, worst: str
         node = Elementwise("bend", (0,), (4 * row.width,), row)
         z = make.box((4,), 2, known="box")
         with arithmetic(direction, worst):
-            found, lines = reach(node, [z], Context(2)), lines_around(node, z)
+            found, lines = node_bounds(node, [z], Context(2)), linear_relaxation(node, z)
         graph = Graph((Input("x", (), (1,)), Elementwise("bend", (0,), (row.width,), row)))
         with mpmath.workprec(BITS):
             for k, i in itertools.product(range(2), range(4)):
@@ -206,7 +206,7 @@ def test_forms_of_linear_layers_are_pulled_back(direction: str | None, worst: st
         shape = make.nodes[0].shape
         x, form = make.box(shape, 2), forms(make, node)
         with arithmetic(direction, worst):
-            found = pull(node, form, [x], [])
+            found = back_substitute(node, form, [x], [])
         with mpmath.workprec(BITS):
             rows, shift = matrix(node, shape)
             columns = list(zip(*rows, strict=True))
@@ -227,8 +227,8 @@ def test_forms_of_nonlinear_layers_are_pulled_back(direction: str | None, worst:
         shape = make.nodes[0].shape
         x, form = make.box(shape, 2), forms(make, node)
         with arithmetic(direction, worst):
-            lines = lines_around(node, x) if isinstance(node, Elementwise) else []
-            found = pull(node, form, [x], lines)
+            lines = linear_relaxation(node, x) if isinstance(node, Elementwise) else []
+            found = back_substitute(node, form, [x], lines)
         graph = Graph((make.nodes[0], node))
         draw = random.Random(seed)
         with mpmath.workprec(BITS):
@@ -249,17 +249,17 @@ def test_an_error_that_vanishes_beside_the_distance_counts() -> None:
     """The end of an interval near zero is known far better than the two numbers whose sum is its room."""
     value, error, far = torch.ones(1, 1, dtype=torch.float64), 0.9 * 2.0**-54, 1.0 + 2.0**-50
     infinite = torch.full_like(value, math.inf)
-    x = Reach(-infinite, infinite, Enclosure(value, value * error), value.flatten() * far)
+    x = NodeBounds(-infinite, infinite, Enclosure(value, value * error), value.flatten() * far)
     found = narrowed(x, -infinite, infinite, Context(2))
     with mpmath.workprec(BITS):
         assert float(found.lower) <= 1 - mpmath.mpf(error) - far
 
 
-def about_zero(n: int, width: float) -> Reach:
+def about_zero(n: int, width: float) -> NodeBounds:
     """``n`` values within ``width`` of zero, of whose distance from the centre nothing is known."""
     zero = torch.zeros(1, n, dtype=torch.float64)
     known = Enclosure(zero, torch.zeros_like(zero))
-    return Reach(zero - width, zero + width, known, torch.full((1,), math.inf, dtype=torch.float64))
+    return NodeBounds(zero - width, zero + width, known, torch.full((1,), math.inf, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("worst", ["low", "high"])
@@ -269,8 +269,8 @@ def test_a_sum_of_many_terms_of_one_sign_counts_its_rounding(worst: str) -> None
     W = torch.ones(1, n, dtype=torch.float64)
     bias = torch.ones(1, dtype=torch.float64)
     with arithmetic("nearest", worst):
-        shifted = reach(Dense("d", (0,), (1,), W, bias), [about_zero(n, 0.0)], Context("inf"))
-        spread = reach(Dense("d", (0,), (1,), W), [about_zero(n, 1.0)], Context("inf"))
+        shifted = node_bounds(Dense("d", (0,), (1,), W, bias), [about_zero(n, 0.0)], Context("inf"))
+        spread = node_bounds(Dense("d", (0,), (1,), W), [about_zero(n, 1.0)], Context("inf"))
     assert float(shifted.lower) <= 1.0 <= float(shifted.upper)
     assert float(spread.lower) <= -n <= n <= float(spread.upper)
     assert float(spread.upper) <= n * 1.01
@@ -291,18 +291,20 @@ def test_a_form_of_many_biases_counts_its_rounding(worst: str) -> None:
     for node, size in nodes:
         read = (1,) if isinstance(node, Dense) else (1, node.shape[1])
         zero = torch.zeros(1, *read, dtype=torch.float64)
-        x = Reach(zero, zero, Enclosure(zero, zero), torch.zeros(1, dtype=torch.float64))
+        x = NodeBounds(zero, zero, Enclosure(zero, zero), torch.zeros(1, dtype=torch.float64))
         with arithmetic("nearest", worst):
-            found = pull(node, torch.ones(1, 1, size, dtype=torch.float64), [x], [])
+            found = back_substitute(node, torch.ones(1, 1, size, dtype=torch.float64), [x], [])
         assert abs(float(found.offset) - n) <= float(found.error) <= 0.01 * n, node
 
 
-def on_lines(n: int, size: float, slope: float, offset: float, radius: float) -> tuple[Graph, Reach, list[Lines]]:
+def on_lines(
+    n: int, size: float, slope: float, offset: float, radius: float
+) -> tuple[Graph, NodeBounds, list[LinearRelaxation]]:
     """An activation of ``n`` inputs of this size, and lines around it that are the same for each unit."""
     zero = torch.zeros(1, n, dtype=torch.float64)
     graph = Graph((Input("x", (), (n,)), Elementwise("g", (0,), (n,), activation("tanh"))))
-    x = Reach(zero - size, zero + size, Enclosure(zero, zero), torch.full((1,), size, dtype=torch.float64))
-    return graph, x, [Lines(zero + slope, zero + offset, zero + radius)]
+    x = NodeBounds(zero - size, zero + size, Enclosure(zero, zero), torch.full((1,), size, dtype=torch.float64))
+    return graph, x, [LinearRelaxation(zero + slope, zero + offset, zero + radius)]
 
 
 @pytest.mark.parametrize("worst", ["low", "high"])
@@ -311,7 +313,7 @@ def test_a_form_of_many_activations_counts_its_rounding(worst: str) -> None:
     form = torch.ones(1, 1, n, dtype=torch.float64)
     graph, x, lines = on_lines(n, 1.0, 0.0, 1.0, 0.0)
     with arithmetic("nearest", worst):
-        found = pull(graph.nodes[1], form, [x], lines)
+        found = back_substitute(graph.nodes[1], form, [x], lines)
     assert abs(float(found.offset) - n) <= float(found.error) <= 0.01 * n
     # The radii are all that is left of the form: they are added up to no less than they are.
     graph, x, lines = on_lines(n, 1.0, 0.0, 0.0, 1.0)
@@ -327,7 +329,7 @@ def test_a_product_of_a_form_and_a_slope_counts_its_rounding() -> None:
     factor = 1.0 + 2.0**-12
     graph, x, lines = on_lines(1, 4.0, factor, 0.0, 0.0)
     with arithmetic("zero"):
-        found = pull(graph.nodes[1], torch.full((1, 1, 1), factor, dtype=torch.float64), [x], lines)
+        found = back_substitute(graph.nodes[1], torch.full((1, 1, 1), factor, dtype=torch.float64), [x], lines)
     assert 4.0 * abs(factor**2 - float(found.parts[0])) <= float(found.error) <= 2.0**-10
 
 
@@ -337,8 +339,8 @@ def test_a_maximum_is_an_entry_and_what_another_may_exceed_it_by(shift: float) -
     node = MaxPool("m", (0,), (1, 1), (2,), (2,))
     low = torch.full((1, 1, 2), shift, dtype=torch.float64)
     nothing = torch.full((1,), math.inf, dtype=torch.float64)
-    x = Reach(low, low + 1.0, Enclosure(low, 0.0 * low), nothing)
-    found = pull(node, torch.ones(1, 1, 1, dtype=torch.float64), [x], [])
+    x = NodeBounds(low, low + 1.0, Enclosure(low, 0.0 * low), nothing)
+    found = back_substitute(node, torch.ones(1, 1, 1, dtype=torch.float64), [x], [])
     assert sorted(found.parts[0].flatten().tolist()) == [0.0, 1.0]
     offset, error = float(found.offset), float(found.error)
     assert offset - error <= 0.0 <= 1.0 <= offset + error

@@ -36,7 +36,7 @@ from lipbridge.graph.nodes import (
     Softmax,
 )
 from lipbridge.propagation.rules import (
-    Reach,
+    NodeBounds,
     norm_up,
 )
 from lipbridge.rigor.running_error import Enclosure
@@ -203,7 +203,7 @@ class Boxes(Maker):
     def normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator, dtype=torch.float64)
 
-    def box(self, shape: tuple[int, ...], norm: Norm, k: int = 2, *, known: str = "both") -> Reach:
+    def box(self, shape: tuple[int, ...], norm: Norm, k: int = 2, *, known: str = "both") -> NodeBounds:
         """Intervals of several widths around what is known of the centre: both, or only the ``box`` or ``distance``."""
         value = coarse(self.normal(k, *shape) * self.random.choice((1.0, 30.0)))
         width = torch.exp2(torch.randint(-24, 2, (k, *shape), generator=self.generator).double())
@@ -215,7 +215,7 @@ class Boxes(Maker):
             distance = torch.full_like(distance, math.inf)
         if known == "distance":
             lower, upper = -infinite, infinite
-        return Reach(lower, upper, Enclosure(value, error), distance)
+        return NodeBounds(lower, upper, Enclosure(value, error), distance)
 
 
 def linear_node(seed: int) -> tuple[Boxes, Node]:

@@ -19,7 +19,7 @@ from lipbridge.errors import InvalidArgument, LipbridgeError, UnsupportedProblem
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Add, Concat, Dense, Elementwise, GroupSort, Input, MaxPool, Node, Normalize, Reshape
 from lipbridge.linalg import vector_norm
-from lipbridge.propagation.bounds import reaches
+from lipbridge.propagation.bounds import forward_bounds
 from lipbridge.verifiers import Verifier
 from lipbridge.vocabulary import Norm, Quantity, Status
 from lipbridge_adapters.lirpa import shim
@@ -498,7 +498,7 @@ def test_images_as_tight_as_our_own_lines(kind: str) -> None:
     center = normal(0, 1, *graph.input_shape)
     bound = bounded(deviation(graph, center, radius, "inf"), "CROWN")
     relu = Graph((*graph.nodes, Elementwise("end", (len(graph.nodes) - 1,), (3,), activation("relu"))))
-    found = reaches(relu, Ball(center, radius, "inf"))[-2]
+    found = forward_bounds(relu, Ball(center, radius, "inf"))[-2]
     ours = torch.maximum(found.upper - graph(center), graph(center) - found.lower).max().item() / radius
     assert bound.value == pytest.approx(ours, rel=0.05)
 
