@@ -3,6 +3,7 @@
 #   make demo     train, prove, compare on the embedded data; opens nothing, prints where the report is
 #   make test     lint, then all tests but the slow ones
 #   make test-slow  all tests, with property tests on new random examples
+#   make lowest   the fast tests with the lowest versions that pyproject.toml allows, torch aside
 #   make mutants  which small changes of the code no test notices
 #
 # TORCH is what pip installs as torch, e.g. make test TORCH="torch==2.13.0".
@@ -14,8 +15,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REPORT := demo-report
+LOWEST := .venv-lowest
+FAST := tests/house tests/problem tests/graph tests/constants tests/activations tests/norms tests/layers tests/files tests/cli tests/verifiers/test_lipsdp_fast.py tests/adapters/sdp/test_lipsdp.py tests/adapters/onnx/test_roundtrip.py
 
-.PHONY: demo test lint format test-slow mutants bench docs clean
+.PHONY: demo test lint format test-slow mutants lowest bench docs clean
 
 demo: $(READY)
 	$(BIN)/lipbridge train digits --seed 0 --out $(REPORT)/bound-trained --overwrite
@@ -43,6 +46,12 @@ test-slow: $(READY)
 mutants: $(READY)
 	$(BIN)/python -m tests.mutants --jobs $(WORKERS)
 
+lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) tests/lowest.py sdp onnx report test > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check "$(TORCH)" -r $(LOWEST)/lowest.txt -e .
+	$(LOWEST)/bin/python -m pytest -n $(WORKERS) -m "not slow" $(FAST)
+
 bench: $(READY)
 	$(BIN)/python -m benchmarks.spine
 
@@ -50,7 +59,7 @@ docs: $(READY)
 	$(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml
 
 clean:
-	rm -rf $(VENV) $(REPORT) site
+	rm -rf $(VENV) $(LOWEST) $(REPORT) site
 
 # auto-LiRPA's own pins exclude every current torch, so it is installed without its dependencies; the extra `lirpa`
 # has the few that it imports.

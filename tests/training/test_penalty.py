@@ -84,6 +84,7 @@ def test_activation_constants_and_any_graph_count() -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_jets_of_joined_layers_are_derivatives(norm) -> None:
     """Concat and Add of three dense layers: the penalty's slopes against finite differences."""
+    from lipbridge.graph.graph import Graph
     from lipbridge.graph.nodes import Add, Concat, Dense, Input
 
     penalty = TrivialBoundPenalty(lipbridge.mlp([3, 3, 3, 3, 3]), norm)
@@ -94,7 +95,7 @@ def test_jets_of_joined_layers_are_derivatives(norm) -> None:
         kind("n", inputs, shape, weight) if kind is Dense else kind("n", inputs, shape)
         for kind, (inputs, shape) in zip(kinds, shapes, strict=True)
     ]
-    penalty._plan, penalty._factors = (nodes, dict.fromkeys((1, 2, 4, 5))), {}
+    penalty._plan, penalty._factors = (Graph(tuple(nodes)), dict.fromkeys((1, 2, 4, 5))), {}
     norms = [torch.tensor(value, dtype=torch.float64) for value in (1.3, 0.7, 2.1, 0.4)]
     value, slopes = penalty._product([x.float() for x in norms])
     a, b, c, d = (float(x) for x in norms)

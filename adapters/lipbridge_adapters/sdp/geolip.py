@@ -271,7 +271,11 @@ def _blocks(entries: tuple[Vector, Vector, Vector, Vector], constant: Vector) ->
 
     row, column, variable_of, value = entries
     order = len(constant)
-    tied = sparse.coo_array((np.ones(len(row)), (row, column)), shape=(order, order)) + sparse.coo_array(constant != 0)
+    # In int32: before scipy 1.12 wider indices fail inside csgraph, which then returns what is no answer.
+    places = (row.astype(np.int32), column.astype(np.int32))
+    ends = tuple(index.astype(np.int32) for index in np.nonzero(constant))
+    tied = sparse.coo_array((np.ones(len(row)), places), shape=(order, order))
+    tied += sparse.coo_array((np.ones(len(ends[0])), ends), shape=(order, order))
     number, label = connected_components(tied, directed=False)
     found: list[Block] = []
     for block in range(number):
