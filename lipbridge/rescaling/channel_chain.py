@@ -181,7 +181,7 @@ class _Reader:
         from scipy import sparse
         from scipy.sparse import csgraph
 
-        # In int32: before scipy 1.12 wider indices fail inside csgraph, which then returns what is no answer.
+        # In int32: with scipy 1.11 wider indices fail inside csgraph, which then returns what is no answer.
         pairs = tuple(t.flatten().numpy().astype(np.int32) for t in (rows[:, :1].expand_as(rows), rows))
         edges = sparse.coo_array((np.ones(rows.numel(), dtype=np.int8), pairs), (count, count))
         names = torch.as_tensor(csgraph.connected_components(edges, directed=False)[1], dtype=torch.int64)

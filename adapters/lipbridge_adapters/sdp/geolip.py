@@ -271,7 +271,7 @@ def _blocks(entries: tuple[Vector, Vector, Vector, Vector], constant: Vector) ->
 
     row, column, variable_of, value = entries
     order = len(constant)
-    # In int32: before scipy 1.12 wider indices fail inside csgraph, which then returns what is no answer.
+    # In int32: with scipy 1.11 wider indices fail inside csgraph, which then returns what is no answer.
     places = (row.astype(np.int32), column.astype(np.int32))
     ends = tuple(index.astype(np.int32) for index in np.nonzero(constant))
     tied = sparse.coo_array((np.ones(len(row)), places), shape=(order, order))
