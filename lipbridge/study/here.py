@@ -78,6 +78,9 @@ def answer(name: str, problem: Problem, task: Task | Refusal, budget: Budget) ->
     seconds = time.perf_counter() - start
     if not isinstance(bound, Bound):  # type: ignore[reportUnnecessaryIsInstance]
         return failed(problem, name, Status.FAILED, f"it returned {type(bound).__name__}, not a Bound", seconds)
+    if bound.question != problem.question:
+        words = f"it answered another question ({bound.question}) than it was asked"
+        return failed(problem, name, Status.FAILED, words, seconds)
     return replace(bound, seconds=seconds)
 
 

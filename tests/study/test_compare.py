@@ -21,7 +21,7 @@ from tests.support import third_party
 
 HOSTILE = (
     *("honest", "liar", "boaster", "crash", "leave", "raise", "hang", "greedy", "nothing", "nan", "local", "slow"),
-    *("early", "neither"),
+    *("early", "neither", "elsewhere"),
 )
 
 
@@ -98,6 +98,7 @@ def test_a_lower_bound_without_witness_discredits_nobody(rows: Mapping[str, Row]
         ("nothing", "failed", "NoneType, not a Bound"),
         ("early", "failed", "ZeroDivisionError: too early"),
         ("neither", "failed", "NoneType, neither a Task nor a Refusal"),
+        ("elsewhere", "failed", "another question (lipschitz, l2, 1 l2 ball, radius 0.001)"),
         ("nan", "failed", "NaN"),
     ],
 )

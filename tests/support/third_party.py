@@ -6,7 +6,10 @@ from pathlib import Path
 
 SOURCE = '''
 import math, os, sys, time
+from dataclasses import replace
+
 import torch
+from lipbridge.problem.question import Ball, Question
 from lipbridge.problem.bound import Bound, Witness
 from lipbridge.constants.trivial import trivial_bound
 from lipbridge.verifiers import Option, Refusal, Task, Verifier
@@ -66,6 +69,14 @@ class Boaster(Base):
         return Bound(
             value=1e9, side=Side.LOWER, proved=True, question=problem.question, method="boast", witness=witness
         )
+
+
+class Elsewhere(Base):
+    """Bounds another region than it was asked for."""
+
+    def bound_of(self, problem, budget):
+        ball = Ball(torch.zeros(1, *problem.graph.input_shape), 1e-3, 2)
+        return replace(self.value(problem), value=0.1, question=Question.on(ball, 2))
 
 
 class Crash(Base):
@@ -153,7 +164,7 @@ class Absent(Base):
 
 NAMES = (
     *("honest", "liar", "boaster", "crash", "leave", "raise", "hang", "greedy", "nothing", "nan"),
-    *("early", "neither", "local", "slow", "absent"),
+    *("early", "neither", "elsewhere", "local", "slow", "absent"),
 )
 
 
