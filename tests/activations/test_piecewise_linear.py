@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lipbridge.activations.activation import Term, derive
@@ -66,11 +66,18 @@ def test_slopes_bends_and_ranges_hold_in_exact_arithmetic(component: tuple[Term,
 
 
 @settings(max_examples=100)
+@example(
+    components=(
+        (Term("relu", 1.0, 1e-8, 1e8), Term("abs")),  # a kink at -1e16
+        (Term("relu", 1.0, -1.0),),
+    )
+)
 @given(components=st.lists(st.lists(HINGES, min_size=1, max_size=3).map(tuple), min_size=2, max_size=3).map(tuple))
 def test_a_joint_constant_is_the_largest_over_all_pieces(components: tuple[tuple[Term, ...], ...]) -> None:
     row = derive("joint", components)
     pieces = Pieces(tuple(tuple(t.hinge for t in c if t.hinge is not None) for c in components))
-    inside = [Fraction(-(10**12)), *pieces.kinks, Fraction(10**12)]
+    kinks = sorted(pieces.kinks) or [Fraction(0)]
+    inside = [kinks[0] - 1, *kinks, kinks[-1] + 1]  # the outermost pieces too, wherever the kinks are
     sizes: dict[object, list[float]] = {1: [], 2: [], "inf": []}
     for left, right in pairwise(inside):
         at, further = (left + (right - left) * Fraction(k, 3) for k in (1, 2))
