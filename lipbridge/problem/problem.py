@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lipbridge import checks
 from lipbridge.errors import InvalidArgument
-from lipbridge.graph.graph import Graph, stored, with_axes
+from lipbridge.graph.graph import Graph, tensors, with_axes
 from lipbridge.problem.question import Ball, Question
 from lipbridge.vocabulary import Norm, Quantity
 
@@ -29,7 +29,7 @@ class Problem:
 
     graph: Graph
     question: Question
-    _kept: dict[Any, tuple[list[int], Any]] = field(init=False, repr=False, default_factory=lambda: {})
+    _kept: dict[Any, tuple[int, Any]] = field(init=False, repr=False, default_factory=lambda: {})
 
     def __post_init__(self) -> None:
         words = "be a Graph, which lipbridge.capture(module) or read_onnx(file) gives"
@@ -44,11 +44,11 @@ class Problem:
     def once(self, make: Callable[[Problem], T]) -> T:
         """``make(self)``, computed the first time and kept: several verifiers read the same chain of one problem.
 
-        It is computed anew where a tensor of the Graph was changed in place meanwhile.
+        It is computed anew where a number of the Graph has changed meanwhile, in whatever way.
         """
-        versions = [_version(tensor) for node in self.graph for tensor in stored(node).values()]
-        if make not in self._kept or self._kept[make][0] != versions:
-            self._kept[make] = versions, make(self)
+        digest = hash(tuple(map(_digest, (t for node in self.graph for t in tensors(node).values()))))
+        if make not in self._kept or self._kept[make][0] != digest:
+            self._kept[make] = digest, make(self)
         return self._kept[make][1]
 
     @property
@@ -82,6 +82,6 @@ class Problem:
         return self.question.region_name
 
 
-def _version(tensor: Tensor) -> int:
-    """How often torch has changed a tensor in place; it does not count for tensors made in inference mode."""
-    return -1 if tensor.is_inference() else tensor._version
+def _digest(tensor: Tensor) -> int:
+    """Of the numbers themselves: torch's own count of changes misses those through ``.data`` and numpy."""
+    return 0 if tensor.is_meta else hash(tensor.detach().cpu().contiguous().numpy().tobytes())
