@@ -93,13 +93,11 @@ def bound(
     from lipbridge.cli.models import open_model
     from lipbridge.cli.tables import print_bounds
     from lipbridge.files.models import Reading, balls_of
-    from lipbridge.problem.options import read_options
     from lipbridge.study.single import bound_network
-    from lipbridge.verifiers import Budget, get_verifiers
+    from lipbridge.verifiers import Budget, require_options
     from lipbridge.vocabulary import Status
 
-    for name, known in get_verifiers({*names, *settings}).items():
-        read_options(name, known.options, settings.get(name, {}))
+    require_options(names, settings)
     budget = Budget(time_limit, memory, seed)
     opened = open_model(model, Reading(parse.shape(input_shape), output, weights or (), parse.classes(classes), data))
     region = None if radius is None else balls_of(opened, data, points, radius, ball_norm or norm)

@@ -84,18 +84,16 @@ def compare(
     from lipbridge.cli.models import open_models
     from lipbridge.files.models import Reading, dataset_of
     from lipbridge.machine import available_cores, machine_facts
-    from lipbridge.problem.options import read_options
     from lipbridge.study.comparison import Points
     from lipbridge.study.comparison import compare as compare_networks
-    from lipbridge.verifiers import Budget, get_verifiers, list_verifiers
+    from lipbridge.verifiers import Budget, list_verifiers, require_options
     from lipbridge.vocabulary import as_norm
 
     if names is None:
         known = [info for info in list_verifiers() if info.by_default]
         left_out = [info for info in known if not info.installed]
         names = [info.name for info in known if info.installed]
-    for name, verifier in get_verifiers({*names, *settings}).items():
-        read_options(name, verifier.options, settings.get(name, {}))
+    require_options(names, settings)
     if report is not None:
         from lipbridge.report.page import require_writable
 

@@ -2,7 +2,7 @@
 
 from lipbridge.problem.options import Option, read_options
 from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
-from lipbridge.verifiers.registry import VerifierInfo, get_verifier, get_verifiers, list_verifiers
+from lipbridge.verifiers.registry import VerifierInfo, get_verifier, get_verifiers, list_verifiers, require_options
 
 __all__ = [
     "Budget",
@@ -15,4 +15,5 @@ __all__ = [
     "get_verifiers",
     "list_verifiers",
     "read_options",
+    "require_options",
 ]

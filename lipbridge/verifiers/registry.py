@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 
 from lipbridge import checks
 from lipbridge.errors import MissingDependency, UnknownName
-from lipbridge.problem.options import Option
+from lipbridge.problem.options import Option, read_options
 from lipbridge.problem.verifier import Verifier
 
 GROUP = "lipbridge.verifiers"
@@ -41,11 +41,6 @@ def list_verifiers() -> list[VerifierInfo]:
     return sorted((_info(point) for point in _points().values()), key=lambda info: (info.install != "", info.name))
 
 
-def verifier_names() -> list[str]:
-    """The names of all registered verifiers."""
-    return sorted(_points())
-
-
 def get_verifier(name: str) -> Verifier:
     """A verifier by name, ready to use.
 
@@ -69,6 +64,17 @@ def get_verifiers(names: Iterable[str]) -> dict[str, Verifier]:
             raise MissingDependency(f"Verifier `{name}` needs {', '.join(_missing(verifier))}, which", verifier.install)
         found[name] = verifier
     return found
+
+
+def require_options(names: Iterable[str], options: Mapping[str, Mapping[str, object]]) -> None:
+    """Check that verifiers are there, also those that have options, and that they declare these.
+
+    Raises:
+        UnknownName, MissingDependency: as :func:`get_verifier`, and for an option that a verifier does not declare.
+        InvalidArgument: for a value outside its option's domain.
+    """
+    for name, verifier in get_verifiers(dict.fromkeys([*names, *options])).items():
+        read_options(name, verifier.options, options.get(name, {}))
 
 
 def _points() -> dict[str, EntryPoint]:
