@@ -149,14 +149,16 @@ def plan(
         except Exception:
             return None
 
-    def planned(name: str, problem: Problem, task: Task | Refusal | None, *, certify: bool = False) -> Planned:
+    def planned(name: str, problem: Problem, task: Task | Refusal | None = None, *, certify: bool = False) -> Planned:
+        if prepare and task is None:
+            task = asked(name, problem)
         own = limits[name]
         if name == WITNESS and points is not None and problem.region is None:
             own = replace(own, options={"starts": _shaped(points.inputs, problem.graph), **own.options})
         cell = Cell(network, problem, name, own, certification if certify else None, threads)
         return cell, task if prepare else None
 
-    cells = [planned(WITNESS, everywhere, asked(WITNESS, everywhere) if prepare else None)]
+    cells = [planned(WITNESS, everywhere)]
     for name, verifier in verifiers.items():
         if name == WITNESS:
             continue
@@ -167,12 +169,13 @@ def plan(
                 problem, task = local, there
         cells.append(planned(name, problem, task, certify=verifier.certifies))
     if local is not None and any(cell.problem.question == local.question for cell, _ in cells):
-        cells.insert(1, planned(WITNESS, local, asked(WITNESS, local)))
+        cells.insert(1, planned(WITNESS, local))
     if local is not None and points is not None and points.lipschitz:
         question = Problem(local.graph, replace(local.question, quantity=Quantity.LIPSCHITZ))
+        cells.append(planned(WITNESS, question))
         for name in verifiers:
-            task = None if name == TRIVIAL else asked(name, question)
-            if name == WITNESS or (name != TRIVIAL and not isinstance(task, Refusal)):
+            task = None if name in (WITNESS, TRIVIAL) else asked(name, question)
+            if name not in (WITNESS, TRIVIAL) and not isinstance(task, Refusal):
                 cells.append(planned(name, question, task))
     return cells
 
