@@ -82,20 +82,27 @@ def _cut_and_filled(
     return run_on_numbers(reader, [value], padded, shape)
 
 
-def _pool_geometry(reader: OnnxReader, call: Call) -> tuple[tuple[int, ...], ...]:
+Axes = tuple[int, ...]
+
+
+def _pool_geometry(reader: OnnxReader, call: Call) -> tuple[Axes, Axes, Axes, Axes, Pairs]:
     size = space_of(reader, call.flow())
     if "kernel_shape" not in call.attributes:
         raise Fault(f"its operator {call.kind} has no kernel_shape")
-    return (size, *(integers_of(call, name, len(size), 1) for name in ("kernel_shape", "strides", "dilations")))
+    kernel, stride, dilation = (
+        integers_of(call, name, len(size), 1) for name in ("kernel_shape", "strides", "dilations")
+    )
+    padding = padding_of(call, size, kernel, stride, dilation)
+    if any(max(pair) > (k - 1) * d for pair, k, d in zip(padding, kernel, dilation, strict=True)):
+        raise Fault(f"the padding of its operator {call.kind} is as wide as the window")  # a window of padding alone
+    return size, kernel, stride, dilation, padding
 
 
 @operator("MaxPool", "auto_pad ceil_mode dilations kernel_shape pads storage_order strides")
 def _max_pool(reader: OnnxReader, call: Call) -> Value:
     """Windows start at the padding before, and what is beyond the end never wins: only their number matters."""
     x = call.flow()
-    size, kernel, stride, dilation = _pool_geometry(reader, call)
-    padding = padding_of(call, size, kernel, stride, dilation)
-    _require_inside(call, kernel, dilation, padding)
+    size, kernel, stride, dilation, padding = _pool_geometry(reader, call)
     count = windows(call, size, kernel, stride, dilation, padding, bool(call.attributes.get("ceil_mode", 0)))
     shape, value = (x.shape[1], *count), reader.seen(x)
     before = tuple(pair[0] for pair in padding)
@@ -126,18 +133,10 @@ def _fits(size: tuple[int, ...], kernel: tuple[int, ...], dilation: tuple[int, .
     return all(n + before + after >= (k - 1) * d + 1 for n, k, d, (before, after) in axes)
 
 
-def _require_inside(call: Call, kernel: tuple[int, ...], dilation: tuple[int, ...], padding: Pairs) -> None:
-    """No window may see padding alone."""
-    if any(max(pair) > (k - 1) * d for pair, k, d in zip(padding, kernel, dilation, strict=True)):
-        raise Fault(f"the padding of its operator {call.kind} is as wide as the window")
-
-
 @operator("AveragePool", "auto_pad ceil_mode count_include_pad dilations kernel_shape pads strides")
 def _average_pool(reader: OnnxReader, call: Call) -> Value:
     x = call.flow()
-    size, kernel, stride, dilation = _pool_geometry(reader, call)
-    padding = padding_of(call, size, kernel, stride, dilation)
-    _require_inside(call, kernel, dilation, padding)
+    size, kernel, stride, dilation, padding = _pool_geometry(reader, call)
     if any(d != 1 for d in dilation):
         raise reader.unsupported("Averages over dilated windows are not supported.")
     include = bool(call.attributes.get("count_include_pad", 0))
