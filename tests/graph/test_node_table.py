@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,6 +38,7 @@ from lipbridge.rigor.running_error import enclose
 from lipbridge.rigor.tangent_error import enclose_tangent
 from lipbridge.training import penalty
 from lipbridge.vocabulary import NORMS
+from tests.support.node_graphs import graph_on
 
 #: Rules of an adapter that may not be installed.
 FOREIGN = ("ONNX",)
@@ -48,31 +48,22 @@ def draw(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(math.prod(shape)), dtype=torch.float64)
 
 
-def graph_of(*nodes: Node, shape: tuple[int, ...]) -> Graph:
-    """The nodes on an input, their shapes filled in."""
-    made: list[Node] = [Input("x", (), shape)]
-    for node in nodes:
-        values = [torch.zeros(1, *made[i].shape, dtype=torch.float64) for i in node.inputs]
-        made.append(replace(node, shape=tuple(evaluate(node, values).shape[1:])))
-    return Graph(tuple(made))
-
-
 #: A network in which each kind of node is the last one, or reads the input.
 NETWORKS = {
-    Dense: graph_of(Dense("n", (0,), (), draw(3, 4), draw(3)), shape=(4,)),
-    Conv: graph_of(Conv("n", (0,), (), draw(2, 1, 2), draw(2), (1,), ((1, 0),), (1,), 1, "zeros"), shape=(1, 4)),
-    ConvTranspose: graph_of(
+    Dense: graph_on(Dense("n", (0,), (), draw(3, 4), draw(3)), shape=(4,)),
+    Conv: graph_on(Conv("n", (0,), (), draw(2, 1, 2), draw(2), (1,), ((1, 0),), (1,), 1, "zeros"), shape=(1, 4)),
+    ConvTranspose: graph_on(
         ConvTranspose("n", (0,), (), draw(1, 2, 2), draw(2), (2,), ((0, 0),), (1,), 1), shape=(1, 3)
     ),
-    Gather: graph_of(Gather("n", (0,), (3,), torch.tensor([2, 0, 2])), shape=(4,)),
-    Elementwise: graph_of(Elementwise("n", (0,), (), activation("crelu")), shape=(4,)),
-    Concat: graph_of(Dense("d", (0,), (), draw(3, 4)), Concat("n", (0, 1), (), 0), shape=(4,)),
-    Add: graph_of(Dense("d", (0,), (), draw(4, 4)), Add("n", (0, 1), ()), shape=(4,)),
-    MaxPool: graph_of(MaxPool("n", (0,), (), (2,), (2,), (0,), (1,)), shape=(2, 4)),
-    GroupSort: graph_of(GroupSort("n", (0,), (), 2), shape=(4,)),
-    Normalize: graph_of(Normalize("n", (0,), (), 1, 0.1), shape=(4,)),
-    Softmax: graph_of(Softmax("n", (0,), (), 0), shape=(4,)),
-    Reshape: graph_of(Reshape("n", (0,), (4,)), shape=(2, 2)),
+    Gather: graph_on(Gather("n", (0,), (3,), torch.tensor([2, 0, 2])), shape=(4,)),
+    Elementwise: graph_on(Elementwise("n", (0,), (), activation("crelu")), shape=(4,)),
+    Concat: graph_on(Dense("d", (0,), (), draw(3, 4)), Concat("n", (0, 1), (), 0), shape=(4,)),
+    Add: graph_on(Dense("d", (0,), (), draw(4, 4)), Add("n", (0, 1), ()), shape=(4,)),
+    MaxPool: graph_on(MaxPool("n", (0,), (), (2,), (2,), (0,), (1,)), shape=(2, 4)),
+    GroupSort: graph_on(GroupSort("n", (0,), (), 2), shape=(4,)),
+    Normalize: graph_on(Normalize("n", (0,), (), 1, 0.1), shape=(4,)),
+    Softmax: graph_on(Softmax("n", (0,), (), 0), shape=(4,)),
+    Reshape: graph_on(Reshape("n", (0,), (4,)), shape=(2, 2)),
 }
 
 
@@ -187,7 +178,7 @@ def test_the_onnx_file_comes_back(kind: type[Node], tmp_path) -> None:
     graph, x = NETWORKS[kind], points(kind)
     if kind in (Gather, Reshape):  # with a layer behind, as no file is without one
         graph = Graph((*graph.nodes, Dense("end", (len(graph.nodes) - 1,), (2,), draw(2, graph.output_shape[-1]))))
-        graph = graph_of(*graph.nodes[1:], shape=graph.input_shape)
+        graph = graph_on(*graph.nodes[1:], shape=graph.input_shape)
     lipbridge.export_onnx(graph, tmp_path / "n.onnx", "native")
     again = lipbridge.read_onnx(tmp_path / "n.onnx")
     torch.testing.assert_close(again(x).flatten(1), graph(x).flatten(1), rtol=1e-5, atol=1e-5)

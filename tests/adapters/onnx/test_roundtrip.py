@@ -18,7 +18,6 @@ from torch import Tensor, nn
 import lipbridge
 from lipbridge.activations.registry import activation, activation_module, activation_names
 from lipbridge.errors import UnsupportedOperation
-from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.graph import Graph, without_dead_nodes
 from lipbridge.graph.nodes import (
     Add,
@@ -29,7 +28,6 @@ from lipbridge.graph.nodes import (
     Elementwise,
     Gather,
     GroupSort,
-    Input,
     MaxPool,
     Node,
     Normalize,
@@ -43,6 +41,7 @@ pytest.importorskip("onnxruntime", reason="needs lipbridge[onnx]")
 
 from lipbridge_adapters.onnx.export import ExportReport, check_export, export_onnx  # noqa: E402
 from lipbridge_adapters.onnx.reading import read_onnx  # noqa: E402
+from tests.support.node_graphs import graph_on  # noqa: E402
 
 #: Those whose constants are no numbers of float32: the file holds another function, next to it.
 ROUNDED_BY_FLOAT32 = {"identity_abs_l2", "selu", "hardsigmoid", "gelu_tanh", "hardswish"}
@@ -74,13 +73,8 @@ def normal(*shape: int) -> Tensor:
 
 
 def image(*nodes: Node, shape: tuple[int, ...] = (4, 6, 5)) -> Graph:
-    """The nodes on top of an image; shapes are filled in."""
-    found: list[Node] = [Input("input", (), shape)]
-    for node in nodes:
-        meta = [torch.zeros(1, *found[i].shape, dtype=torch.float64) for i in node.inputs]
-        value = evaluate(node, meta)
-        found.append(replace(node, shape=tuple(value.shape[1:])))
-    return Graph(tuple(found))
+    """The nodes on top of an image."""
+    return graph_on(*nodes, shape=shape)
 
 
 def conv(
