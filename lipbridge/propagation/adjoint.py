@@ -14,8 +14,9 @@ from torch import Tensor
 from lipbridge.activations.slopes import WIDER, outward
 from lipbridge.constants.node_constants import propagate
 from lipbridge.graph.evaluation import convolve_transposed, evaluate
-from lipbridge.graph.geometry import adjoint_geometry, most_copies
+from lipbridge.graph.geometry import most_copies
 from lipbridge.graph.nodes import ConvTranspose, Gather, Node, Reshape
+from lipbridge.propagation.linear_maps import convolved
 from lipbridge.propagation.rules import (
     DUAL,
     BackSubstituted,
@@ -82,7 +83,7 @@ def _(node: ConvTranspose, form: Tensor, inputs: list[NodeBounds], lines: list[L
     (x,) = inputs
     k, m = form.shape[:2]
     shape = tuple(x.lower.shape[1:])
-    part = _convolved(node, form.reshape(k * m, *node.shape), shape).reshape(k, m, -1)
+    part = convolved(node, form.reshape(k * m, *node.shape), shape).reshape(k, m, -1)
     size, taps, terms = x.magnitude, _terms(node), node.weight[0].numel()
     # |fl(A W) - A W| |x| <= gamma |A| (|W| |x|), and underflow.
     reach_up = convolve_transposed(node, size.reshape(-1, *shape), node.weight.abs(), None).flatten(1) + taps * TINY
@@ -94,17 +95,6 @@ def _(node: ConvTranspose, form: Tensor, inputs: list[NodeBounds], lines: list[L
         offset = channels.sum(3) @ node.bias
         error = error + gamma(form.shape[2] + 4) * (channels.abs().sum(3) @ node.bias.abs()) + form.shape[2] * FLOOR
     return BackSubstituted([part], offset, error)
-
-
-def _convolved(node: ConvTranspose, y: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The adjoint at ``y`` ``(batch, *node.shape)``: a convolution, ``(batch, *shape)``."""
-    exact = adjoint_geometry(node, shape)
-    if exact is None:
-        return y.new_zeros(len(y), *shape)
-    for axis, ((before, _), n) in enumerate(zip(node.padding, exact.space, strict=True), start=2):
-        y = y.narrow(axis, max(-before, 0), n)  # what was put on holds the bias alone
-    with torch.backends.cudnn.flags(enabled=False):  # see lipbridge.graph.evaluation.convolve
-        return exact.apply(node.weight, y)
 
 
 # --- copies ----------------------------------------------------------------------------------------------------------

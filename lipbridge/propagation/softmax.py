@@ -36,8 +36,8 @@ NONLINEAR = (Softmax,)
 @node_bounds.of(Softmax)
 def _(node: Softmax, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     (x,) = inputs
-    logs = _logarithms(node, x)
-    ends = _probabilities(*logs)
+    logs = logarithms(node, x)
+    ends = probabilities(*logs)
     lower, upper = logs if node.log else ends
     largest = softmax_norm_up(node.shape[node.axis], ball.norm, ball.norm, log=node.log)
     gain = _gain(node, *ends, ball.norm).clamp(max=largest)
@@ -54,8 +54,8 @@ def _(node: Softmax, form: Tensor, inputs: list[NodeBounds], lines: list[LinearR
     """
     (x,) = inputs
     axis, n = node.axis + 1, node.shape[node.axis]
-    logs = _logarithms(node, x)
-    low, high = _probabilities(*logs)
+    logs = logarithms(node, x)
+    low, high = probabilities(*logs)
     bottom, top = logs if node.log else (low, high)
     middle = 0.5 * bottom + 0.5 * top
     half = torch.maximum(top - middle, middle - bottom) * (1.0 + WIDER) + FLOOR
@@ -85,7 +85,7 @@ def _(node: Softmax, form: Tensor, inputs: list[NodeBounds], lines: list[LinearR
     return BackSubstituted([part.flatten(2)], times(form, offset), error)
 
 
-def _logarithms(node: Softmax, x: NodeBounds) -> tuple[Tensor, Tensor]:
+def logarithms(node: Softmax, x: NodeBounds) -> tuple[Tensor, Tensor]:
     """Ends of log p ``(k, *shape)``: never above 0, -inf where nothing is known."""
     axis = node.axis + 1
     if node.shape[node.axis] == 1:
@@ -100,7 +100,7 @@ def _logarithms(node: Softmax, x: NodeBounds) -> tuple[Tensor, Tensor]:
     return bottom, top.clamp(max=0.0)
 
 
-def _probabilities(bottom: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
+def probabilities(bottom: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
     """Ends of p from those of its logarithm."""
     low, high = bottom.exp() * (1.0 - ULPS) - FLOOR, top.exp() * (1.0 + ULPS) + FLOOR
     return low.clamp(min=0.0), high.clamp(max=1.0)
@@ -149,4 +149,4 @@ def _gain(node: Softmax, low: Tensor, high: Tensor, norm: Norm) -> Tensor:
     return size.flatten(1).amax(1) * (1.0 + 4.0 * gamma(n + 16)) + FLOOR
 
 
-__all__ = ["NONLINEAR"]
+__all__ = ["NONLINEAR", "logarithms", "probabilities"]

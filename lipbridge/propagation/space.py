@@ -17,9 +17,10 @@ from torch import Tensor
 from lipbridge.activations.slopes import WIDER, outward
 from lipbridge.constants.node_constants import normalize_norm_up, propagate, root_mean_square_norm_up
 from lipbridge.graph.evaluation import convolve, evaluate, grouped, runs
-from lipbridge.graph.geometry import geometry, meeting_taps
+from lipbridge.graph.geometry import meeting_taps
 from lipbridge.graph.nodes import Conv, GroupSort, MaxPool, Normalize
 from lipbridge.graph.windows import in_windows, most_windows, window_places
+from lipbridge.propagation.linear_maps import transposed
 from lipbridge.propagation.rules import (
     DUAL,
     BackSubstituted,
@@ -91,7 +92,7 @@ def _(node: Conv, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRela
     (x,) = inputs
     k, m = form.shape[:2]
     shape = tuple(x.lower.shape[1:])
-    part = _transposed(node, form.reshape(k * m, *node.shape), shape).reshape(k, m, -1)
+    part = transposed(node, form.reshape(k * m, *node.shape), shape).reshape(k, m, -1)
     size, taps, terms = x.magnitude, node.weight[0].numel(), _terms(node)
     # |fl(A W) - A W| |x| <= gamma |A| (|W| |x|), and underflow.
     reach_up = convolve(node, size.reshape(-1, *shape), node.weight.abs(), None).flatten(1) + taps * TINY
@@ -103,14 +104,6 @@ def _(node: Conv, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRela
         offset = channels.sum(3) @ node.bias
         error = error + gamma(form.shape[2] + 4) * (channels.abs().sum(3) @ node.bias.abs()) + form.shape[2] * FLOOR
     return BackSubstituted([part], offset, error)
-
-
-def _transposed(node: Conv, y: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The transposed convolution at ``y`` ``(batch, *node.shape)``; ``(batch, *shape)``."""
-    if node.diagonal:
-        return y * node.weight.reshape(-1, *[1] * (y.ndim - 2))
-    with torch.backends.cudnn.flags(enabled=False):  # see lipbridge.graph.evaluation.convolve
-        return geometry(node, shape).adjoint(node.weight, y)
 
 
 def _terms(node: Conv) -> int:
@@ -207,12 +200,7 @@ def _(node: GroupSort, form: Tensor, inputs: list[NodeBounds], lines: list[Linea
 def _(node: Normalize, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     (x,) = inputs
     n, norm = math.prod(node.shape) // node.groups, ball.norm
-    least, most = _centred(node, x)
-    short, long = _inverse_deviations(node, least, most)
-    moved = _spread(x.distance * (math.sqrt(n) * (1.0 + WIDER) if norm == "inf" else 1.0), short)
-    near = _nearest(node, x.center, moved)
-    long = torch.minimum(long, near)
-    bottom, top = _quotients(node, least, most, short, long)
+    _, long, bottom, top = normalised(node, x, norm)
     # The Jacobian (I - (1 1' + y y') / n) / s with |y|^2 <= n: see normalize_norm_up.
     factor = 1.0 if norm == 2 else (2.0 + math.sqrt(n)) * (1.0 + WIDER)
     largest = normalize_norm_up if node.centred else root_mean_square_norm_up
@@ -220,6 +208,16 @@ def _(node: Normalize, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     distance = x.distance * gain * (1.0 + 4.0 * WIDER) + FLOOR
     lower, upper = bottom.reshape(x.lower.shape), top.reshape(x.lower.shape)
     return narrowed(NodeBounds(lower, upper, enclosed(node, [x.center]), distance), lower, upper, ball)
+
+
+def normalised(node: Normalize, x: NodeBounds, norm: Norm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """An interval of the inverse deviations ``(k, groups, 1)`` and one of the outputs ``(k, groups, n)``."""
+    n = math.prod(node.shape) // node.groups
+    least, most = _centred(node, x)
+    short, long = _inverse_deviations(node, least, most)
+    moved = _spread(x.distance * (math.sqrt(n) * (1.0 + WIDER) if norm == "inf" else 1.0), short)
+    long = torch.minimum(long, _nearest(node, x.center, moved))
+    return short, long, *_quotients(node, least, most, short, long)
 
 
 def _centred(node: Normalize, x: NodeBounds) -> tuple[Tensor, Tensor]:
@@ -301,4 +299,4 @@ def _(node: Normalize, form: Tensor, inputs: list[NodeBounds], lines: list[Linea
     return BackSubstituted([part], times(form, middle), error)
 
 
-__all__ = ["NONLINEAR"]
+__all__ = ["NONLINEAR", "normalised"]

@@ -1,0 +1,1 @@
+"""Bounds of the Clarke Jacobian on regions, and of its norms."""

@@ -1,0 +1,131 @@
+"""What is known of a node's derivative on regions: the contract that each kind of node fulfils in a way of its own.
+
+The Jacobian of a network at a point is a product, along each path, of its nodes' derivatives, and so is the difference
+quotient ``f(x) - f(y) = J (x - y)`` of two points, with difference quotients in their place. Its rows are *cotangents*:
+the row of the output is chosen, and a node with derivative M hands ``M' a`` to its inputs where ``a`` is its own. For
+a linear node M is the same everywhere; for others it lies in a set, here for each of k regions.
+
+Cotangents are float64 ``(k or 1, m, size)`` for m rows and flattened nodes, and m may be ``... x r`` where linear forms
+of them are meant: :meth:`Relaxed.image`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipbridge.activations.slopes import WIDER, outward
+from lipbridge.rounding.scalars import FLOOR
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """Tensors between ``lower`` and ``upper``, entry by entry; ends may be infinite."""
+
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    def magnitude(self) -> Tensor:
+        """The largest absolute value of each entry."""
+        return torch.fmax(self.lower.abs(), self.upper.abs())
+
+    @property
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """Middle and radius, rounded up; the radius is zero where both ends are one number."""
+        middle = 0.5 * self.lower + 0.5 * self.upper
+        radius = torch.maximum(self.upper - middle, middle - self.lower)
+        radius = torch.where(self.lower == self.upper, 0.0, radius * (1.0 + WIDER) + FLOOR)
+        return middle, radius
+
+    def narrowed(self, other: Interval) -> Interval:
+        """Numbers of both; nothing is learnt from NaN."""
+        return Interval(torch.fmax(self.lower, other.lower), torch.fmin(self.upper, other.upper))
+
+    def plus(self, other: Interval) -> Interval:
+        """All sums, rounded outward."""
+        return around(self.lower + other.lower, self.upper + other.upper)
+
+
+def around(lower: Tensor, upper: Tensor) -> Interval:
+    """An interval, wider by more than the rounding of its ends; what is NaN tells nothing."""
+    return Interval(*outward(lower, upper))
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """``M' a`` for a known cotangent ``a``, at one input: ``center`` plus what M may add to it.
+
+    What it adds is ``E' signed`` for one diagonal E with entries in [-1, 1], whatever the row, and less than ``radius``
+    in each entry. All are ``(k or 1, m, size)``; ``signed`` is None for zero.
+    """
+
+    center: Tensor
+    radius: Tensor
+    signed: Tensor | None = None
+
+
+class Relaxed(ABC):
+    """A derivative on cotangents that are enclosed: linear upper bounds of linear forms of what it hands on."""
+
+    @abstractmethod
+    def image(self, forms: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+        """Forms of the inputs' cotangents as one form of the node's own, from above.
+
+        Args:
+            forms: for each input ``(k or 1, m or 1, r, size)`` coefficients, or None for zero; one at least is there.
+
+        Returns:
+            Coefficients ``(k or 1, m or 1, r, node's size)`` and an offset ``(k or 1, m or 1, r)``: for every cotangent
+            ``a`` in the enclosure and every derivative M, ``sum_j <form_j, (M' a)_j> <= <coefficients, a> + offset`` in
+            exact arithmetic.
+        """
+
+
+class Derivative(ABC):
+    """What is known of a node's derivative M on k regions."""
+
+    @abstractmethod
+    def adjoint(self, a: Interval) -> list[Interval]:
+        """``M' a`` for all cotangents ``a`` of an enclosure and all M, for each input."""
+
+    @abstractmethod
+    def spread(self, a: Tensor) -> list[Spread]:
+        """``M' a`` for one known cotangent, for each input."""
+
+    @abstractmethod
+    def relaxed(self, a: Interval) -> Relaxed:
+        """Linear bounds for cotangents of an enclosure."""
+
+    @property
+    def uncertain(self) -> Tensor | None:
+        """Bool ``(k or 1, node's size)``: where M depends on the point; None if nowhere."""
+        return None
+
+
+def times(forms: Tensor, x: Tensor) -> Tensor:
+    """``(.., r, n)`` forms at ``(.., n)`` points, ``(.., r)``."""
+    return (forms @ x[..., None]).squeeze(-1)
+
+
+def chord(x: Interval) -> tuple[Tensor, Tensor]:
+    """``(slope, offset)`` of a line above ``|t|`` on an interval: through its ends, so the best there is.
+
+    A slope in [-1, 1] whatever it is rounded to: |t| is convex, so that the ends decide about the offset.
+    """
+    width = x.upper - x.lower
+    slope = (x.upper.abs() - x.lower.abs()) / width
+    slope = torch.where(torch.isfinite(slope), slope.clamp(-1.0, 1.0), 0.0)
+    positive, negative = x.lower >= 0, x.upper <= 0
+    slope = torch.where(positive, 1.0, torch.where(negative, -1.0, slope))
+    size = x.magnitude
+    offset = torch.maximum(x.lower.abs() - slope * x.lower, x.upper.abs() - slope * x.upper)
+    offset = torch.where(positive | negative, 0.0, offset + 4.0 * WIDER * size + FLOOR)
+    return slope, offset.nan_to_num(math.inf, math.inf)
+
+
+__all__ = ["Derivative", "Interval", "Relaxed", "Spread", "around", "chord", "times"]
