@@ -48,7 +48,14 @@ def image(node: Node, inputs: list[Tensor]) -> Tensor:
 #: The adjoint of a bare linear node at ``y`` ``(batch, *node.shape)``: for each input, of the given shapes,
 #: ``(batch, *shape)``.
 adjoint = ProblemRule[[Tensor, list[Shape]], list[Tensor]]("adjoint")
-adjoint.without(Elementwise, MaxPool, GroupSort, Normalize, Softmax, reason="is not linear.")
+adjoint.without(
+    Elementwise,
+    MaxPool,
+    GroupSort,
+    Normalize,
+    Softmax,
+    reason="is not linear, so that its derivative depends on the point.",
+)
 
 
 @adjoint.of(Dense)

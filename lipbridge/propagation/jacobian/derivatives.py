@@ -71,9 +71,9 @@ def _(node: Softmax, shapes: list[tuple[int, ...]], inputs: list[NodeBounds], ba
     return SoftmaxDerivative(node, *probabilities(*logarithms(node, inputs[0])))
 
 
-def derivatives(graph: Graph, bounds: Sequence[NodeBounds], ball: Context, slopes: Slopes | None = None) -> list[
-    Derivative | None
-]:
+def derivatives(
+    graph: Graph, bounds: Sequence[NodeBounds], ball: Context, slopes: Slopes | None = None
+) -> list[Derivative | None]:
     """The derivatives of all nodes, by index, where the nodes' values lie in ``bounds``; None for the Input.
 
     Args:

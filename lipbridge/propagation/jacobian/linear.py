@@ -100,7 +100,7 @@ class _Relaxed(Relaxed):
             for form in held[1:]:
                 total = total + form
             return total, self._lost(forms, total)
-        lead = torch.broadcast_shapes(*(form.shape[:3] for form in held))
+        lead = tuple(max(form.shape[axis] for form in held) for axis in range(3))
         count = lead[0] * lead[1] * lead[2]
         inputs: list[Tensor] = []
         for form, shape in zip(forms, self.map.shapes, strict=True):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lipbridge.graph.graph import Graph
+from lipbridge.graph.graph import Graph, with_axes
 from lipbridge.problem.question import Ball
 from lipbridge.propagation.bounds import forward_bounds, layer_norms
 from lipbridge.propagation.jacobian.derivatives import Slopes, derivatives
@@ -36,6 +36,7 @@ def local_constants(graph: Graph, ball: Ball | None, p: Norm, q: Norm, *, linear
 
     Law: never below ``|f(x) - f(y)|_q / |x - y|_p`` for x, y in one ball, in exact arithmetic.
     """
+    graph = with_axes(graph)
     bounds, norm = region_bounds(graph, ball)
     factors = factors_of(graph, p)
     rows = identity(graph)
@@ -60,6 +61,7 @@ def row_constants(
         factors: of :func:`factors_of` for p, if they are known.
         linear: whether to propagate linear bounds of the cotangents.
     """
+    graph = with_axes(graph)
     bounds, norm = region_bounds(graph, ball)
     factors = factors_of(graph, p) if factors is None else factors
 
@@ -81,6 +83,7 @@ def norm_of_jacobians(
         factors: of :func:`factors_of` for p; without, the constants of nodes are not used.
         linear: whether to propagate linear bounds of the cotangents.
     """
+    graph = with_axes(graph)
     found = derivatives(graph, everywhere(graph), Context(p), slopes)
     return Norms(graph, found, p, identity(graph), factors or {}, linear=linear).matrix(q)
 

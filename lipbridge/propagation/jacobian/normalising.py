@@ -122,7 +122,9 @@ class SoftmaxDerivative(Uncertain):
         total = size.sum(-1, keepdim=True)
         if self.node.log:
             return self.w * total
-        return self.w * (size + (self.high * size).sum(-1, keepdim=True)) + self.q * (self.w * size).sum(-1, keepdim=True)
+        return self.w * (size + (self.high * size).sum(-1, keepdim=True)) + self.q * (self.w * size).sum(
+            -1, keepdim=True
+        )
 
     def size(self, size: Tensor) -> Tensor:
         if self.node.log:

@@ -56,7 +56,7 @@ def path_constants(
     for index, node in enumerate(graph.nodes[1:], start=1):
         inputs = [found[i] for i in node.inputs]
         if isinstance(node, Add | Concat):
-            parts = torch.stack(torch.broadcast_tensors(*inputs), -1)
+            parts = torch.stack([x.expand(max(map(len, inputs))) for x in inputs], -1)
             found.append(norm_up(parts, 1 if isinstance(node, Add) else norm))
             continue
         gain = like.new_full((1,), factors.get(index, math.inf))
@@ -132,7 +132,7 @@ class Norms:
             part = norm_up(size, dual) * self._of.paths[source][:, None]
             total = total + torch.where(part > 0, part, 0.0) * (1.0 + 4.0 * WIDER)
         total = total * (1.0 + (4.0 * len(self._of.added) + 8.0) * WIDER)
-        return torch.fmin(entries, total.nan_to_num(math.inf)).nan_to_num(math.inf)
+        return torch.fmin(entries, total.nan_to_num(math.inf, math.inf)).nan_to_num(math.inf, math.inf)
 
     def matrix(self, q: Norm) -> Tensor:
         """``(k,)``: the norm from l_p to l_q of all rows together, for q of at least p.
@@ -145,11 +145,11 @@ class Norms:
         total = self._middle_and_radius(q)
         if self.p == 1:
             columns = norm_up(entries.magnitude.mT, q).amax(1)
-            return torch.fmin(columns, total).nan_to_num(math.inf)
+            return torch.fmin(columns, total).nan_to_num(math.inf, math.inf)
         center, radius = entries.halves
         whole = spectral_norms_up(center) + norm_up(radius.flatten(1), 2)
         found = torch.fmin(whole * (1.0 + 4.0 * WIDER), norm_up(self.rows_up, 2))
-        return torch.fmin(found, total).nan_to_num(math.inf)
+        return torch.fmin(found, total).nan_to_num(math.inf, math.inf)
 
     def _middle_and_radius(self, q: Norm) -> Tensor:
         total = self._operator(self._of.middle, q)
@@ -159,7 +159,7 @@ class Norms:
                 part = part + self._operator(spread.signed, q)
             part = part * self._of.paths[source]
             total = total + torch.where(part > 0, part, 0.0) * (1.0 + 4.0 * WIDER)
-        return (total * (1.0 + (4.0 * len(self._of.added) + 8.0) * WIDER)).nan_to_num(math.inf)
+        return (total * (1.0 + (4.0 * len(self._of.added) + 8.0) * WIDER)).nan_to_num(math.inf, math.inf)
 
     def _operator(self, matrix: Tensor, q: Norm) -> Tensor:
         """Norms from l_p to l_q of ``(k, m, n)``."""

@@ -16,7 +16,6 @@ from lipbridge.activations.slopes import WIDER
 from lipbridge.graph.nodes import GroupSort, MaxPool
 from lipbridge.graph.windows import in_windows, window_places
 from lipbridge.propagation.jacobian.derivative import Derivative, Interval, Relaxed, Spread, around, chord, times
-from lipbridge.propagation.linear_maps import Shape
 from lipbridge.rounding.scalars import FLOOR, gamma
 
 
@@ -144,9 +143,7 @@ class Sorted(Selection):
         found = [x.movedim(-1, -2).flatten(2) for x in (lower, upper, single.expand_as(lower))]
         exact = found[2].to(torch.bool)
         wide = around(found[0], found[1])
-        return [
-            Interval(torch.where(exact, found[0], wide.lower), torch.where(exact, found[1], wide.upper))
-        ]
+        return [Interval(torch.where(exact, found[0], wide.lower), torch.where(exact, found[1], wide.upper))]
 
 
 __all__ = ["Maximum", "Selection", "Sorted"]

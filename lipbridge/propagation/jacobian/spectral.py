@@ -27,9 +27,9 @@ def spectral_norms_up(X: Tensor) -> Tensor:
     """
     if X.shape[1] > X.shape[2]:
         X = X.mT
-    k, m, n = X.shape
+    m, n = X.shape[1:]
     if m == 1:
-        return norm_up(X.abs().squeeze(1), 2)
+        return norm_up(X.abs().squeeze(1), 2).nan_to_num(math.inf, math.inf)
     largest = X.abs().amax((1, 2))
     finite = torch.isfinite(largest)
     scale = torch.where(finite & (largest > 0), largest, 1.0)
@@ -50,7 +50,8 @@ def spectral_norms_up(X: Tensor) -> Tensor:
     eigenvalue = top / (1.0 - off) * (1.0 + 8.0 * WIDER) + lost
     root = eigenvalue.sqrt() * (1.0 + 4.0 * WIDER) + WIDER * size + FLOOR
     found = root * scale * (1.0 + 4.0 * WIDER) + FLOOR
-    return torch.where(finite & (off < 0.5), found, math.inf).nan_to_num(math.inf)
+    found = torch.where(finite & (off < 0.5), found, math.inf).nan_to_num(math.inf, math.inf)
+    return torch.where(largest == 0, 0.0, found)
 
 
 __all__ = ["spectral_norms_up"]
