@@ -10,26 +10,17 @@ import torch
 from torch import Tensor
 
 import lipbridge
-from lipbridge.activations.registry import activation
 from lipbridge.constants.node_constants import propagate
 from lipbridge.errors import UnsupportedOperation, UnsupportedProblem
 from lipbridge.graph.evaluation import evaluate, push
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import (
-    Add,
-    Concat,
     Conv,
-    ConvTranspose,
     Dense,
-    Elementwise,
     Gather,
-    GroupSort,
     Input,
-    MaxPool,
     Node,
-    Normalize,
     Reshape,
-    Softmax,
 )
 from lipbridge.graph.rules import RULES, ProblemRule, Rule
 from lipbridge.lowering.dense import lower_to_dense
@@ -38,33 +29,10 @@ from lipbridge.rigor.running_error import enclose
 from lipbridge.rigor.tangent_error import enclose_tangent
 from lipbridge.training import penalty
 from lipbridge.vocabulary import NORMS
-from tests.support.node_graphs import graph_on
+from tests.support.node_graphs import NETWORKS, draw, graph_on
 
 #: Rules of an adapter that may not be installed.
 FOREIGN = ("ONNX",)
-
-
-def draw(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(math.prod(shape)), dtype=torch.float64)
-
-
-#: A network in which each kind of node is the last one, or reads the input.
-NETWORKS = {
-    Dense: graph_on(Dense("n", (0,), (), draw(3, 4), draw(3)), shape=(4,)),
-    Conv: graph_on(Conv("n", (0,), (), draw(2, 1, 2), draw(2), (1,), ((1, 0),), (1,), 1, "zeros"), shape=(1, 4)),
-    ConvTranspose: graph_on(
-        ConvTranspose("n", (0,), (), draw(1, 2, 2), draw(2), (2,), ((0, 0),), (1,), 1), shape=(1, 3)
-    ),
-    Gather: graph_on(Gather("n", (0,), (3,), torch.tensor([2, 0, 2])), shape=(4,)),
-    Elementwise: graph_on(Elementwise("n", (0,), (), activation("crelu")), shape=(4,)),
-    Concat: graph_on(Dense("d", (0,), (), draw(3, 4)), Concat("n", (0, 1), (), 0), shape=(4,)),
-    Add: graph_on(Dense("d", (0,), (), draw(4, 4)), Add("n", (0, 1), ()), shape=(4,)),
-    MaxPool: graph_on(MaxPool("n", (0,), (), (2,), (2,), (0,), (1,)), shape=(2, 4)),
-    GroupSort: graph_on(GroupSort("n", (0,), (), 2), shape=(4,)),
-    Normalize: graph_on(Normalize("n", (0,), (), 1, 0.1), shape=(4,)),
-    Softmax: graph_on(Softmax("n", (0,), (), 0), shape=(4,)),
-    Reshape: graph_on(Reshape("n", (0,), (4,)), shape=(2, 2)),
-}
 
 
 def kinds() -> list[type[Node]]:

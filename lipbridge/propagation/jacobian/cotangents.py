@@ -119,8 +119,7 @@ class Cotangents:
                 if self.last_reader[i] <= index:
                     forms.pop(i, None)
         value = self._at_output(forms[self.last])
-        bound = bound + value + 4.0 * WIDER * (bound.abs() + value.abs()) + FLOOR
-        return bound
+        return bound + value + 4.0 * WIDER * (bound.abs() + value.abs()) + FLOOR
 
     def _at_output(self, form: Tensor) -> Tensor:
         n = form.shape[3]

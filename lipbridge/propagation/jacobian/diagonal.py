@@ -79,7 +79,9 @@ class Diagonal(Derivative):
                 low, high = (least, most) if low is None or high is None else (low + least, high + most)
                 own = torch.maximum(least.abs(), most.abs())
                 size = own if size is None else size + own
-            assert low is not None and high is not None and size is not None
+            assert low is not None
+            assert high is not None
+            assert size is not None
             room = size * (4.0 * (len(lower) - 1) * WIDER)
             low, high = low - room, high + room
             if found is None:

@@ -25,8 +25,8 @@ from lipbridge.graph.nodes import Add, Concat, Elementwise
 from lipbridge.propagation.jacobian.cotangents import Cotangents, centers
 from lipbridge.propagation.jacobian.derivative import Derivative, Spread
 from lipbridge.propagation.jacobian.diagonal import Diagonal
-from lipbridge.propagation.rules import DUAL, norm_up
 from lipbridge.propagation.jacobian.spectral import spectral_norms_up
+from lipbridge.propagation.rules import DUAL, norm_up
 from lipbridge.rounding.scalars import FLOOR
 from lipbridge.vocabulary import Norm
 

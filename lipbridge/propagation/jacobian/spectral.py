@@ -1,8 +1,8 @@
 """Proved spectral norms of a batch of matrices, on any device and without looking at a value.
 
-For G = X X' and any square V with ``|V'V - I| <= d < 1``: every vector is V w, so the largest eigenvalue of G is at most
-that of ``V' G V`` over 1 - d, and that of a symmetric matrix at most its largest row sum (Gershgorin). With computed
-eigenvectors for V nothing is lost but rounding, and nothing is assumed of how they were computed.
+For G = X X' and any square V with ``|V'V - I| <= d < 1``: every vector is V w, so the largest eigenvalue of G is at
+most that of ``V' G V`` over 1 - d, and that of a symmetric matrix at most its largest row sum (Gershgorin). With
+computed eigenvectors for V nothing is lost but rounding, and nothing is assumed of how they were computed.
 """
 
 from __future__ import annotations

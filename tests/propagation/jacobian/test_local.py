@@ -33,8 +33,8 @@ from tests.support.enclosed import balls_of
 from tests.support.families import FLAVOURS, network
 from tests.support.jacobians import jacobians, operator_norms
 from tests.support.lipsdp_reference import graph_of
-from tests.verifiers.test_every_problem import FAMILIES
-from tests.verifiers.test_every_problem import graph_of as family_of
+from tests.support.problem_families import FAMILIES
+from tests.support.problem_families import graph_of as family_of
 
 families = st.builds(
     network,
