@@ -1,0 +1,113 @@
+"""Bounds of the norm of all Jacobians of parts of the tree, and the norm of a known one, for the cheap pairs of norms.
+
+From l_p to l_q the norm of a matrix is the largest of its *parts*' norms: of its rows if q is inf, of its columns if p
+is 1, and the matrix itself in l_2. Parts are bounded apart, so that one that cannot be the largest is never looked at
+again further down the tree.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lipbridge.branch_and_bound.absolute import entries, row_sums
+from lipbridge.branch_and_bound.cascade import Cascade
+from lipbridge.branch_and_bound.multipliers import Multipliers, multiplier_bounds
+from lipbridge.branch_and_bound.pieces import PieceTable
+from lipbridge.branch_and_bound.relaxation import Resolved, Slack, resolve
+from lipbridge.norms.matrix import operator_norm
+from lipbridge.propagation.jacobian.spectral import spectral_norms_up
+from lipbridge.propagation.rules import norm_up
+from lipbridge.rounding.scalars import FLOOR
+from lipbridge.vocabulary import Norm
+
+#: More than the relative rounding of adding the slack, and of the plain norms' own sums where they have none.
+ROUND = 1.0 + 2.0**-49
+#: Inputs and units for which multipliers of rows are sought at most.
+MOST_VARIABLES = 160
+
+
+class Bounds:
+    """What is bounded of a network's Jacobians: the norm from l_p to l_q."""
+
+    def __init__(self, cascade: Cascade, table: PieceTable, p: Norm, q: Norm) -> None:
+        self.cascade, self.table = cascade, table
+        self.p: Norm = p
+        self.q: Norm = q
+        self.layers = [slice(layer.start, layer.stop) for layer in cascade.layers]
+        self.by_columns = p == 1 and q != "inf"
+        m, n = cascade.D.shape
+        #: How many parts there are.
+        self.parts = 1 if (p, q) == (2, 2) else n if self.by_columns else m
+        self.slack = Slack(cascade, table).norm(p, q)
+
+    def resolved(self, low: Tensor, high: Tensor) -> Resolved:
+        """Pieces ``low`` to ``high``, ``(k, U)``, what is certain multiplied out; transposed for columns."""
+        x = resolve(self.cascade, *self.table.hull(low, high))
+        return x.mT if self.by_columns else x
+
+    def cheap(self, x: Resolved) -> Tensor:
+        """``(k, parts)`` upper bounds by linear bounds, or proved norms where nothing is uncertain."""
+        layers = self.layers[::-1] if self.by_columns else self.layers
+        if (self.p, self.q) == (2, 2):
+            most = entries(x, layers)
+            rows, columns = norm_up(most, 1).amax(1), norm_up(most.mT, 1).amax(1)
+            found = torch.minimum((rows * columns).sqrt(), norm_up(most.flatten(1), 2))
+            sure = (x.r == 0).all(1)
+            if bool(sure.any()):
+                found = found.clone()
+                found[sure] = torch.minimum(found[sure], spectral_norms_up(x.D[sure]))
+            found = found[:, None]
+        elif (self.p, self.q) == (1, "inf"):
+            found = entries(x, layers).amax(2)
+        elif 2 in (self.p, self.q):
+            found = norm_up(entries(x, layers), 2)
+        else:
+            found = row_sums(x, layers)[0]
+        return self.outward(found)
+
+    def outward(self, found: Tensor) -> Tensor:
+        """With the slack."""
+        return (found + self.slack) * ROUND + FLOOR
+
+    def has_multipliers(self) -> bool:
+        """Whether :meth:`dear` knows more."""
+        m, n = self.cascade.D.shape
+        if (self.p, self.q) == (1, "inf"):
+            return False
+        weights = 0 if 2 in (self.p, self.q) else m if self.by_columns else n
+        return self.cascade.units > 0 and weights + self.cascade.units <= MOST_VARIABLES
+
+    def dear(self, x: Resolved, part: Tensor, start: Multipliers | None) -> tuple[Tensor, Multipliers]:
+        """``(k,)`` upper bounds of one ``part`` ``(k,)`` of each, by multipliers."""
+        if (self.p, self.q) == (2, 2):
+            found, made = multiplier_bounds(x, start, rows=False)
+        else:
+            at = torch.arange(len(part))
+            one = Resolved(x.A, x.B, x.C[at, part][:, None], x.D[at, part][:, None], x.r)
+            found, made = multiplier_bounds(one, start, rows=2 not in (self.p, self.q))
+        return self.outward(found), made
+
+    def score(self, x: Resolved) -> Tensor:
+        """``(k, U)``: about how much each unit's uncertainty adds; zero only where it adds nothing."""
+        reach = x.r * x.C.abs().amax(1) * x.B.abs().sum(2)
+        passed = x.r * self.reach(x)
+        return torch.where(passed > 0, torch.maximum(reach, 1e-3 * passed), 0.0)
+
+    def reach(self, x: Resolved) -> Tensor:
+        """``(k, U)``: magnitudes on all paths through each unit."""
+        layers = self.layers[::-1] if self.by_columns else self.layers
+        out, into = x.C.abs().sum(1), x.B.abs().sum(2)
+        for own in reversed(layers[:-1]):
+            out[:, own] += torch.einsum("ku,kuv->kv", x.r * out, x.A[:, :, own].abs())
+        for own in layers[1:]:
+            into[:, own] += torch.einsum("kuv,kv->ku", x.A[:, own].abs(), x.r * into)
+        return out * into
+
+    def gains(self, pattern: Tensor) -> Tensor:
+        """``(k,)``: the norms of the Jacobians with known pieces ``(k, U)``, estimates."""
+        middle, _ = self.table.hull(pattern, pattern)
+        return operator_norm(resolve(self.cascade, middle, torch.zeros_like(middle)).D, self.p, self.q)
+
+
+__all__ = ["Bounds"]
