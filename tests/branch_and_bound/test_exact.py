@@ -1,0 +1,144 @@
+"""The exact constant against brute force, on networks of every kind of node."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import lipbridge
+from lipbridge import Ball, Budget, Problem, Question, Refusal, Side, Status, witness_value
+from lipbridge.branch_and_bound.cascade import cascade_of
+from lipbridge.branch_and_bound.exact import mirrored_unit
+from lipbridge.norms.matrix import CHEAP_PAIRS
+from lipbridge.problem.bound import Bound
+from lipbridge.verifiers import get_verifier
+from tests.support.brute_force import constants, interior_points, largest_norm, tiny
+
+
+def solved(problem: Problem, seconds: float = 60.0) -> Bound:
+    task = get_verifier("exact").prepare(problem)
+    assert not isinstance(task, Refusal), task
+    return task.bound(Budget(seconds=seconds))
+
+
+def check(problem: Problem, expected: float) -> None:
+    bound = solved(problem)
+    assert bound.status is Status.OK, bound
+    assert bound.side is Side.EXACT, (bound, bound.extra)
+    assert bound.value == pytest.approx(expected, rel=1e-9)
+    assert bound.value >= expected * (1.0 - 1e-12)
+    assert bound.witness is not None
+    assert witness_value(problem, bound.witness) == bound.extra["lower"]
+
+
+def everywhere(seed: int) -> None:
+    graph = tiny(seed)
+    pairs = CHEAP_PAIRS if seed % 5 == 0 else ((1, 1), (2, 2), ("inf", "inf"))
+    for (p, q), expected in zip(pairs, constants(graph, pairs), strict=True):
+        check(Problem(graph, Question.everywhere(p, q)), expected)
+
+
+def in_a_box(seed: int) -> None:
+    graph = tiny(seed)
+    torch.manual_seed(seed)
+    center = torch.randn(1, *graph.input_shape, dtype=torch.float64)
+    radius = (0.3, 1.0, 3.0)[seed % 3]
+    pairs = ((1, 1), (2, 2), ("inf", "inf"))
+    for (p, q), expected in zip(pairs, constants(graph, pairs, (center[0], radius)), strict=True):
+        check(Problem(graph, Question.on(Ball(center, radius, "inf"), p, q)), expected)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_it_is_what_all_patterns_give(seed: int) -> None:
+    everywhere(seed)
+
+
+@pytest.mark.parametrize("seed", range(12, 24))
+def test_it_is_what_all_patterns_in_a_box_give(seed: int) -> None:
+    in_a_box(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(24, 500))
+def test_it_is_what_all_patterns_give_five_hundred_times(seed: int) -> None:
+    (everywhere if seed % 2 else in_a_box)(seed)
+
+
+@pytest.mark.parametrize("seed", range(48, 60))
+def test_on_round_and_pointed_balls_it_is_exact_and_above_all_samples(seed: int) -> None:
+    graph, norm = tiny(seed), (1, 2)[seed % 2]
+    torch.manual_seed(seed)
+    center = torch.randn(1, *graph.input_shape, dtype=torch.float64)
+    problem = Problem(graph, Question.on(Ball(center, 1.0, norm), 2))
+    bound = solved(problem)
+    assert bound.side is Side.EXACT, (bound, bound.extra)
+    d = torch.randn(20000, *graph.input_shape, dtype=torch.float64)
+    size = d.flatten(1).abs().sum(1) if norm == 1 else d.flatten(1).square().sum(1).sqrt()
+    inside = torch.rand(20000, dtype=torch.float64) ** 0.3 / size
+    x = center + d * inside.reshape(-1, *[1] * len(graph.input_shape))
+    assert largest_norm(graph, x, 2, 2) <= bound.value * (1 + 1e-12)
+
+
+def test_several_balls_are_the_largest_of_theirs() -> None:
+    graph = tiny(12)
+    centers = torch.tensor([[0.0, 0.0], [1.0, 1.0], [-2.0, 0.5]], dtype=torch.float64)
+    each = [solved(Problem(graph, Question.on(Ball(c[None], 0.4, "inf"), 2))).value for c in centers]
+    both = solved(Problem(graph, Question.on(Ball(centers, 0.4, "inf"), 2)))
+    assert both.value == pytest.approx(max(each), rel=1e-9)
+
+
+def test_two_hidden_layers_in_the_plane() -> None:
+    torch.manual_seed(0)
+    graph = lipbridge.capture(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)))
+    problem = Problem(graph, Question.everywhere("inf"))
+    check(problem, largest_norm(graph, interior_points(graph), "inf", "inf"))
+
+
+def test_an_even_network_is_searched_on_one_side() -> None:
+    torch.manual_seed(1)
+    graph = lipbridge.capture(lipbridge.mlp([3, 6, 2], "abs", bias=False))
+    cascade = cascade_of(graph)
+    assert mirrored_unit(cascade) == 0
+    assert mirrored_unit(cascade_of(tiny(2))) is None  # it has biases
+    assert mirrored_unit(cascade_of(lipbridge.capture(nn.Sequential(nn.Linear(3, 4, False), nn.ReLU())))) is None
+    check(Problem(graph, Question.everywhere(1)), largest_norm(graph, interior_points(graph), 1, 1))
+
+
+def test_a_dead_unit_and_a_constant_network() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        net[0].weight[1] = 0.0
+        net[2].weight[:, 2] = 0.0
+    graph = lipbridge.capture(net)
+    problem = Problem(graph, Question.everywhere(2))
+    check(problem, largest_norm(graph, torch.randn(4000, 2, dtype=torch.float64) * 5.0, 2, 2))
+    with torch.no_grad():
+        net[2].weight.zero_()
+    constant = solved(Problem(lipbridge.capture(net), Question.everywhere(2)))
+    assert (constant.value, constant.side) == (0.0, Side.EXACT)
+
+
+def test_at_a_limit_both_ends_are_proved_and_told() -> None:
+    torch.manual_seed(0)
+    graph = lipbridge.capture(
+        nn.Sequential(nn.Linear(10, 60), nn.ReLU(), nn.Linear(60, 40), nn.ReLU(), nn.Linear(40, 5))
+    )
+    problem = Problem(graph, Question.everywhere(2))
+    bound = solved(problem, 3.0)
+    assert (bound.status, bound.side, bound.proved) == (Status.TIMEOUT, Side.UPPER, True)
+    assert bound.value <= lipbridge.trivial_bound(graph).value
+    lower = bound.extra["lower"]
+    assert isinstance(lower, float)
+    assert lower <= bound.value
+    assert bound.extra["gap"] == pytest.approx(bound.value / lower - 1.0)
+    assert bound.seconds < 8.0
+
+
+@pytest.mark.parametrize("layer", [nn.Tanh(), nn.LayerNorm(4), nn.Softmax(-1)])
+def test_what_is_not_piecewise_linear_is_refused_by_name(layer: nn.Module) -> None:
+    graph = lipbridge.capture(nn.Sequential(nn.Linear(3, 4), layer))
+    answer = get_verifier("exact").prepare(Problem(graph, Question.everywhere(2)))
+    assert isinstance(answer, Refusal)
+    assert answer.reason.startswith("Layer `")
+    assert "piecewise linear" in answer.reason
