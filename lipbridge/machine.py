@@ -14,7 +14,10 @@ import torch
 from lipbridge.version import __version__
 
 #: Distributions whose versions can change a result. Those that are not installed are left out.
-_PACKAGES = ("torch", "numpy", "safetensors", "cvxpy", "scs", "auto-LiRPA", "onnx", "onnxruntime", "scikit-learn")
+_PACKAGES = (
+    *("torch", "numpy", "safetensors", "cvxpy", "scs", "highspy", "auto-LiRPA", "onnx", "onnxruntime"),
+    "scikit-learn",
+)
 
 
 def machine_facts(threads: int | None = None) -> dict[str, object]:

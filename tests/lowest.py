@@ -1,4 +1,4 @@
-"""The lowest versions that pyproject.toml allows, as pip takes them: ``python tests/lowest.py sdp onnx report test``.
+"""The lowest versions that pyproject.toml allows, as pip takes them: ``python tests/lowest.py sdp onnx milp report``.
 
 ``make lowest`` installs them and runs the fast tests. torch is left out: its lowest version would take gigabytes.
 """

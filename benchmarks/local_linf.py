@@ -1,0 +1,205 @@
+"""Local l_inf constants of MNIST MLPs: ours beside auto_LiRPA's Jacobian bounds, the trivial one and samples.
+
+    python -m benchmarks.local_linf [--models FOLDER] [--points 20] [--depths 2,3,4,5] [--radii 1,2,4,8]
+        [--auto-lirpa CHECKOUT] [--optimize]
+
+Networks 784-128-..-10 of 2 to 5 dense layers (relu, bias), trained plainly for five epochs into FOLDER/mlpD if they are
+not there (a run's folder, as ``lipbridge train`` writes it). ``$LIPBRIDGE_DATA`` names MNIST. Radii are in 1/255, the
+balls are around the first test images, and a value is the largest over the ten outputs. Medians over the points are
+shown, and seconds a point.
+
+CHECKOUT is a user's own checkout of auto_LiRPA 0.7 or newer, whose imports (graphviz, appdirs, packaging, tqdm) are
+there; without it its columns say so. It is asked as its own example does, one output at a time, and one point at a
+time: 0.7.1 gives every point of a larger batch one and the same value, in two layers at radius 0 the sum of what they
+have alone. ``--optimize`` adds its default, which optimises the activations' bounds first and takes some ten times
+longer. Both are on one thread and in float64. A value of ours above its own by more than
+1e-6 is marked ``ABOVE``; one of either below a sample would be ``UNSOUND``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lipbridge
+from lipbridge.data import load_dataset
+from lipbridge.machine import machine_facts
+from lipbridge.propagation.jacobian.local import local_constants
+from lipbridge.training.runs import train_run
+
+#: How far above the peer's value, which is rounded and not proved, ours may be.
+ROOM = 1e-6
+SAMPLES = 200
+SETTINGS = {"penalty": 0.0, "epochs": 5, "batch_size": 256, "learning_rate": 1e-3, "shift": 0, "seed": 0}
+CHANGES = {"activation": "relu", "bias": True, "start": "uniform", "gain": 1.0}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A value a point, and seconds a point."""
+
+    values: Tensor
+    seconds: float
+
+
+def network(folder: Path, depth: int) -> nn.Module:
+    """The network of so many dense layers, trained if it is not in the folder yet."""
+    out = folder / f"mlp{depth}"
+    if not (out / "model.safetensors").exists():
+        row = train_run("mnist", "2", out, {**CHANGES, "widths": (128,) * (depth - 1)}, SETTINGS)
+        print(f"mlp{depth}: trained, accuracy {row['accuracy']:.2%}", file=sys.stderr)
+    return lipbridge.load(out / "model.safetensors").double().requires_grad_(False)
+
+
+def timed(work: Callable[[], Tensor]) -> Found:
+    """What a call gives, in one tensor ``(points,)``, and its seconds a point."""
+    start = time.perf_counter()
+    values = work()
+    return Found(values, (time.perf_counter() - start) / len(values))
+
+
+def sampled(graph: lipbridge.Graph, x: Tensor, radius: float) -> Tensor:
+    """The largest row norm of the Jacobians at the centre, at corners and at random points of each ball."""
+    generator = torch.Generator().manual_seed(0)
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda z: graph(z[None])[0]))
+    found: list[Tensor] = []
+    for center in x:
+        moves = torch.rand(SAMPLES, *center.shape, generator=generator, dtype=torch.float64) * 2 - 1
+        moves[0], moves[1 : SAMPLES // 2] = 0.0, moves[1 : SAMPLES // 2].sign()
+        found.append(jacobian(center + radius * moves).flatten(2).abs().sum(2).max())
+    return torch.stack(found)
+
+
+class Peer:
+    """auto_LiRPA from a checkout."""
+
+    def __init__(self, checkout: str) -> None:
+        sys.path.insert(0, str(Path(checkout).resolve()))
+        logging.disable(logging.INFO)
+        self.package: Any = import_module("auto_LiRPA")
+        self.jacobian: Any = import_module("auto_LiRPA.jacobian")
+        self.perturbation: Any = import_module("auto_LiRPA.perturbations").PerturbationLpNorm
+        if not hasattr(self.package.BoundedModule, "compute_jacobian_bounds"):
+            raise SystemExit(f"{checkout} holds auto_LiRPA {self.package.__version__}, which has no Jacobian bounds.")
+
+    @property
+    def version(self) -> str:
+        return str(self.package.__version__)
+
+    def bound(self, module: nn.Module, x: Tensor, radius: float, optimize: bool) -> Found:
+        """The largest row norm by point, asked one output at a time; the module is built before the clock starts."""
+        operator = self.jacobian.JacobianOP
+
+        class RowNorm(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = module
+
+            def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+                # As its GradNorm(norm=1), whose reshape makes it slower.
+                return operator.apply(self.inner(x).matmul(mask), x).abs().sum(dim=-1)
+
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            masks = torch.eye(module[-1].out_features)[:, :, None]
+            mask = masks[0].clone()
+            bounded = self.package.BoundedModule(RowNorm(), (self.package.BoundedTensor(x[:1]), mask), device="cpu")
+
+            def all_points() -> Tensor:
+                rows = torch.zeros(len(x), len(masks))
+                for k in range(len(x)):
+                    for i, own in enumerate(masks):
+                        mask.copy_(own)
+                        region = self.package.BoundedTensor(x[k : k + 1], self.perturbation(norm=torch.inf, eps=radius))
+                        found = bounded.compute_jacobian_bounds((region, mask), optimize=optimize, bound_lower=False)
+                        rows[k, i] = found[1].detach().view(())
+                return rows.amax(1)
+
+            return timed(all_points)
+        finally:
+            torch.set_default_dtype(before)
+
+
+def cell(ours: Found, peer: Found | None, least: Tensor) -> list[str]:
+    """The peer's median and seconds, the largest and the median of ours / its own, and how often faster we are."""
+    if peer is None:
+        return ["not run", "", "", "", ""]
+    ratio = ours.values / peer.values
+    mark = " **ABOVE**" if bool((ratio > 1 + ROOM).any()) else ""
+    mark += " **UNSOUND**" if bool((peer.values < least * (1 - ROOM)).any()) else ""
+    median = float(peer.values.median())
+    faster = f"{peer.seconds / ours.seconds:.1f}"
+    return [
+        f"{median:.4f}{mark}",
+        f"{peer.seconds:.3f}",
+        f"{float(ratio.max()):.6f}",
+        f"{float(ratio.median()):.6f}",
+        faster,
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", help="folder of the networks; a temporary one if not given")
+    parser.add_argument("--auto-lirpa", help="a checkout of auto_LiRPA 0.7 or newer")
+    parser.add_argument("--optimize", action="store_true", help="also with its default, optimised bounds")
+    parser.add_argument("--points", type=int, default=20)
+    parser.add_argument("--depths", default="2,3,4,5")
+    parser.add_argument("--radii", default="1,2,4,8", help="in 1/255")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    peer = Peer(options.auto_lirpa) if options.auto_lirpa else None
+    facts = machine_facts(1) | {"auto_LiRPA": peer.version if peer else "not run"}
+    print(json.dumps(facts), flush=True)
+    modes = ["CROWN", "optimised"] if options.optimize else ["CROWN"]
+    heads = ["network", "radius", "sampled", "trivial", "ours", "s a point"]
+    for mode in modes:
+        heads += [f"auto_LiRPA, {mode}", "s a point", "ours / its, largest", "median", "times faster"]
+    print("| " + " | ".join([*heads, "load"]) + " |\n|" + "---|" * (len(heads) + 1), flush=True)
+    images = load_dataset("mnist").test_inputs[: options.points].double()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.models or temporary)
+        for depth in map(int, options.depths.split(",")):
+            module = network(folder, depth)
+            graph = lipbridge.capture(module)
+            x = images.reshape(len(images), *graph.input_shape)
+            layers = (m for m in module.modules() if not list(m.children()))
+            dense = nn.Sequential(*(m if isinstance(m, nn.Linear) else nn.ReLU() for m in layers if _is_kept(m)))
+            assert torch.allclose(dense(x.flatten(1)), graph(x))
+            trivial = lipbridge.trivial_bound(graph, "inf").value
+            local_constants(graph, lipbridge.Ball(x[:1], 1 / 255, "inf"), "inf", "inf")  # a first call is not timed
+            for units in map(int, options.radii.split(",")):
+                radius = units / 255
+                ball = lipbridge.Ball(x, radius, "inf")
+                ours = timed(lambda graph=graph, ball=ball: local_constants(graph, ball, "inf", "inf"))
+                least = sampled(graph, x, radius)
+                mark = " **UNSOUND**" if bool((ours.values < least * (1 - 1e-12)).any()) else ""
+                cells = [f"mlp{depth}", f"{units}/255", f"{float(least.median()):.4f}", f"{trivial:.1f}"]
+                cells += [f"{float(ours.values.median()):.4f}{mark}", f"{ours.seconds:.3f}"]
+                for mode in modes:
+                    found = peer and peer.bound(dense, x.flatten(1), radius, mode == "optimised")
+                    cells += cell(ours, found, least)
+                print("| " + " | ".join([*cells, f"{os.getloadavg()[0]:.1f}"]) + " |", flush=True)
+
+
+def _is_kept(module: nn.Module) -> bool:
+    """Whether a leaf of the network is a dense layer or its activation; what only reshapes is left out."""
+    return not isinstance(module, nn.Flatten | nn.Unflatten | nn.Identity)
+
+
+if __name__ == "__main__":
+    main()
