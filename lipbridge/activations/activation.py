@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -298,6 +298,12 @@ def _component_slopes(component: Component) -> Interval:
     return _sum_intervals(others if len(others) == len(component) else [interval(pieces.slopes[0]), *others])
 
 
+def pieces_of(activation: Activation) -> Pieces | None:
+    """The components between their common kinks, or None if some component is not piecewise linear."""
+    return _pieces(activation.components)
+
+
+@lru_cache(maxsize=256)
 def _pieces(components: tuple[Component, ...]) -> Pieces | None:
     """The components between their common kinks, or None if some component is not piecewise linear."""
     hinges = [[term.hinge for term in component] for component in components]

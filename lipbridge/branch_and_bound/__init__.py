@@ -1,1 +1,1 @@
-"""The exact Lipschitz constant of piecewise linear networks, by branch and bound over their activations' pieces."""
+"""Branch and bound: regions that are split until the bound of each is good enough, on balls or for the exact constant."""

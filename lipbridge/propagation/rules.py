@@ -96,6 +96,15 @@ def norm_up(x: Tensor, norm: Norm) -> Tensor:
     return vector_norm(scaled, 2, -1) * largest.squeeze(-1) * slack + n * FLOOR
 
 
+def with_center(x: NodeBounds) -> NodeBounds:
+    """The intervals, and the value at the centre in them, which parts of a ball may leave out.
+
+    What a function moves by, from the value at the centre, is at most its slopes between the two.
+    """
+    lower = torch.minimum(x.lower, x.center.value - x.center.error)
+    return replace(x, lower=lower, upper=torch.maximum(x.upper, x.center.value + x.center.error))
+
+
 def halves(x: NodeBounds) -> tuple[Tensor, Tensor]:
     """Middle and radius of a node's intervals."""
     middle = 0.5 * x.lower + 0.5 * x.upper
@@ -135,14 +144,15 @@ def _(node: Elementwise, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     lower: list[Tensor] = []
     upper: list[Tensor] = []
     steepest: list[Tensor] = []
-    ends = (_at(node, z.lower), _at(node, z.upper))
+    ends, around = (values_at(node, z.lower), values_at(node, z.upper)), with_center(z)
     for k, component in enumerate(node.activation.components):
         a, b = component_slopes(component, node.activation.slopes[k], z.lower, z.upper)
         bend = component_bend(component, z.lower, z.upper)
-        low, high = _offsets(z, torch.zeros_like(a), a, b, bend, (ends[0][k], ends[1][k]))
+        low, high = line_offsets(z.lower, z.upper, torch.zeros_like(a), a, b, bend, (ends[0][k], ends[1][k]))
         least, most = component_range(component)
         lower.append(torch.fmax(low, torch.full_like(low, least)))
         upper.append(torch.fmin(high, torch.full_like(high, most)))
+        a, b = component_slopes(component, node.activation.slopes[k], around.lower, around.upper)
         steepest.append(torch.maximum(a.abs(), b.abs()).flatten(1))
     gain = norm_up(torch.stack(steepest, dim=-1), ball.norm).amax(-1).clamp(max=node.activation.lipschitz[ball.norm])
     values, errors = zip(*_blocks(node, z.center), strict=True)
@@ -153,7 +163,7 @@ def _(node: Elementwise, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     return narrowed(found, found.lower, found.upper, ball)
 
 
-def _at(node: Elementwise, t: Tensor) -> list[tuple[Tensor, Tensor]]:
+def values_at(node: Elementwise, t: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Per component the value at t and its error, of t's shape."""
     return _blocks(node, Enclosure(t, torch.zeros_like(t)))
 
@@ -167,8 +177,14 @@ def _blocks(node: Elementwise, z: Enclosure) -> list[tuple[Tensor, Tensor]]:
     return [(value.reshape(shape), error.reshape(shape)) for value, error in pairs]
 
 
-def _offsets(
-    z: NodeBounds, slope: Tensor, a: Tensor, b: Tensor, bend: Tensor, ends: tuple[tuple[Tensor, Tensor], ...]
+def line_offsets(
+    lower_end: Tensor,
+    upper_end: Tensor,
+    slope: Tensor,
+    a: Tensor,
+    b: Tensor,
+    bend: Tensor,
+    ends: tuple[tuple[Tensor, Tensor], ...],
 ) -> tuple[Tensor, Tensor]:
     """An interval of ``g(t) - slope t`` for t in [l, u], for a in [l, u] slopes [a, b] of g and values at both ends.
 
@@ -177,10 +193,10 @@ def _offsets(
     (for the maximum) or concave (for the minimum).
     """
     (at_l, e_l), (at_u, e_u) = ends
-    lines = slope.abs() * torch.fmax(z.lower.abs(), z.upper.abs())
-    width = (z.upper - z.lower) * (1.0 + WIDER)
+    lines = slope.abs() * torch.fmax(lower_end.abs(), upper_end.abs())
+    width = (upper_end - lower_end) * (1.0 + WIDER)
     room = torch.fmax(e_l, e_u) + 8.0 * WIDER * (at_l.abs() + at_u.abs() + lines) + FLOOR
-    at_l, at_u = at_l - slope * z.lower, at_u - slope * z.upper
+    at_l, at_u = at_l - slope * lower_end, at_u - slope * upper_end
     rise, fall = (b - slope).clamp_min(0.0), (slope - a).clamp_min(0.0)
     total = rise + fall
     line = total <= FLOOR
@@ -232,7 +248,7 @@ def _(node: Add, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
 
 def linear_relaxation(node: Elementwise, z: NodeBounds) -> list[LinearRelaxation]:
     """Parallel lines around each component: along its chord, which is the best slope for a convex function."""
-    ends = (_at(node, z.lower), _at(node, z.upper))
+    ends = (values_at(node, z.lower), values_at(node, z.upper))
     found: list[LinearRelaxation] = []
     for k, component in enumerate(node.activation.components):
         a, b = component_slopes(component, node.activation.slopes[k], z.lower, z.upper)
@@ -241,7 +257,7 @@ def linear_relaxation(node: Elementwise, z: NodeBounds) -> list[LinearRelaxation
         slope = torch.minimum(torch.maximum(slope, a), b)
         slope = torch.where(torch.isfinite(width), slope, 0.0)
         bend = component_bend(component, z.lower, z.upper)
-        low, high = _offsets(z, slope, a, b, bend, (ends[0][k], ends[1][k]))
+        low, high = line_offsets(z.lower, z.upper, slope, a, b, bend, (ends[0][k], ends[1][k]))
         least, most = component_range(component)
         flat = slope == 0
         low = torch.where(flat, torch.fmax(low, torch.full_like(low, least)), low)
@@ -356,10 +372,13 @@ __all__ = [
     "NodeBounds",
     "back_substitute",
     "halves",
+    "line_offsets",
     "linear_relaxation",
     "narrowed",
     "node_bounds",
     "norm_up",
     "nothing",
     "times",
+    "values_at",
+    "with_center",
 ]

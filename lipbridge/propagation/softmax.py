@@ -24,6 +24,7 @@ from lipbridge.propagation.rules import (
     narrowed,
     node_bounds,
     times,
+    with_center,
 )
 from lipbridge.rigor.accuracy import ULPS
 from lipbridge.rigor.running_error import Enclosure, enclosed
@@ -40,7 +41,7 @@ def _(node: Softmax, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     ends = probabilities(*logs)
     lower, upper = logs if node.log else ends
     largest = softmax_norm_up(node.shape[node.axis], ball.norm, ball.norm, log=node.log)
-    gain = _gain(node, *ends, ball.norm).clamp(max=largest)
+    gain = _gain(node, *probabilities(*logarithms(node, with_center(x))), ball.norm).clamp(max=largest)
     distance = x.distance * gain * (1.0 + 4.0 * WIDER) + FLOOR
     return narrowed(NodeBounds(lower, upper, enclosed(node, [x.center]), distance), lower, upper, ball)
 

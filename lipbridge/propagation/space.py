@@ -34,6 +34,7 @@ from lipbridge.propagation.rules import (
     norm_up,
     nothing,
     times,
+    with_center,
 )
 from lipbridge.rigor.running_error import Enclosure, enclosed
 from lipbridge.rounding.scalars import FLOOR, TINY, gamma
@@ -200,7 +201,8 @@ def _(node: GroupSort, form: Tensor, inputs: list[NodeBounds], lines: list[Linea
 def _(node: Normalize, inputs: list[NodeBounds], ball: Context) -> NodeBounds:
     (x,) = inputs
     n, norm = math.prod(node.shape) // node.groups, ball.norm
-    _, long, bottom, top = normalised(node, x, norm)
+    _, _, bottom, top = normalised(node, x, norm)
+    _, long, _, _ = normalised(node, with_center(x), norm)
     # The Jacobian (I - (1 1' + y y') / n) / s with |y|^2 <= n: see normalize_norm_up.
     factor = 1.0 if norm == 2 else (2.0 + math.sqrt(n)) * (1.0 + WIDER)
     largest = normalize_norm_up if node.centred else root_mean_square_norm_up

@@ -17,18 +17,26 @@ linear bound propagation; the segments of joint slopes, maxima and order statist
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from lipbridge.activations.slopes import WIDER
 from lipbridge.graph.graph import Graph, reached
-from lipbridge.propagation.jacobian.derivative import Derivative, Interval, Relaxed, Spread, chord, times
+from lipbridge.propagation.jacobian.derivative import (
+    Derivative,
+    Interval,
+    Relaxed,
+    Spread,
+    chord,
+    part_of,
+    times,
+)
 from lipbridge.rounding.scalars import FLOOR, gamma
 
 #: Linear forms are propagated in pieces of at most so many numbers.
-LARGEST = 2**22
+LARGEST = 2**18
 
 
 class Cotangents:
@@ -42,18 +50,27 @@ class Cotangents:
     """
 
     def __init__(
-        self, graph: Graph, derivatives: Sequence[Derivative | None], rows: Tensor, *, linear: bool = True
+        self,
+        graph: Graph,
+        derivatives: Sequence[Derivative | None],
+        rows: Tensor,
+        *,
+        linear: bool = True,
     ) -> None:
         self.graph, self.rows, self.linear = graph, rows, linear
         self.last = len(graph.nodes) - 1
         self.alive = reached([self.last], lambda index: graph.nodes[index].inputs)
         self.derivatives = derivatives
-        readers = graph.readers()
-        self.last_reader = [max(r, default=i) for i, r in enumerate(readers)]
+        self.readers = [[i for i in found if i in self.alive] for found in graph.readers()]
+        self.last_reader = [max(r, default=i) for i, r in enumerate(self.readers)]
+        self.images: dict[int, Tensor] = {}
         self.relaxed: dict[int, Relaxed] = {}
         self.found: dict[int, Interval] = {self.last: Interval(rows, rows)}
-        curved = [i for i in self.alive if i and self._derivative(i).uncertain is not None]
-        self.first_curved = max(curved, default=0)
+        curved = sorted(i for i in self.alive if i and self._derivative(i).uncertain is not None)
+        self.last_curved = curved[-1] if curved else 0
+        self.gaining = curved[-2] if len(curved) > 1 else 0
+        lost = (4.0 * gamma(rows.shape[2] + 8)) * rows.abs() + FLOOR  # in the product with the rows
+        self.charges: dict[int, Tensor] = {self.last: lost}
 
     def propagate(self) -> Interval:
         """Intervals of the cotangents of all nodes that the output reads; those of the Input are returned."""
@@ -63,10 +80,10 @@ class Cotangents:
             own = self.found[index]
             map_ = self._derivative(index)
             uncertain = map_.uncertain
-            if self.linear and uncertain is not None and index < self.first_curved:
-                own = self.found[index] = self.narrowed(index, _needed(uncertain))
             if self.linear:
-                self.relaxed[index] = map_.relaxed(own)
+                if uncertain is not None and index < self.gaining:
+                    own = self.found[index] = self.narrowed(index, uncertain)
+                self._relax(index, map_, own)
             for source, part in zip(self.graph.nodes[index].inputs, map_.adjoint(own), strict=True):
                 self.found[source] = self.found[source].plus(part) if source in self.found else part
         if 0 not in self.found:  # the output is constant
@@ -75,78 +92,112 @@ class Cotangents:
             self.found[0] = Interval(zero, zero)
         return self.found[0]
 
-    def narrowed(self, index: int, units: Tensor) -> Interval:
-        """Node ``index``'s interval, intersected at ``units`` (places in the flattened node) with linear bounds."""
+    def _relax(self, index: int, map_: Derivative, own: Interval) -> None:
+        found = self.relaxed[index] = map_.relaxed(own, self.charges.get(index))
+        if found.lost is not None:
+            for source, lost in zip(self.graph.nodes[index].inputs, found.lost, strict=True):
+                known = self.charges.get(source)
+                self.charges[source] = lost if known is None else (known + lost) * (1.0 + 2.0 * WIDER)
+
+    def narrowed(self, index: int, wanted: Tensor) -> Interval:
+        """Node ``index``'s interval, intersected with linear bounds at units that are ``wanted``: bool ``(k, size)``.
+
+        Where one node alone is curved behind it, its intervals are as good: they take each slope by itself.
+        """
         own = self.found[index]
-        if not self._curved_behind(index) or not len(units):
+        if index >= self.gaining:
             return own
-        size = own.lower.shape[2]
-        lead = max(own.lower.shape[0], 1) * own.lower.shape[1]
-        widest = max(math.prod(self.graph.nodes[i].shape) for i in self.alive)
-        step = max(1, LARGEST // (2 * lead * widest))
-        every = torch.arange(size, device=units.device)
-        lower, upper = own.lower, own.upper
+        count, m, size = own.lower.shape
+        widest = max(math.prod(self.graph.nodes[i].shape) for i in self.alive if i > index)
+        together = max(1, LARGEST // (2 * m * size * widest))
+        found = [
+            self._narrowed(
+                index, slice(start, start + together), _needed(part_of(wanted, slice(start, start + together)))
+            )
+            for start in range(0, count, together)
+        ]
+        return Interval(torch.cat([x.lower for x in found]), torch.cat([x.upper for x in found]))
+
+    def _narrowed(self, index: int, regions: slice, units: Tensor) -> Interval:
+        """The same on some of the regions, at units by their places in the flattened node."""
+        own = self.found[index]
+        lower, upper = own.lower[regions], own.upper[regions]
+        widest = max(math.prod(self.graph.nodes[i].shape) for i in self.alive if i > index)
+        relaxed = {i: x.part(regions) for i, x in self.relaxed.items()}
+        charge = self.charges.get(index)
+        rows = part_of(self.rows, regions)
+        step = max(1, LARGEST // (2 * len(lower) * lower.shape[1] * widest))
         for start in range(0, len(units), step):
             chosen = units[start : start + step]
-            form = (chosen[:, None] == every).to(own.lower.dtype)
-            most = self.upper(index, torch.cat([form, -form])[None, None])
+            lost = None if charge is None else part_of(charge, regions).index_select(2, chosen).repeat(1, 1, 2)
+            most = self.upper(index, self._units(index, chosen), lost, relaxed, rows)
             top, bottom = most[..., : len(chosen)], -most[..., len(chosen) :]
             found = Interval(lower.index_select(2, chosen), upper.index_select(2, chosen))
             found = found.narrowed(Interval(bottom, top))
-            lower, upper = (
-                x.expand(*y.shape[:2], size).index_copy(2, chosen, y)
-                for x, y in ((lower, found.lower), (upper, found.upper))
-            )
+            lower, upper = lower.index_copy(2, chosen, found.lower), upper.index_copy(2, chosen, found.upper)
         return Interval(lower, upper)
 
-    def upper(self, start: int, form: Tensor) -> Tensor:
-        """Upper bounds ``(k, m, r)`` of linear forms ``(k or 1, m or 1, r, size)`` of node ``start``'s cotangents.
+    def _units(self, index: int, chosen: Tensor) -> dict[int, Tensor]:
+        """The unit forms of a node, and their opposites, as forms of what reads it: ``(1, 1, 2 r, size)``."""
+        reader = self.readers[index]
+        size = math.prod(self.graph.nodes[index].shape)
+        if len(reader) == 1 and len(self.graph.nodes[reader[0]].inputs) == 1 and self._linear(reader[0]):
+            if index not in self.images:
+                every = torch.eye(size, dtype=self.rows.dtype, device=self.rows.device)
+                self.images[index] = self.relaxed[reader[0]].image([every[None, None]])[0][0, 0]
+            form = self.images[index].index_select(0, chosen)
+            return {reader[0]: torch.cat([form, -form])[None, None]}
+        places = torch.arange(size, device=chosen.device)
+        form = (chosen[:, None] == places).to(self.rows.dtype)
+        return {index: torch.cat([form, -form])[None, None]}
 
-        What is NaN tells nothing.
+    def _linear(self, index: int) -> bool:
+        return self._derivative(index).uncertain is None
+
+    def upper(
+        self, start: int, forms: dict[int, Tensor], bound: Tensor | None, relaxed: Mapping[int, Relaxed], rows: Tensor
+    ) -> Tensor:
+        """Upper bounds ``(k, m, r)`` of linear forms of cotangents; what is NaN tells nothing.
+
+        Args:
+            start: the node whose cotangents they are of.
+            forms: ``(k or 1, m or 1, r, size)``: at that node, or already at the one that reads it.
+            bound: the charge of the forms that were there first.
+            relaxed: linear bounds of the derivatives, by node.
+            rows: of the output.
         """
-        forms = {start: form}
-        bound: Tensor = form.new_zeros(1, 1, form.shape[2])
-        if start == self.last:
-            return self._at_output(form)
         for index in range(start + 1, self.last + 1):
             inputs = self.graph.nodes[index].inputs
             if index not in self.alive or not any(i in forms for i in inputs):
                 continue
-            found, offset = self.relaxed[index].image([forms.get(i) for i in inputs])
+            found, offset = relaxed[index].image([forms.get(i) for i in inputs])
             forms[index] = found
-            bound = bound + offset + WIDER * (bound.abs() + offset.abs())
+            if offset is not None:
+                bound = offset if bound is None else _sum(bound, offset)
             for i in set(inputs):
                 if self.last_reader[i] <= index:
                     forms.pop(i, None)
-        value = self._at_output(forms[self.last])
-        return bound + value + 4.0 * WIDER * (bound.abs() + value.abs()) + FLOOR
-
-    def _at_output(self, form: Tensor) -> Tensor:
-        n = form.shape[3]
-        value = times(form, self.rows)
-        size = times(form.abs(), self.rows.abs())
-        return value + 4.0 * gamma(n + 8) * size + n * FLOOR
+        value = times(forms[self.last], rows)
+        bound = value if bound is None else _sum(bound, value)
+        return bound + 4.0 * WIDER * bound.abs() + FLOOR
 
     def row_sums(self) -> Tensor:
         """``(k, m)``: upper bounds of the l_1 norms of the rows; call :meth:`propagate` first."""
         entries = self.found[0]
         if self.linear:
-            mixed = (entries.lower < 0) & (entries.upper > 0)
-            entries = self.narrowed(0, _needed(mixed.flatten(0, 1)))
+            mixed = ((entries.lower < 0) & (entries.upper > 0)).any(1)
+            entries = self.narrowed(0, mixed)
         n = entries.lower.shape[2]
         slack = 1.0 + 4.0 * gamma(n + 8)
         found = entries.magnitude.sum(2) * slack + n * FLOOR
-        if self.linear and self._curved_behind(0):
+        if self.linear and self.last_curved:
             slope, offset = chord(entries)
-            total = self.upper(0, slope[:, :, None]).squeeze(2)
             own = offset.sum(2) * slack + n * FLOOR
-            total = total + own + 2.0 * WIDER * (total.abs() + own)
-            found = torch.fmin(found, total)
+            charge = self.charges.get(0)
+            lost = None if charge is None else ((slope.abs() * charge).sum(2) * slack + n * FLOOR)[:, :, None]
+            total = self.upper(0, {0: slope[:, :, None]}, lost, self.relaxed, self.rows).squeeze(2)
+            found = torch.fmin(found, total + own + 2.0 * WIDER * (total.abs() + own))
         return found.nan_to_num(math.inf, math.inf)
-
-    def _curved_behind(self, index: int) -> bool:
-        """Whether a node with an uncertain derivative lies between a node and the output, itself not counted."""
-        return index < self.first_curved
 
     def _derivative(self, index: int) -> Derivative:
         found = self.derivatives[index]
@@ -183,6 +234,11 @@ def centers(
             else:
                 found[source] = part.center
     return found.get(0, rows.new_zeros(*rows.shape[:2], math.prod(graph.input_shape))), added
+
+
+def _sum(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of two upper bounds, rounded up."""
+    return a + b + WIDER * (a.abs() + b.abs())
 
 
 def _needed(wanted: Tensor) -> Tensor:

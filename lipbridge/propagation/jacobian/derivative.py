@@ -70,19 +70,30 @@ class Spread:
 
 
 class Relaxed(ABC):
-    """A derivative on cotangents that are enclosed: linear upper bounds of linear forms of what it hands on."""
+    """A derivative on cotangents that are enclosed: linear upper bounds of linear forms of what it hands on.
+
+    What rounding takes from a form of an input's cotangent is at most its coefficients' magnitudes times ``lost``:
+    ``(k or 1, m, size)`` for each input, or None for nothing. Whoever makes such a form adds that to its offset; so a
+    node is told the ``charge`` of its own forms, and adds it to what it computes anyway.
+    """
+
+    lost: list[Tensor] | None = None
 
     @abstractmethod
-    def image(self, forms: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+    def part(self, regions: slice) -> Relaxed:
+        """The same on some of the regions, for :meth:`image` alone."""
+
+    @abstractmethod
+    def image(self, forms: list[Tensor | None]) -> tuple[Tensor, Tensor | None]:
         """Forms of the inputs' cotangents as one form of the node's own, from above.
 
         Args:
             forms: for each input ``(k or 1, m or 1, r, size)`` coefficients, or None for zero; one at least is there.
 
         Returns:
-            Coefficients ``(k or 1, m or 1, r, node's size)`` and an offset ``(k or 1, m or 1, r)``: for every cotangent
-            ``a`` in the enclosure and every derivative M, ``sum_j <form_j, (M' a)_j> <= <coefficients, a> + offset`` in
-            exact arithmetic.
+            Coefficients ``(k or 1, m or 1, r, node's size)`` and an offset ``(k or 1, m or 1, r)``, or None for zero:
+            for every cotangent ``a`` in the enclosure and every derivative M, ``sum_j <form_j, (M' a)_j>`` is at most
+            ``<coefficients, a> + offset + sum_j <|form_j|, lost_j>`` in exact arithmetic, less the node's charge.
         """
 
 
@@ -98,8 +109,13 @@ class Derivative(ABC):
         """``M' a`` for one known cotangent, for each input."""
 
     @abstractmethod
-    def relaxed(self, a: Interval) -> Relaxed:
-        """Linear bounds for cotangents of an enclosure."""
+    def relaxed(self, a: Interval, charge: Tensor | None = None) -> Relaxed:
+        """Linear bounds for cotangents of an enclosure.
+
+        Args:
+            a: the enclosure of the node's own cotangents.
+            charge: what its readers lose of a form of them, by unit of each coefficient's magnitude.
+        """
 
     @property
     def uncertain(self) -> Tensor | None:
@@ -108,24 +124,30 @@ class Derivative(ABC):
 
 
 def times(forms: Tensor, x: Tensor) -> Tensor:
-    """``(.., r, n)`` forms at ``(.., n)`` points, ``(.., r)``."""
+    """``(k or 1, m or 1, r, n)`` forms at ``(k or 1, m, n)`` points: ``(k or 1, m, r)``."""
+    if forms.shape[:2] == (1, 1):  # one product of matrices, not one for each point
+        k, m, n = x.shape
+        return (x.reshape(k * m, n) @ forms[0, 0].T).reshape(k, m, -1)
     return (forms @ x[..., None]).squeeze(-1)
 
 
 def chord(x: Interval) -> tuple[Tensor, Tensor]:
-    """``(slope, offset)`` of a line above ``|t|`` on an interval: through its ends, so the best there is.
+    """``(slope, offset)`` of the line above ``|t|`` on an interval through its ends.
 
-    A slope in [-1, 1] whatever it is rounded to: |t| is convex, so that the ends decide about the offset.
+    No line that holds on the interval is lower anywhere on it, |t| being convex: there is nothing to optimise.
     """
-    width = x.upper - x.lower
-    slope = (x.upper.abs() - x.lower.abs()) / width
+    slope = (x.upper.abs() - x.lower.abs()) / (x.upper - x.lower)
     slope = torch.where(torch.isfinite(slope), slope.clamp(-1.0, 1.0), 0.0)
     positive, negative = x.lower >= 0, x.upper <= 0
     slope = torch.where(positive, 1.0, torch.where(negative, -1.0, slope))
-    size = x.magnitude
     offset = torch.maximum(x.lower.abs() - slope * x.lower, x.upper.abs() - slope * x.upper)
-    offset = torch.where(positive | negative, 0.0, offset + 4.0 * WIDER * size + FLOOR)
+    offset = torch.where(positive | negative, 0.0, offset + 4.0 * WIDER * x.magnitude + FLOOR)
     return slope, offset.nan_to_num(math.inf, math.inf)
 
 
-__all__ = ["Derivative", "Interval", "Relaxed", "Spread", "around", "chord", "times"]
+def part_of(x: Tensor, regions: slice) -> Tensor:
+    """Some of k regions; what is the same on all stays."""
+    return x if len(x) == 1 else x[regions]
+
+
+__all__ = ["Derivative", "Interval", "Relaxed", "Spread", "around", "chord", "part_of", "times"]

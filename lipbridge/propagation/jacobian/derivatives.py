@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
@@ -72,7 +72,12 @@ def _(node: Softmax, shapes: list[tuple[int, ...]], inputs: list[NodeBounds], ba
 
 
 def derivatives(
-    graph: Graph, bounds: Sequence[NodeBounds], ball: Context, slopes: Slopes | None = None
+    graph: Graph,
+    bounds: Sequence[NodeBounds],
+    ball: Context,
+    slopes: Slopes | None = None,
+    *,
+    open_ends: Collection[int] = (),
 ) -> list[Derivative | None]:
     """The derivatives of all nodes, by index, where the nodes' values lie in ``bounds``; None for the Input.
 
@@ -81,6 +86,7 @@ def derivatives(
         bounds: by node index, of :func:`lipbridge.propagation.bounds.forward_bounds` or :func:`everywhere`.
         ball: the norm that the distances in ``bounds`` are in.
         slopes: of activations, in place of those that follow from the bounds.
+        open_ends: nodes for which a kink at an end of an interval does not count.
 
     Raises:
         UnsupportedProblem: for a node without a rule.
@@ -90,6 +96,9 @@ def derivatives(
         shapes = [graph.nodes[i].shape for i in node.inputs]
         if slopes is not None and index in slopes and isinstance(node, Elementwise):
             found.append(from_slopes(node, shapes[0], list(slopes[index])))
+        elif isinstance(node, Elementwise) and node.inputs[0] in open_ends:
+            x = bounds[node.inputs[0]]
+            found.append(diagonal(node, shapes[0], x.lower, x.upper, open_ends=True))
         else:
             found.append(derivative(node, shapes, [bounds[i] for i in node.inputs], ball))
     return found

@@ -13,11 +13,20 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from lipbridge.activations.activation import Activation
-from lipbridge.activations.piecewise_linear import Pieces, above, below
+from lipbridge.activations.activation import Activation, pieces_of
+from lipbridge.activations.piecewise_linear import above, below
 from lipbridge.activations.slopes import WIDER, component_slopes
 from lipbridge.graph.nodes import Elementwise, block_axis
-from lipbridge.propagation.jacobian.derivative import Derivative, Interval, Relaxed, Spread, around, chord, times
+from lipbridge.propagation.jacobian.derivative import (
+    Derivative,
+    Interval,
+    Relaxed,
+    Spread,
+    around,
+    chord,
+    part_of,
+    times,
+)
 from lipbridge.propagation.linear_maps import Shape
 from lipbridge.rounding.scalars import FLOOR, gamma
 
@@ -99,18 +108,11 @@ class Diagonal(Derivative):
             radius = radius + size * (e[:, None] + 8.0 * WIDER * (c.abs() + j.abs())[:, None]) + FLOOR
         return [Spread(center, radius * (1.0 + 16.0 * WIDER), signed)]
 
-    def relaxed(self, a: Interval) -> Relaxed:
-        return _Relaxed(self, a)
-
-
-class _Relaxed(Relaxed):
-    """``F E <joint, a> <= |F| |<joint, a>|``, below the chord of the absolute value; likewise what is apart."""
-
-    def __init__(self, map_: Diagonal, a: Interval) -> None:
-        self.map = map_
-        lower, upper = map_.blocks(a.lower), map_.blocks(a.upper)
+    def relaxed(self, a: Interval, charge: Tensor | None = None) -> Relaxed:
+        """``F E <joint, a>`` is at most ``|F| |<joint, a>|``, which is below a line; likewise for what is apart."""
+        lower, upper = self.blocks(a.lower), self.blocks(a.upper)
         along = Interval(torch.zeros_like(lower[0]), torch.zeros_like(lower[0]))
-        for j, x, y in zip(map_.joint, lower, upper, strict=True):
+        for j, x, y in zip(self.joint, lower, upper, strict=True):
             ends = (j[:, None] * x, j[:, None] * y)
             along = along.plus(Interval(torch.minimum(*ends), torch.maximum(*ends)))
         if len(lower) == 1:  # the sign of a product is certain, which rounding outward hides
@@ -119,34 +121,53 @@ class _Relaxed(Relaxed):
                 torch.where(upper[0] <= 0, along.upper.clamp_max(0.0), along.upper),
             )
         slope, offset = chord(along)
-        self.steep: list[Tensor] = []
-        for j, c, e, x, y in zip(map_.joint, map_.middle, map_.apart, lower, upper, strict=True):
+        steep: list[Tensor] = []
+        for k, (j, c, e, x, y) in enumerate(zip(self.joint, self.middle, self.apart, lower, upper, strict=True)):
             own_slope, own_offset = chord(Interval(x, y))
-            steep = slope * j[:, None] + e[:, None] * own_slope
-            self.steep.append(steep)
+            steep.append(slope * j[:, None] + e[:, None] * own_slope)
             size = torch.maximum(x.abs(), y.abs())
             rounding = 16.0 * WIDER * (c.abs()[:, None] + j.abs()[:, None] + e[:, None]) * size
             offset = offset + torch.where(e[:, None] > 0, e[:, None] * own_offset, 0.0) + rounding + FLOOR
+            if charge is not None:
+                more = (c.abs()[:, None] + steep[k].abs()) * self.blocks(charge)[k]
+                offset = offset + more * (1.0 + 4.0 * WIDER) + FLOOR
         n = offset.shape[2]
-        self.offset = offset * (1.0 + gamma(n + 16))
+        middle = [c[:, None, None] for c in self.middle]
+        floor = (8.0 * n * FLOOR) * (1.0 + a.magnitude.sum(2, keepdim=True))  # coefficients that underflow
+        return _Relaxed(self, middle, [g[:, :, None] for g in steep], offset * (1.0 + gamma(n + 16)), floor)
 
-    def image(self, forms: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+
+class _Relaxed(Relaxed):
+    """A form F becomes ``F middle + |F| steep`` and ``|F| offset``, component by component."""
+
+    def __init__(
+        self, map_: Diagonal, middle: list[Tensor], steep: list[Tensor], offset: Tensor, floor: Tensor
+    ) -> None:
+        self.map, self.middle, self.steep, self.offset, self.floor = map_, middle, steep, offset, floor
+
+    def part(self, regions: slice) -> Relaxed:
+        middle, steep = ([part_of(x, regions) for x in own] for own in (self.middle, self.steep))
+        return _Relaxed(self.map, middle, steep, part_of(self.offset, regions), part_of(self.floor, regions))
+
+    def image(self, forms: list[Tensor | None]) -> tuple[Tensor, Tensor | None]:
         (form,) = forms
         assert form is not None
         size = form.abs()
-        parts = [
-            form * c[:, None, None] + size * g[:, :, None] for c, g in zip(self.map.middle, self.steep, strict=True)
-        ]
-        return self.map.joined(parts), times(size, self.offset)
+        parts = [torch.addcmul(form * c, size, g) for c, g in zip(self.middle, self.steep, strict=True)]
+        return self.map.joined(parts), times(size, self.offset) + self.floor
 
 
-def diagonal(node: Elementwise, shape: Shape, lower: Tensor, upper: Tensor) -> Diagonal:
+def diagonal(node: Elementwise, shape: Shape, lower: Tensor, upper: Tensor, *, open_ends: bool = False) -> Diagonal:
     """The derivative of an activation whose source ``(k, *shape)`` lies between ``lower`` and ``upper``.
 
-    Kinks at an end count with both sides.
+    Kinks at an end count with both sides; with ``open_ends`` those of piecewise linear activations do not.
     """
     act = node.activation
     lower, upper = lower.flatten(1), upper.flatten(1)
+    if open_ends and pieces_of(act) is not None:  # no double lies between, and a kink that is none counts on both sides
+        inside = torch.nextafter(lower, upper), torch.nextafter(upper, lower)
+        wide = inside[0] <= inside[1]
+        lower, upper = torch.where(wide, inside[0], lower), torch.where(wide, inside[1], upper)
     slopes = [component_slopes(c, act.slopes[k], lower, upper) for k, c in enumerate(act.components)]
     if act.width == 1:
         return from_slopes(node, shape, slopes)
@@ -187,11 +208,9 @@ def _segment(
     act: Activation, lower: Tensor, upper: Tensor
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]] | None:
     """Where at most two pieces are met, and there per component middle, joint part and rounding; None if nowhere."""
-    hinges = [[term.hinge for term in component] for component in act.components]
-    found = tuple(tuple(hinge for hinge in row if hinge is not None) for row in hinges)
-    if any(len(a) != len(b) for a, b in zip(found, hinges, strict=True)):
+    pieces = pieces_of(act)
+    if pieces is None:
         return None
-    pieces = Pieces(found)
     first = torch.zeros_like(lower)
     last = torch.zeros_like(lower)
     for kink in pieces.kinks:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lipbridge.activations.slopes import WIDER
 from lipbridge.graph.graph import has_errors
 from lipbridge.graph.nodes import Add, Conv, ConvTranspose, Dense, Node
-from lipbridge.propagation.jacobian.derivative import Derivative, Interval, Relaxed, Spread, around, times
+from lipbridge.propagation.jacobian.derivative import Derivative, Interval, Relaxed, Spread, around, part_of
 from lipbridge.propagation.linear_maps import Shape, adjoint, bare, image, terms
 from lipbridge.rounding.scalars import FLOOR, gamma
 
@@ -30,12 +30,11 @@ class Linear(Derivative):
         return self._with(lambda weight, error: weight.abs())
 
     @cached_property
-    def slack(self) -> Node | None:
-        """The node with what each weight may be off by, and lose to rounding, for a weight; None if nothing is."""
-        if isinstance(self.node, Dense | Conv | ConvTranspose):
-            rounding = gamma(self.terms + 8)
-            return self._with(lambda weight, error: weight.abs() * rounding + (0.0 if error is None else error))
-        return None
+    def errors(self) -> Node | None:
+        """The node with how far each weight may be off for a weight; None if all are exact."""
+        if not has_errors(self._held):
+            return None
+        return self._with(lambda weight, error: torch.zeros_like(weight) if error is None else error)
 
     def _with(self, change: Callable[[Tensor, Tensor | None], Tensor]) -> Node:
         node = self._held
@@ -53,16 +52,20 @@ class Linear(Derivative):
 
     def _radius(self, size: Tensor, radius: Tensor | None) -> list[Tensor]:
         """How far the adjoint may be from the computed one, for cotangents of ``size`` that are off by ``radius``."""
+        found = self.lost(size if radius is None else size + radius)
+        if radius is not None:
+            slack = 1.0 + 4.0 * gamma(self.terms + 8)
+            found = [x + y * slack for x, y in zip(found, self.back(self.size, radius), strict=True)]
+        return [x * (1.0 + 4.0 * WIDER) + 2.0 * self.terms * FLOOR for x in found]
+
+    def lost(self, size: Tensor) -> list[Tensor]:
+        """What rounding, and the weights' errors, take from the adjoint at cotangents of ``size``; underflow aside."""
         rounding = gamma(self.terms + 8)
-        if has_errors(self._held):
-            assert self.slack is not None
-            whole = size if radius is None else size + radius
-            found = self.back(self.slack, whole)
-            if radius is not None:
-                found = [x + y for x, y in zip(found, self.back(self.size, radius), strict=True)]
-        else:
-            found = self.back(self.size, rounding * size if radius is None else radius + rounding * size)
-        return [x * (1.0 + 4.0 * rounding) + 2.0 * self.terms * FLOOR for x in found]
+        found = [x * (rounding * (1.0 + 4.0 * rounding)) + FLOOR for x in self.back(self.size, size)]
+        if self.errors is None:
+            return found
+        more = self.back(self.errors, size)
+        return [(x + y * (1.0 + 4.0 * rounding)) * (1.0 + 2.0 * WIDER) for x, y in zip(found, more, strict=True)]
 
     def spread(self, a: Tensor) -> list[Spread]:
         centers = self.back(self.node, a)
@@ -70,8 +73,18 @@ class Linear(Derivative):
             return [Spread(center, torch.zeros_like(center)) for center in centers]
         return [Spread(c, r) for c, r in zip(centers, self._radius(a.abs(), None), strict=True)]
 
-    def relaxed(self, a: Interval) -> Relaxed:
-        return _Relaxed(self, a)
+    def relaxed(self, a: Interval, charge: Tensor | None = None) -> Relaxed:
+        size, slack = a.magnitude, 1.0 + 4.0 * gamma(self.terms + 8)
+        found: list[Tensor] | None = None
+        floor: Tensor | None = None
+        if self.terms:
+            found = self.lost(size)
+            # Products that underflow, in each coefficient of the image.
+            floor = (4.0 * self.terms * FLOOR) * (1.0 + size.sum(2, keepdim=True))
+        if charge is not None:  # |W F| charge <= |F| |W|' charge
+            more = [x * slack + 2.0 * self.terms * FLOOR for x in self.back(self.size, charge)]
+            found = more if found is None else [(x + y) * (1.0 + 2.0 * WIDER) for x, y in zip(found, more, strict=True)]
+        return _Relaxed(self, floor, found)
 
     def back(self, node: Node, a: Tensor) -> list[Tensor]:
         """The adjoint of a node of this geometry at cotangents ``(k, m, size)``."""
@@ -81,25 +94,19 @@ class Linear(Derivative):
 
 
 class _Relaxed(Relaxed):
-    def __init__(self, map_: Linear, a: Interval) -> None:
-        self.map = map_
-        size = a.magnitude
-        self.lost: list[Tensor] | None = None  # for each input, per unit of a form's coefficient
-        self.floor: Tensor | float = 0.0
-        if map_.slack is not None:
-            self.lost = [x * (1.0 + 4.0 * gamma(map_.terms + 8)) + FLOOR for x in map_.back(map_.slack, size)]
-            self.floor = (4.0 * map_.terms * FLOOR) * (1.0 + size.sum(2))[..., None]
-        elif map_.terms:
-            rounding = gamma(map_.terms + 8)
-            self.lost = [x * (rounding * (1.0 + 4.0 * rounding)) + FLOOR for x in map_.back(map_.size, size)]
+    def __init__(self, map_: Linear, floor: Tensor | None, lost: list[Tensor] | None) -> None:
+        self.map, self.floor, self.lost = map_, floor, lost
 
-    def image(self, forms: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+    def part(self, regions: slice) -> Relaxed:
+        return _Relaxed(self.map, None if self.floor is None else part_of(self.floor, regions), None)
+
+    def image(self, forms: list[Tensor | None]) -> tuple[Tensor, Tensor | None]:
         held = [form for form in forms if form is not None]
         if isinstance(self.map.node, Add):
             total = held[0]
             for form in held[1:]:
                 total = total + form
-            return total, self._lost(forms, total)
+            return total, self.floor
         lead = tuple(max(form.shape[axis] for form in held) for axis in range(3))
         count = lead[0] * lead[1] * lead[2]
         inputs: list[Tensor] = []
@@ -108,17 +115,7 @@ class _Relaxed(Relaxed):
                 inputs.append(held[0].new_zeros(1, *shape).expand(count, *shape))
             else:
                 inputs.append(form.expand(*lead, form.shape[3]).reshape(count, *shape))
-        found = image(self.map.node, inputs).reshape(*lead, -1)
-        return found, self._lost(forms, found)
-
-    def _lost(self, forms: list[Tensor | None], found: Tensor) -> Tensor:
-        total = found.new_zeros(*found.shape[:3])
-        if self.lost is None:
-            return total
-        for form, lost in zip(forms, self.lost, strict=True):
-            if form is not None:
-                total = total + times(form.abs(), lost) * (1.0 + gamma(form.shape[3] + 8))
-        return total * (1.0 + 8.0 * WIDER) + self.floor
+        return image(self.map.node, inputs).reshape(*lead, -1), self.floor
 
 
 __all__ = ["Linear"]

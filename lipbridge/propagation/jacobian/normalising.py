@@ -13,7 +13,15 @@ from torch import Tensor
 
 from lipbridge.activations.slopes import WIDER
 from lipbridge.graph.nodes import Normalize, Softmax
-from lipbridge.propagation.jacobian.derivative import Derivative, Interval, Relaxed, Spread, around, times
+from lipbridge.propagation.jacobian.derivative import (
+    Derivative,
+    Interval,
+    Relaxed,
+    Spread,
+    around,
+    part_of,
+    times,
+)
 from lipbridge.rounding.scalars import FLOOR, gamma
 
 
@@ -23,6 +31,8 @@ class Uncertain(Derivative):
     length: int
     shape: tuple[int, ...]
     device: torch.device
+    #: More than the divisors' inverses: what a product that underflowed may be multiplied by.
+    steepest: float = 1.0
 
     @abstractmethod
     def split(self, x: Tensor) -> Tensor:
@@ -37,8 +47,8 @@ class Uncertain(Derivative):
         """The middle matrix's transpose at split cotangents."""
 
     @abstractmethod
-    def image(self, form: Tensor) -> Tensor:
-        """The middle matrix at split forms."""
+    def image(self, form: Tensor, regions: slice) -> Tensor:
+        """The middle matrix of some of the regions at split forms."""
 
     @abstractmethod
     def radius(self, size: Tensor) -> Tensor:
@@ -48,10 +58,13 @@ class Uncertain(Derivative):
     def size(self, size: Tensor) -> Tensor:
         """The sum of the magnitudes of all terms of :meth:`center` at split cotangents of ``size``."""
 
-    def _off(self, size: Tensor) -> Tensor:
+    def off(self, size: Tensor) -> Tensor:
+        """How far the transpose may be from the computed middle one's, at cotangents of ``size``."""
         slack = gamma(self.length + 32)
         split = self.split(size)
-        return self.joined((self.radius(split) + 4.0 * slack * self.size(split)) * (1.0 + 8.0 * slack) + FLOOR)
+        return self.joined(
+            (self.radius(split) + 4.0 * slack * self.size(split)) * (1.0 + 8.0 * slack) + FLOOR * (1.0 + self.steepest)
+        )
 
     @property
     def uncertain(self) -> Tensor:
@@ -61,30 +74,35 @@ class Uncertain(Derivative):
         middle, radius = a.halves
         center = self.joined(self.center(self.split(middle)))
         slack = gamma(self.length + 32)
-        more = self.joined(self.size(self.split(radius))) * (1.0 + 8.0 * slack) + self._off(a.magnitude)
+        more = self.joined(self.size(self.split(radius))) * (1.0 + 8.0 * slack) + self.off(a.magnitude)
         return [around(center - more, center + more)]
 
     def spread(self, a: Tensor) -> list[Spread]:
-        return [Spread(self.joined(self.center(self.split(a))), self._off(a.abs()))]
+        return [Spread(self.joined(self.center(self.split(a))), self.off(a.abs()))]
 
-    def relaxed(self, a: Interval) -> Relaxed:
-        return _Relaxed(self, a)
+    def relaxed(self, a: Interval, charge: Tensor | None = None) -> Relaxed:
+        n = math.prod(self.shape)
+        # A coefficient is computed as the transpose is: the terms of both are the same products.
+        off = self.off(a.magnitude)
+        if charge is not None:
+            slack = gamma(self.length + 32)
+            off = off + self.joined(self.size(self.split(charge))) * (1.0 + 8.0 * slack) + n * FLOOR
+        floor = (8.0 * n * FLOOR) * (1.0 + self.steepest) * (1.0 + a.magnitude.sum(2, keepdim=True))
+        return _Relaxed(self, slice(None), off * (1.0 + gamma(n + 8)), floor)
 
 
 class _Relaxed(Relaxed):
-    def __init__(self, map_: Uncertain, a: Interval) -> None:
-        self.map = map_
-        self.off = map_._off(a.magnitude)  # pyright: ignore[reportPrivateUsage]
-        self.total = a.magnitude.sum(2)
+    def __init__(self, map_: Uncertain, regions: slice, offset: Tensor, floor: Tensor) -> None:
+        self.map, self.regions, self.offset, self.floor = map_, regions, offset, floor
 
-    def image(self, forms: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+    def part(self, regions: slice) -> Relaxed:
+        return _Relaxed(self.map, regions, part_of(self.offset, regions), part_of(self.floor, regions))
+
+    def image(self, forms: list[Tensor | None]) -> tuple[Tensor, Tensor | None]:
         (form,) = forms
         assert form is not None
-        n = form.shape[3]
-        offset = times(form.abs(), self.off) * (1.0 + gamma(n + 8))
-        # A coefficient is computed as the transpose is: the terms of both are the same products.
-        found = self.map.joined(self.map.image(self.map.split(form)))
-        return found, offset + (n * FLOOR) * (1.0 + self.total)[:, :, None]
+        found = self.map.joined(self.map.image(self.map.split(form), self.regions))
+        return found, times(form.abs(), self.offset) + self.floor
 
 
 class SoftmaxDerivative(Uncertain):
@@ -113,8 +131,8 @@ class SoftmaxDerivative(Uncertain):
             return a - q * a.sum(-1, keepdim=True)
         return q * (a - (q * a).sum(-1, keepdim=True))
 
-    def image(self, form: Tensor) -> Tensor:
-        q = self.q[:, :, None]
+    def image(self, form: Tensor, regions: slice) -> Tensor:
+        q = part_of(self.q, regions)[:, :, None]
         mean = (q * form).sum(-1, keepdim=True)
         return form - mean if self.node.log else q * (form - mean)
 
@@ -143,6 +161,7 @@ class NormalizeDerivative(Uncertain):
 
     def __init__(self, node: Normalize, short: Tensor, long: Tensor, bottom: Tensor, top: Tensor) -> None:
         self.node, self.length, self.shape, self.device = node, bottom.shape[2], node.shape, top.device
+        self.steepest = 2.0 / math.sqrt(node.epsilon)
         t = 0.5 * short + 0.5 * long
         self.t = t[:, None]
         self.away = (torch.maximum(long - t, t - short) * (1.0 + WIDER) + FLOOR)[:, None]
@@ -160,8 +179,9 @@ class NormalizeDerivative(Uncertain):
     def center(self, a: Tensor) -> Tensor:
         return self._middle(a, self.c, self.t)
 
-    def image(self, form: Tensor) -> Tensor:
-        return self._middle(form, self.c[:, :, None], self.t[:, :, None])
+    def image(self, form: Tensor, regions: slice) -> Tensor:
+        c, t = (part_of(x, regions)[:, :, None] for x in (self.c, self.t))
+        return self._middle(form, c, t)
 
     def _middle(self, x: Tensor, c: Tensor, t: Tensor) -> Tensor:
         found = x - x.mean(-1, keepdim=True) if self.node.centred else x

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from lipbridge.constants.node_constants import propagate
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Add, Concat, Elementwise
 from lipbridge.propagation.jacobian.cotangents import Cotangents, centers
-from lipbridge.propagation.jacobian.derivative import Derivative, Spread
+from lipbridge.propagation.jacobian.derivative import Derivative
 from lipbridge.propagation.jacobian.diagonal import Diagonal
 from lipbridge.propagation.jacobian.spectral import spectral_norms_up
 from lipbridge.propagation.rules import DUAL, norm_up
@@ -79,16 +78,6 @@ def steepest(own: Diagonal, norm: Norm) -> Tensor:
     return torch.maximum(*gains)
 
 
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    """What the norms of one set of rows are computed from."""
-
-    cotangents: Cotangents
-    middle: Tensor
-    added: list[tuple[int, Spread]]
-    paths: list[Tensor]
-
-
 class Norms:
     """Norms of ``C J`` for all Jacobians J on k regions.
 
@@ -111,27 +100,24 @@ class Norms:
         *,
         linear: bool = True,
     ) -> None:
-        cotangents = Cotangents(graph, derivatives, rows, linear=linear)
-        middle, added = centers(graph, derivatives, rows)
-        paths = path_constants(graph, derivatives, p, factors, rows)
         self.p: Norm = p
-        self._of = _Parts(cotangents, middle, added, paths)
-        cotangents.propagate()
+        self.cotangents = Cotangents(graph, derivatives, rows, linear=linear)
+        self.middle, self.added = centers(graph, derivatives, rows)
+        self.paths = path_constants(graph, derivatives, p, factors, rows)
+        self.cotangents.propagate()
         self.rows_up = self._rows()
 
     def _rows(self) -> Tensor:
         """``(k, m)``: of each row the dual norm, which is its Lipschitz constant from l_p."""
         dual = DUAL[self.p]
-        if self.p == "inf":
-            entries = self._of.cotangents.row_sums()
-        else:
-            entries = norm_up(self._of.cotangents.found[0].magnitude, dual)
-        total = norm_up(self._of.middle.abs(), dual)
-        for source, spread in self._of.added:
+        sums = self.p == "inf"
+        entries = self.cotangents.row_sums() if sums else norm_up(self.cotangents.found[0].magnitude, dual)
+        total = norm_up(self.middle.abs(), dual)
+        for source, spread in self.added:
             size = spread.radius if spread.signed is None else spread.radius + spread.signed.abs()
-            part = norm_up(size, dual) * self._of.paths[source][:, None]
+            part = norm_up(size, dual) * self.paths[source][:, None]
             total = total + torch.where(part > 0, part, 0.0) * (1.0 + 4.0 * WIDER)
-        total = total * (1.0 + (4.0 * len(self._of.added) + 8.0) * WIDER)
+        total = total * (1.0 + (4.0 * len(self.added) + 8.0) * WIDER)
         return torch.fmin(entries, total.nan_to_num(math.inf, math.inf)).nan_to_num(math.inf, math.inf)
 
     def matrix(self, q: Norm) -> Tensor:
@@ -141,7 +127,7 @@ class Norms:
         """
         if q == "inf":
             return self.rows_up.amax(1)
-        entries = self._of.cotangents.found[0]
+        entries = self.cotangents.found[0]
         total = self._middle_and_radius(q)
         if self.p == 1:
             columns = norm_up(entries.magnitude.mT, q).amax(1)
@@ -152,14 +138,14 @@ class Norms:
         return torch.fmin(found, total).nan_to_num(math.inf, math.inf)
 
     def _middle_and_radius(self, q: Norm) -> Tensor:
-        total = self._operator(self._of.middle, q)
-        for source, spread in self._of.added:
+        total = self._operator(self.middle, q)
+        for source, spread in self.added:
             part = self._size(spread.radius, q)
             if spread.signed is not None:
                 part = part + self._operator(spread.signed, q)
-            part = part * self._of.paths[source]
+            part = part * self.paths[source]
             total = total + torch.where(part > 0, part, 0.0) * (1.0 + 4.0 * WIDER)
-        return (total * (1.0 + (4.0 * len(self._of.added) + 8.0) * WIDER)).nan_to_num(math.inf, math.inf)
+        return (total * (1.0 + (4.0 * len(self.added) + 8.0) * WIDER)).nan_to_num(math.inf, math.inf)
 
     def _operator(self, matrix: Tensor, q: Norm) -> Tensor:
         """Norms from l_p to l_q of ``(k, m, n)``."""

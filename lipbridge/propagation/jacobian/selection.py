@@ -15,7 +15,16 @@ from torch import Tensor
 from lipbridge.activations.slopes import WIDER
 from lipbridge.graph.nodes import GroupSort, MaxPool
 from lipbridge.graph.windows import in_windows, window_places
-from lipbridge.propagation.jacobian.derivative import Derivative, Interval, Relaxed, Spread, around, chord, times
+from lipbridge.propagation.jacobian.derivative import (
+    Derivative,
+    Interval,
+    Relaxed,
+    Spread,
+    around,
+    chord,
+    part_of,
+    times,
+)
 from lipbridge.rounding.scalars import FLOOR, gamma
 
 
@@ -42,31 +51,39 @@ class Selection(Derivative):
         middle, radius = found.halves
         return [Spread(middle, radius)]
 
-    def relaxed(self, a: Interval) -> Relaxed:
-        return _Relaxed(self, a)
+    def relaxed(self, a: Interval, charge: Tensor | None = None) -> Relaxed:
+        """``a v``, for v between the smallest and the largest coefficient, is at most ``a middle + |a| radius``."""
+        slope, offset = chord(a)
+        size = 8.0 * WIDER * a.magnitude + FLOOR
+        if charge is not None:
+            size = size + charge * (1.0 + 8.0 * WIDER)
+        n = size.shape[2]
+        floor = (8.0 * n * FLOOR) * (1.0 + a.magnitude.sum(2, keepdim=True))  # coefficients that underflow
+        return _Relaxed(self, self.possible[:, None, None], slope, offset, size, floor)
 
 
 class _Relaxed(Relaxed):
-    """``a v`` for v between the smallest and the largest coefficient is ``a middle + |a| radius`` at most."""
+    def __init__(
+        self, map_: Selection, possible: Tensor, slope: Tensor, offset: Tensor, size: Tensor, floor: Tensor
+    ) -> None:
+        self.map, self.possible, self.slope, self.offset, self.size = map_, possible, slope, offset, size
+        self.floor = floor
 
-    def __init__(self, map_: Selection, a: Interval) -> None:
-        self.map = map_
-        self.slope, self.offset = chord(a)
-        self.size = a.magnitude
+    def part(self, regions: slice) -> Relaxed:
+        parts = [part_of(x, regions) for x in (self.possible, self.slope, self.offset, self.size, self.floor)]
+        return _Relaxed(self.map, *parts)
 
-    def image(self, forms: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+    def image(self, forms: list[Tensor | None]) -> tuple[Tensor, Tensor | None]:
         (form,) = forms
         assert form is not None
         entries = self.map.gathered(form)
-        possible = self.map.possible[:, None, None]
-        most = torch.where(possible, entries, -math.inf).amax(-1)
-        least = torch.where(possible, entries, math.inf).amin(-1)
+        most = torch.where(self.possible, entries, -math.inf).amax(-1)
+        least = torch.where(self.possible, entries, math.inf).amin(-1)
         middle = 0.5 * most + 0.5 * least
         radius = torch.where(most == least, 0.0, (0.5 * most - 0.5 * least) * (1.0 + WIDER) + FLOOR)
         n = middle.shape[3]
-        lost = 8.0 * WIDER * (middle.abs() + radius)
-        offset = times(radius, self.offset) + times(lost, self.size) + n * FLOOR
-        return middle + radius * self.slope[:, :, None], offset * (1.0 + gamma(n + 16))
+        offset = times(radius, self.offset) + times(middle.abs() + radius, self.size)
+        return middle + radius * self.slope[:, :, None], offset * (1.0 + gamma(n + 16)) + self.floor
 
 
 class Maximum(Selection):
