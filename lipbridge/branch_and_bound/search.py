@@ -297,44 +297,53 @@ class Search:
         return found, clear
 
     def sharpen(self, parts: list[Part], x: Resolved) -> None:
-        """Bounds by multipliers, of the parts of the norm that are still above the best."""
-        wanted = numbers(x.r.gt(0).sum(1))
-        fresh: list[tuple[int, int, int]] = []
-        warm: list[tuple[int, int, int]] = []
-        for i, part in enumerate(parts):
-            if not wanted[i]:
-                continue
-            known = {} if part.held is None else {int(j): place for place, j in enumerate(part.held)}
-            for j in np.nonzero(part.uppers > self.close)[0].tolist():
-                if j in known:
-                    warm.append((i, j, known[j]))
-                else:
-                    fresh.append((i, j, -1))
-        made: dict[int, list[tuple[int, Tensor, Tensor]]] = {}
-        for places, starts in ((fresh, None), (warm, True)):
-            for begin in range(0, len(places), 256):
-                some = places[begin : begin + 256]
-                where = torch.tensor([place[0] for place in some])
-                which = torch.tensor([place[1] for place in some])
-                start = None if starts is None else _gathered([(parts[p[0]].multipliers, p[2]) for p in some])
-                found, own = self.bounds.dear(x.rows(where), which, start)
-                for (i, j, *_), value, T, mu in zip(some, numbers(found), own.T, own.mu, strict=True):
-                    if parts[i].uppers[j] > value:
-                        parts[i].uppers[j] = value
-                    made.setdefault(i, []).append((j, T, mu))
-        for i, rows in made.items():
-            rows = [row for row in rows if parts[i].uppers[row[0]] > self.close]
-            if rows:
-                parts[i].held = np.array([j for j, *_ in rows])
-                parts[i].multipliers = Multipliers(
-                    torch.stack([T for _, T, _ in rows]).float(), torch.stack([mu for *_, mu in rows]).float()
-                )
+        """Bounds by multipliers of the parts of the norm with the largest bounds, until the largest is such a one."""
+        loose = [bool(size) for size in numbers(x.r.gt(0).sum(1))]
+        known: list[dict[int, tuple[Tensor, Tensor]]] = [_rows_of(part) for part in parts]
+        sharp: list[set[int]] = [set() for _ in parts]
+        take = 1
+        while True:
+            places = [
+                (i, j)
+                for i, part in enumerate(parts)
+                if loose[i]
+                for j in _largest(part.uppers, sharp[i], self.close, take)
+            ]
+            if not places:
+                break
+            for warm in (False, True):
+                own = [(i, j) for i, j in places if (j in known[i]) == warm]
+                for begin in range(0, len(own), 256):
+                    some = own[begin : begin + 256]
+                    start = _gathered([known[i][j] for i, j in some]) if warm else None
+                    where, which = torch.tensor([i for i, _ in some]), torch.tensor([j for _, j in some])
+                    found, made = self.bounds.dear(x.rows(where), which, start)
+                    for (i, j), value, T, mu in zip(some, numbers(found), made.T, made.mu, strict=True):
+                        parts[i].uppers[j] = min(parts[i].uppers[j], value)
+                        known[i][j] = T.float(), mu.float()
+                        sharp[i].add(j)
+            take *= 2
+        for part, rows in zip(parts, known, strict=True):
+            held = [j for j in rows if part.uppers[j] > self.close]
+            part.held = np.array(held, dtype=np.int64)
+            part.multipliers = _gathered([rows[j] for j in held], torch.float32) if held else None
 
 
-def _gathered(places: list[tuple[Multipliers | None, int]]) -> Multipliers:
-    held = [(own, i) for own, i in places if own is not None]
-    T, mu = ([getattr(own, name)[i] for own, i in held] for name in ("T", "mu"))
-    return Multipliers(torch.stack(T).to(torch.float64), torch.stack(mu).to(torch.float64))
+def _largest(uppers: Array, sharp: set[int], close: float, take: int) -> list[int]:
+    """The places of at most ``take`` bounds that are neither sharp nor below a sharp one, nor close; largest first."""
+    floor = max([close, *(float(uppers[j]) for j in sharp)])
+    waiting = [int(j) for j in np.flatnonzero(uppers > floor) if int(j) not in sharp]
+    return sorted(waiting, key=lambda j: -float(uppers[j]))[:take]
+
+
+def _rows_of(part: Part) -> dict[int, tuple[Tensor, Tensor]]:
+    if part.held is None or part.multipliers is None:
+        return {}
+    return {int(j): (part.multipliers.T[i], part.multipliers.mu[i]) for i, j in enumerate(part.held)}
+
+
+def _gathered(rows: list[tuple[Tensor, Tensor]], dtype: torch.dtype = torch.float64) -> Multipliers:
+    return Multipliers(torch.stack([T for T, _ in rows]).to(dtype), torch.stack([mu for _, mu in rows]).to(dtype))
 
 
 def _stacked(parts: list[Part]) -> tuple[Tensor, Tensor]:

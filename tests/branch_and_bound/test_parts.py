@@ -1,0 +1,107 @@
+"""Parts of the tree: no Jacobian with slopes of theirs is above their bounds, and cells are what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linprog
+
+import lipbridge
+from lipbridge.branch_and_bound.bounds import Bounds
+from lipbridge.branch_and_bound.cascade import cascade_of
+from lipbridge.branch_and_bound.cells import Domain, Empty, look
+from lipbridge.branch_and_bound.pieces import PieceTable
+from lipbridge.branch_and_bound.relaxation import resolve
+from lipbridge.branch_and_bound.rows import Rows
+from lipbridge.branch_and_bound.search import Search
+from lipbridge.norms.matrix import CHEAP_PAIRS
+from tests.support.brute_force import tiny
+
+
+def ranges(table: PieceTable, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    ends = (torch.rand(2, k, len(table.last)) * (table.last + 1)).long().sort(0).values
+    return ends[0], ends[1]
+
+
+@pytest.mark.parametrize("turn", [0, 3])
+@pytest.mark.parametrize("seed", range(12))
+def test_no_jacobian_of_a_part_is_above_its_bounds(seed: int, turn: int) -> None:
+    p, q = CHEAP_PAIRS[(seed + turn) % len(CHEAP_PAIRS)]
+    cascade = cascade_of(tiny(seed))
+    table = PieceTable(cascade)
+    bounds = Bounds(cascade, table, p, q)
+    low, high = ranges(table, 16)
+    x = bounds.resolved(low, high)
+    cheap = bounds.cheap(x)
+    dear = torch.full_like(cheap, torch.inf)
+    loose = (x.r > 0).any(1).nonzero().flatten()
+    if bounds.has_multipliers() and len(loose):
+        for part in range(bounds.parts):
+            dear[loose, part], _ = bounds.dear(x.rows(loose), torch.full_like(loose, part), None)
+        assert bool(torch.isfinite(dear[loose]).all())
+    upper = torch.minimum(cheap, dear).amax(1)
+    middle, radius = table.hull(low, high)
+    for _ in range(50):
+        e = torch.rand(16, cascade.units, dtype=torch.float64) * 2.0 - 1.0
+        e = torch.where(torch.rand(16, 1) < 0.5, e.sign(), e)
+        J = resolve(cascade, middle + e * radius, torch.zeros_like(radius)).D
+        assert bool((lipbridge.operator_norm(J, p, q) <= upper).all())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_part_with_one_piece_a_unit_has_its_norm(seed: int) -> None:
+    cascade = cascade_of(tiny(seed))
+    table = PieceTable(cascade)
+    for p, q in CHEAP_PAIRS:
+        bounds = Bounds(cascade, table, p, q)
+        low, _ = ranges(table, 8)
+        found = bounds.cheap(bounds.resolved(low, low)).amax(1)
+        torch.testing.assert_close(found, bounds.gains(low), rtol=2e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_point_lies_in_the_cell_of_its_own_pattern(seed: int) -> None:
+    graph = tiny(seed)
+    cascade = cascade_of(graph)
+    n = cascade.P.shape[1]
+    search = Search(cascade, 2, 2, [Domain(n)], deadline=0.0, memory=1e9)
+    x = torch.randn(20, n, dtype=torch.float64)
+    pattern, clear = search.pattern(x)
+    assert bool(clear.all())
+    rows = Rows(cascade, search.table, reduce=False)
+    z, affine = rows.arguments(pattern, pattern, *search.table.hull(pattern, pattern))
+    assert bool(affine.all())
+    for i in range(20):
+        G, _, _, _ = rows.cell(z[i].numpy(), affine[i].numpy(), pattern[i].numpy(), pattern[i].numpy())
+        assert (G[:, :-1] @ x[i].numpy() + G[:, -1] > 0).all()
+
+
+@pytest.mark.parametrize("norm", [None, 1, 2, "inf"])
+def test_cells_have_a_point_or_a_proof_as_linear_programs_say(norm) -> None:
+    rng = np.random.default_rng(0)
+    empty = 0
+    for _ in range(150):
+        m, n = int(rng.integers(2, 9)), int(rng.integers(1, 4))
+        G = rng.standard_normal((m, n + 1))
+        domain = Domain(n) if norm is None else Domain(n, rng.standard_normal(n), float(rng.uniform(0.2, 2.0)), norm)
+        answer = look(domain, G, 1e-15 * np.abs(G))
+        sizes = np.linalg.norm(G[:, :-1], axis=1, keepdims=True)
+        sides = [(None, None)] * n if norm is None else [(c - domain.radius, c + domain.radius) for c in domain.center]
+        slack = linprog([0.0] * n + [-1.0], np.hstack([-G[:, :-1], sizes]), G[:, -1], bounds=[*sides, (None, 1.0)])
+        feasible = slack.status == 0 and slack.x[n] > 1e-9
+        if isinstance(answer, Empty):
+            empty += 1
+            assert answer.proved
+            assert norm in (1, 2) or not feasible
+        else:
+            assert answer is not None
+            assert feasible
+            assert (G[:, :-1] @ answer + G[:, -1] > 0).all()
+    assert 20 < empty < 130
+
+
+def test_rows_that_may_vanish_prove_nothing() -> None:
+    G = np.array([[1.0, 0.0], [-1.0, 0.0]])
+    answer = look(Domain(1), G, np.full_like(G, 2.0))
+    assert not (isinstance(answer, Empty) and answer.proved)
