@@ -24,7 +24,7 @@ from lipbridge.vocabulary import Norm
 #: More than the relative rounding of adding the slack, and of the plain norms' own sums where they have none.
 ROUND = 1.0 + 2.0**-49
 #: Inputs and units for which multipliers of rows are sought at most.
-MOST_VARIABLES = 160
+MOST_VARIABLES = 320
 
 
 class Bounds:

@@ -26,7 +26,7 @@ from lipbridge.propagation.rules import norm_up
 from lipbridge.rounding.scalars import gamma
 
 #: Relative gaps of the barrier from step to step.
-FRESH = (1.0, 1.0, 0.7, 0.5, 0.5, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1, 0.05, 0.05, 0.03, 0.03)
+FRESH = (1.0, 1.0, 0.7, 0.5, 0.5, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1, 0.05, 0.05, 0.03, 0.03, 0.01, 0.003, 0.003)
 WARM = (0.2, 0.1, 0.05, 0.03)
 #: How much more than the estimate is tried to be proved.
 ROOM = (1e-9, 1e-6, 1e-3)
