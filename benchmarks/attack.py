@@ -1,7 +1,7 @@
 """Proved bounds against exact rational arithmetic, at tolerance zero: families x claimants x asked x violations.
 
     python -m benchmarks.attack [--networks 5000] [--kernels 5000] [--points 1000] [--modules 500] [--seed 0]
-        [--seconds 3600] [--findings FILE]
+        [--seconds 3600] [--findings FILE] [--claimants "jacobian" "jacobian on balls"]
 
 Networks are drawn by ``tests.support.attack.networks``; each claim of each verifier that is drawn for it is compared
 with the norms of its exact Jacobians: all there are for networks of one input, all on some lines for others. Modules
@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from tests.support.attack import kernels, modules, networks
+from tests.support.attack.claims import all_claimants
 from tests.support.attack.judge import KINDS, Outcome, judge
 from tests.support.attack.points import classifier, judge_points
 
@@ -89,8 +90,13 @@ def main() -> None:
     parser.add_argument("--families", nargs="*", default=list(networks.FAMILIES), choices=list(networks.FAMILIES))
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop then, and print what was found")
     parser.add_argument("--findings", type=Path, help="append violations and crashes to this file, as they are found")
+    parser.add_argument("--claimants", nargs="*", choices=all_claimants(), help="only these are asked about networks")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+
+    def _network(family: str, seed: int) -> list[Outcome]:
+        return judge(networks.draw(family, seed), arguments.claimants)
+
     seed, families, until = arguments.seed, arguments.families, time.perf_counter() + arguments.seconds
     parts = [
         ("kernels", arguments.kernels, list(kernels.FAMILIES), _kernel),
@@ -116,10 +122,6 @@ def _points(family: str, seed: int) -> list[Outcome]:
 
 def _module(family: str, seed: int) -> list[Outcome]:
     return modules.judge_module(modules.draw_module(family, seed))
-
-
-def _network(family: str, seed: int) -> list[Outcome]:
-    return judge(networks.draw(family, seed))
 
 
 if __name__ == "__main__":

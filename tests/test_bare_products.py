@@ -153,7 +153,7 @@ ALLOWED = {
     "propagation/jacobian/norms.py:steepest": "relative to slopes; norm_up adds a FLOOR",
     "propagation/jacobian/norms.py:Norms._rows": "norms, which are a FLOOR at least, times constants that are one too",
     "propagation/jacobian/norms.py:Norms.matrix": "norms, which are a FLOOR at least, times what is near one",
-    "propagation/jacobian/norms.py:Norms._middle_and_radius": "norms, which are a FLOOR at least; beside a norm of one",
+    "propagation/jacobian/norms.py:middle_and_radius": "norms, which are a FLOOR at least; beside a norm of one",
     "propagation/jacobian/regions.py:Parts._seen": ESTIMATE,
     "propagation/jacobian/regions.py:Parts._wide": "a place to split",
     "propagation/jacobian/regions.py:Parts._influential": "a score",

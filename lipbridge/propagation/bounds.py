@@ -229,7 +229,7 @@ def _one_sided(
     for start in range(0, size, step):
         rows = (units[start : start + step, None] == units).to(torch.float64)
         form = torch.stack([rows, -rows], 1).flatten(0, 1)[None]
-        most = upper_of_forms(graph, index, form, found, lines, ball, _widths(graph, index, found), boxed=boxed)
+        most = upper_of_forms(graph, index, form, found, lines, ball, widths(graph, index, found), boxed=boxed)
         if most is None:
             return found[index]
         ends.append(most.expand(count, -1))
@@ -237,10 +237,10 @@ def _one_sided(
     return narrowed(found[index], -bottom.reshape(count, *shape), top.reshape(count, *shape), context)
 
 
-def _widths(graph: Graph, index: int, found: list[NodeBounds]) -> dict[int, Tensor]:
+def widths(graph: Graph, index: int, found: list[NodeBounds]) -> dict[int, Tensor]:
     """By node, up to ``index``, how far its values may be from what the weights that are held give."""
-    widths = {i: _uncertainty(graph.nodes[i], found) for i in range(1, index + 1)}
-    return {i: width for i, width in widths.items() if width is not None}
+    known = {i: _uncertainty(graph.nodes[i], found) for i in range(1, index + 1)}
+    return {i: width for i, width in known.items() if width is not None}
 
 
 def _optimised(
@@ -274,8 +274,8 @@ def _optimised(
         rows = (unit[:, None] == units).to(torch.float64)
         form = torch.stack([rows, -rows], 1)
         own_choices = {i: choices_of(_elementwise(graph, i), part[graph.nodes[i].inputs[0]]) for i in before}
-        widths = _widths(graph, index, part)
-        most = optimised_upper(graph, index, form, part, own_choices, ball, widths, boxed=boxed, steps=steps)
+        wide = widths(graph, index, part)
+        most = optimised_upper(graph, index, form, part, own_choices, ball, wide, boxed=boxed, steps=steps)
         if most is None:
             return own
         top, bottom = most.expand(len(place), 2).unbind(1)
@@ -360,4 +360,4 @@ def _box(source: NodeBounds, form: Tensor, boxed: bool) -> list[tuple[Tensor, Te
     return [(middle, times(form.abs(), half))]
 
 
-__all__ = ["Narrowing", "forward_bounds", "layer_norms", "taken"]
+__all__ = ["Narrowing", "forward_bounds", "layer_norms", "taken", "widths"]

@@ -241,7 +241,7 @@ def optimised_upper(
             value = upper_of_forms(graph, index, form, found, moved, ball, widened, boxed=boxed)
             assert value is not None
             best = torch.fmin(best, value.detach())
-            if step + 1 == steps:
+            if step + 1 == steps or not value.requires_grad:  # no line matters
                 break
             optimizer.zero_grad()
             cast(Any, torch.where(torch.isfinite(value), value, 0.0).sum()).backward()

@@ -20,6 +20,7 @@ from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball
 from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
 from lipbridge.propagation.bounds import layer_norms
+from lipbridge.propagation.forms import least_of_forms
 from lipbridge.propagation.jacobian.derivatives import derivative
 from lipbridge.propagation.jacobian.local import identity, local_constants, row_constants
 from lipbridge.propagation.jacobian.norms import factors_of
@@ -70,6 +71,12 @@ class JacobianVerifier(Verifier):
             help="steps that the lines around piecewise linear activations descend on the units' bounds",
             domain="be a whole number, 0 to 1000",
             allows=lambda value: 0 <= value <= 1000,
+        ),
+        Option(
+            name="margins",
+            type=bool,
+            default=True,
+            help="certify by linear bounds of the logits' differences too, not by their constants alone",
         ),
     )
 
@@ -171,7 +178,8 @@ class JacobianTask(Task):
     def certify(self, inputs: Tensor, labels: Tensor, radius: float, budget: Budget) -> Tensor:
         """By margin and the constants of all differences to the label's logit on the ball, proved.
 
-        Points that the global constants certify need no more; the others are taken in turn while time lasts.
+        Points that the global constants certify need no more; then come, unless the option ``margins`` is false, the
+        linear bounds of the differences themselves; the others are taken in turn while time lasts.
         """
         deadline = time.perf_counter() + budget.seconds
         options = read_options(JacobianVerifier.name, JacobianVerifier.options, budget.options)
@@ -184,23 +192,22 @@ class JacobianTask(Task):
             if time.perf_counter() > deadline:
                 break
             chosen = open_[start : start + TOGETHER]
-            margins = margins_down(graph, inputs[chosen], labels[chosen])
-            right = margins.amin(1) > 0
-            if not bool(right.any()):
-                continue
-            chosen, margins = chosen[right], margins[right]
-            ball = Ball(inputs[chosen], radius, p)
-            rows = differences(labels[chosen], graph.output_shape[0])
-            for steps in dict.fromkeys((0, int(options["steps"]))):
-                constants = row_constants(
-                    graph, ball, p, rows, factors=factors, layer_norms=norms, linear=True, steps=steps
-                )
+            chosen = chosen[margins_down(graph, inputs[chosen], labels[chosen]).amin(1) > 0]
+            if options["margins"] and len(chosen):
+                rows = differences(labels[chosen], graph.output_shape[0])
+                held = (least_of_forms(graph, Ball(inputs[chosen], radius, p), rows, norms) > 0).all(1)
+                safe[chosen[held]] = True
+                chosen = chosen[~held]
+            for steps in dict.fromkeys((0, int(options["steps"]) if p != 2 else 0)):
+                if not len(chosen):
+                    break
+                rows = differences(labels[chosen], graph.output_shape[0])
+                margins = margins_down(graph, inputs[chosen], labels[chosen])
+                ball = Ball(inputs[chosen], radius, p)
+                constants = row_constants(graph, ball, p, rows, factors=factors, layer_norms=norms, steps=steps)
                 held = (constants * radius * (1.0 + 4.0 * UNIT) < margins).all(1)
                 safe[chosen[held]] = True
-                if bool(held.all()) or p == 2:
-                    break
-                chosen, margins, rows = chosen[~held], margins[~held], rows[~held]
-                ball = Ball(inputs[chosen], radius, p)
+                chosen = chosen[~held]
         return safe
 
 

@@ -97,14 +97,17 @@ def test_it_refuses_what_it_cannot_take() -> None:
         task(graph, Question.everywhere(2)).bound(Budget(options={"splits": "units"}))
 
 
+@pytest.mark.parametrize("margins", [True, False])
 @pytest.mark.parametrize("norm", [1, 2, "inf"])
-def test_certificates_hold_and_are_more_than_the_global_ones(norm) -> None:
+def test_certificates_hold_and_are_more_than_the_global_ones(norm, margins) -> None:
     torch.manual_seed(0)
     graph = lipbridge.capture(lipbridge.mlp([6, 16, 16, 4], "relu"))
     x = torch.randn(60, 6, dtype=torch.float64)
     labels = graph(x).argmax(1)
     radius = {1: 0.2, 2: 0.1, "inf": 0.04}[norm]
-    found = task(graph, Question.everywhere(norm)).certify(x, labels, radius, Budget(seconds=30.0))
+    found = task(graph, Question.everywhere(norm)).certify(
+        x, labels, radius, Budget(seconds=30.0, options={"margins": margins})
+    )
     known = certified_radii(graph, x, labels, norm) > radius
     assert bool((found >= known).all())
     assert int(found.sum()) > int(known.sum())

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from lipbridge.constants.node_constants import propagate
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Add, Concat, Elementwise
 from lipbridge.propagation.jacobian.cotangents import Cotangents, centers
-from lipbridge.propagation.jacobian.derivative import Derivative
+from lipbridge.propagation.jacobian.derivative import Derivative, Spread
 from lipbridge.propagation.jacobian.diagonal import Diagonal
 from lipbridge.propagation.jacobian.spectral import spectral_norms_up
 from lipbridge.propagation.rules import DUAL, norm_up
@@ -31,6 +32,8 @@ from lipbridge.vocabulary import Norm
 
 #: By node index, an upper bound of its l_p constant, alone, from each of its inputs.
 Factors = Mapping[int, float]
+#: Hidden layers of more units are bounded by the product of the norms before them alone.
+WIDEST = 512
 
 
 def factors_of(graph: Graph, norm: Norm) -> dict[int, float]:
@@ -50,20 +53,71 @@ def factors_of(graph: Graph, norm: Norm) -> dict[int, float]:
 def path_constants(
     graph: Graph, derivatives: Sequence[Derivative | None], norm: Norm, factors: Factors, like: Tensor
 ) -> list[Tensor]:
-    """By node, ``(k or 1,)``: upper bounds of its l_p constant on the regions, by its nodes' constants there."""
+    """By node, ``(k or 1,)``: upper bounds of its l_p constant on the regions.
+
+    Products and sums of its nodes' constants there; before an activation of up to ``WIDEST`` units, behind another one,
+    also by a middle Jacobian and what the nodes before may add to it, with their own constants.
+    """
     found = [like.new_ones(1)]
+    curved = False
     for index, node in enumerate(graph.nodes[1:], start=1):
         inputs = [found[i] for i in node.inputs]
+        own = derivatives[index]
+        if isinstance(node, Elementwise) and isinstance(own, Diagonal):
+            source = node.inputs[0]
+            if curved and norm_is_cheap(graph, source):
+                rows = torch.eye(math.prod(graph.nodes[source].shape), dtype=like.dtype, device=like.device)[None]
+                part = replace(graph, nodes=graph.nodes[: source + 1])
+                sharper = middle_and_radius(*centers(part, derivatives, rows), found, norm, norm)
+                found[source] = torch.fmin(found[source], sharper)
+                inputs = [found[source]]
+            curved = True
         if isinstance(node, Add | Concat):
             parts = torch.stack([x.expand(max(map(len, inputs))) for x in inputs], -1)
             found.append(norm_up(parts, 1 if isinstance(node, Add) else norm))
             continue
         gain = like.new_full((1,), factors.get(index, math.inf))
-        own = derivatives[index]
         if isinstance(node, Elementwise) and isinstance(own, Diagonal):
             gain = torch.minimum(gain, steepest(own, norm))
         found.append(inputs[0] * gain * (1.0 + WIDER) + FLOOR)
     return found
+
+
+def norm_is_cheap(graph: Graph, index: int) -> bool:
+    """Whether the Jacobian of a node is small enough for its norm to be worth it."""
+    return math.prod(graph.nodes[index].shape) <= WIDEST and math.prod(graph.input_shape) <= 8 * WIDEST
+
+
+def middle_and_radius(
+    middle: Tensor, added: Sequence[tuple[int, Spread]], paths: Sequence[Tensor], p: Norm, q: Norm
+) -> Tensor:
+    """``(k or 1,)``: the norm from l_p to l_q of middle rows and of what :func:`centers` says may be added to them."""
+    total = operators_up(middle, p, q)
+    for source, spread in added:
+        part = magnitudes_up(spread.radius, p, q)
+        if spread.signed is not None:
+            part = part + operators_up(spread.signed, p, q)
+        part = part * paths[source]
+        total = total + torch.where(part > 0, part, 0.0) * (1.0 + 4.0 * WIDER)
+    return (total * (1.0 + (4.0 * len(added) + 8.0) * WIDER)).nan_to_num(math.inf, math.inf)
+
+
+def operators_up(matrix: Tensor, p: Norm, q: Norm) -> Tensor:
+    """Norms from l_p to l_q of ``(k, m, n)``, for p of at most q."""
+    if q == "inf":
+        return norm_up(matrix.abs(), DUAL[p]).amax(1)
+    if p == 1:
+        return norm_up(matrix.abs().mT, q).amax(1)
+    return spectral_norms_up(matrix)
+
+
+def magnitudes_up(radius: Tensor, p: Norm, q: Norm) -> Tensor:
+    """The same of all matrices with entries of magnitudes up to ``radius``."""
+    if q == "inf" or p == 1:
+        return operators_up(radius, p, q)
+    rows, columns = norm_up(radius, 1).amax(1), norm_up(radius.mT, 1).amax(1)
+    schur = rows.sqrt() * columns.sqrt() * (1.0 + 4.0 * WIDER) + FLOOR  # the product itself may underflow
+    return torch.minimum(schur, norm_up(radius.flatten(1), 2))
 
 
 def steepest(own: Diagonal, norm: Norm) -> Tensor:
@@ -128,7 +182,7 @@ class Norms:
         if q == "inf":
             return self.rows_up.amax(1)
         entries = self.cotangents.found[0]
-        total = self._middle_and_radius(q)
+        total = middle_and_radius(self.middle, self.added, self.paths, self.p, q)
         if self.p == 1:
             columns = norm_up(entries.magnitude.mT, q).amax(1)
             return torch.fmin(columns, total).nan_to_num(math.inf, math.inf)
@@ -136,30 +190,6 @@ class Norms:
         whole = spectral_norms_up(center) + norm_up(radius.flatten(1), 2)
         found = torch.fmin(whole * (1.0 + 4.0 * WIDER), norm_up(self.rows_up, 2))
         return torch.fmin(found, total).nan_to_num(math.inf, math.inf)
-
-    def _middle_and_radius(self, q: Norm) -> Tensor:
-        total = self._operator(self.middle, q)
-        for source, spread in self.added:
-            part = self._size(spread.radius, q)
-            if spread.signed is not None:
-                part = part + self._operator(spread.signed, q)
-            part = part * self.paths[source]
-            total = total + torch.where(part > 0, part, 0.0) * (1.0 + 4.0 * WIDER)
-        return (total * (1.0 + (4.0 * len(self.added) + 8.0) * WIDER)).nan_to_num(math.inf, math.inf)
-
-    def _operator(self, matrix: Tensor, q: Norm) -> Tensor:
-        """Norms from l_p to l_q of ``(k, m, n)``."""
-        if self.p == 1:
-            return norm_up(matrix.abs().mT, q).amax(1)
-        return spectral_norms_up(matrix)
-
-    def _size(self, radius: Tensor, q: Norm) -> Tensor:
-        """Of all matrices with entries of magnitudes up to ``radius``."""
-        if self.p == 1:
-            return norm_up(radius.mT, q).amax(1)
-        rows, columns = norm_up(radius, 1).amax(1), norm_up(radius.mT, 1).amax(1)
-        schur = (rows * columns).sqrt() * (1.0 + 4.0 * WIDER) + FLOOR
-        return torch.minimum(schur, norm_up(radius.flatten(1), 2))
 
 
 __all__ = ["Factors", "Norms", "factors_of", "path_constants"]

@@ -24,7 +24,7 @@ from lipbridge.propagation.jacobian.local import (
     norm_of_jacobians,
     row_constants,
 )
-from lipbridge.propagation.jacobian.norms import Norms
+from lipbridge.propagation.jacobian.norms import Norms, magnitudes_up
 from lipbridge.propagation.rules import Context
 from lipbridge.search.starts import in_balls
 from lipbridge.vocabulary import NORMS, exponent
@@ -189,3 +189,11 @@ def test_it_runs_on_the_meta_device(name) -> None:
         assert found.device.type == "meta"
         assert found.shape in ((3,), (1,))  # a linear network is the same everywhere
     assert all(bound.lower.device.type == "meta" for bound in everywhere(graph))
+
+
+def test_tiny_radii_keep_their_size() -> None:
+    """Squares of row sums near 1e-200 underflow; the norm of such matrices does not."""
+    radius = torch.full((1, 3, 4), 1e-200, dtype=torch.float64)
+    exact = 1e-200 * math.sqrt(12.0)
+    found = float(magnitudes_up(radius, 2, 2))
+    assert exact <= found <= exact * (1 + 1e-9)

@@ -31,7 +31,7 @@ from tests.support.refusals import reason as reason_of
 from tests.support.refusals import refused
 
 #: How often a verifier is asked; others that are proved, of anybody's package, are asked as often as solvers.
-SHARES = {"trivial": 1.0, "eclipse-fast": 1.0, "lipsdp-fast": 0.25, "witness": 0.04}
+SHARES = {"trivial": 1.0, "eclipse-fast": 1.0, "lipsdp-fast": 0.25, "witness": 0.04, "jacobian": 0.25}
 SOLVERS = 0.01
 #: Further proofs that no registered verifier shows alone.
 INNER = {"any multipliers": 0.4, "batched": 0.06, "l_inf closed form": 0.25, "channels": 0.25, "onnx, trivial": 0.06}
@@ -63,13 +63,17 @@ def proved_verifiers() -> list[str]:
 
 
 def all_claimants() -> list[str]:
-    return [*proved_verifiers(), *INNER, "on balls"]
+    return [*proved_verifiers(), *INNER, "on balls", "jacobian on balls"]
 
 
 def claims(graph: Graph, seed: int | str, names: list[str] | None = None) -> Iterator[Claim | Silence]:
     """The claims of those that are drawn, or of all that are named."""
     drawn = random.Random(f"claims {seed}")
-    shares = {name: SHARES.get(name, SOLVERS) for name in proved_verifiers()} | INNER | {"on balls": 0.12}
+    shares = (
+        {name: SHARES.get(name, SOLVERS) for name in proved_verifiers()}
+        | INNER
+        | {"on balls": 0.12, "jacobian on balls": 0.25}
+    )
     chosen = [name for name, share in shares.items() if drawn.random() < share] if names is None else names
     for name in chosen:
         found = claims_of(name, graph, drawn)
@@ -91,6 +95,12 @@ def claims_of(name: str, graph: Graph, drawn: random.Random) -> Iterator[Claim]:
     if name in _INNER:
         yield from _INNER[name](graph, drawn)
         return
+    if name == "jacobian on balls":
+        for _ in range(2):
+            question = Question.on(_balls(graph, drawn), *drawn.choice(CHEAP_PAIRS))
+            options = {"split": drawn.choice(("none", "none", "units", "inputs")), "steps": drawn.choice((0, 3))}
+            yield from _asked("jacobian", Problem(graph, question), Budget(seconds=0.15, options=options))
+        return
     if name == "on balls":
         for verifier in ("eclipse-fast", drawn.choice(("lipsdp-fast", "lipsdp-fast", "witness"))):
             yield from _asked(verifier, Problem(graph, Question.on(_balls(graph, drawn), 2)))
@@ -104,12 +114,13 @@ def _asks(name: str, graph: Graph, pair: tuple[Norm, Norm]) -> bool:
     return refused(get_verifier(name), Problem(graph, Question.everywhere(*pair))) is None
 
 
-def _asked(name: str, problem: Problem) -> Iterator[Claim]:
+def _asked(name: str, problem: Problem, budget: Budget | None = None) -> Iterator[Claim]:
     verifier = get_verifier(name)
     reason = refused(verifier, problem)
     if reason is not None:
         raise UnsupportedProblem(reason)
-    bound = verifier.prepare(problem).bound(Budget(seconds=0.25 if name == "witness" else 20.0))
+    budget = budget or Budget(seconds=0.25 if name == "witness" else 20.0)
+    bound = verifier.prepare(problem).bound(budget)
     if bound.proved and bound.value == bound.value:
         label = name if problem.region is None else f"{name} on balls"
         yield Claim(label, problem, bound)
