@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lipbridge.cli.output import JsonRow, note, print_table
+from lipbridge.report.headline import exactly_known, question_of
 from lipbridge.text import mebibytes, number, percent, seconds
 from lipbridge.vocabulary import Status
 
@@ -33,6 +34,9 @@ def print_bounds(rows: Sequence[JsonRow]) -> None:
             },
             chosen,
         )
+    for network, quantity, norm, region in sorted(exactly_known(rows), key=str):
+        if any(row["side"] == "upper" and question_of(row) == (network, quantity, norm, region) for row in rows):
+            note(f"{network}, l{norm}, {region}: tightness is against the exact constant.")
 
 
 def advise(rows: Sequence[JsonRow]) -> None:

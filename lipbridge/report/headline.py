@@ -10,6 +10,20 @@ from lipbridge.text import number, seconds
 Row = Mapping[str, Any]
 
 
+def exactly_known(rows: Sequence[Row]) -> set[tuple[Any, ...]]:
+    """Network and question (quantity, norm, region) of each constant that a verifier found exactly, and proved.
+
+    Its witness reaches it, so that tightness there is measured against the constant itself.
+    """
+    known = (row for row in rows if row["side"] == "exact" and row["proved"] and row["status"] == "ok")
+    return {question_of(row) for row in known}
+
+
+def question_of(row: Row) -> tuple[Any, ...]:
+    """Network, quantity, norm and region of a row."""
+    return row["network"], row["quantity"], row["norm"], row["region"]
+
+
 def headline(rows: Sequence[Row]) -> list[str]:
     """The trivial bound where it is tightest, and what the best verifier makes of it where it is loosest."""
     uppers = [
@@ -26,7 +40,8 @@ def headline(rows: Sequence[Row]) -> list[str]:
     if not trivial:
         return [_without_trivial(uppers)]
     first, last = trivial[0], trivial[-1]
-    sentences = [f"The trivial bound of {first['network']} is {_above(first)}, and took {seconds(first['seconds'])}."]
+    above = _above(first, question_of(first) in exactly_known(rows))
+    sentences = [f"The trivial bound of {first['network']} is {above}, and took {seconds(first['seconds'])}."]
     others = [row for row in uppers if row["verifier"] != "trivial"]
     if last is not first and last["tightness"] > 1.05 * first["tightness"]:
         sentences.append(f"That of {last['network']} {_loose(last)}{_best_there(last, others)}.")
@@ -42,11 +57,14 @@ def _without_trivial(uppers: Sequence[Row]) -> str:
     return f"The tightest bound is that of {best['verifier']} on {best['network']}: {_above(best)}."
 
 
-def _above(row: Row) -> str:
+def _above(row: Row, exact: bool = False) -> str:
     excess = 100 * (row["tightness"] - 1)
     true = f"the true l{row['norm']} Lipschitz constant"
     if excess < 0.005:
         return f"proved equal to {true} to four digits"
+    if exact:
+        times = f"{number(row['tightness'], 3)} times" if excess >= 100 else f"{number(excess, 2)} % above"
+        return f"{times} {true}, which is known exactly"
     return (
         f"at most {number(excess, 2)} % above {true}"
         if excess < 100

@@ -15,7 +15,7 @@ from lipbridge.disk.atomic import write_atomically
 from lipbridge.errors import InvalidArgument, MissingDependency
 from lipbridge.graph.graph import Graph
 from lipbridge.report.facts import architecture, parameter_count
-from lipbridge.report.headline import headline
+from lipbridge.report.headline import exactly_known, headline
 from lipbridge.report.plots import COLOURS, REPORT_COMMAND, require_matplotlib, tightness_plot, training_plot
 from lipbridge.vocabulary import Status
 
@@ -105,6 +105,7 @@ def render(rows: Sequence[Row], networks: Sequence[Network], machine: Mapping[st
     safe: Any = importlib.import_module("markupsafe").Markup  # the plots are ours, with matplotlib's escaping
     return environment.get_template("report.html.j2").render(
         headline=headline(rows),
+        exact=sorted({network for network, *_ in exactly_known(rows)}),
         questions=questions(rows),
         networks=networks,
         trivial={name: _trivial(rows, name) for name in names},

@@ -174,6 +174,26 @@ def test_bound_takes_norms_and_several_verifiers(cli: Cli, model: Path) -> None:
     assert trivial["tightness"] == pytest.approx(trivial["value"] / witness["value"])
 
 
+def test_bound_tells_tightness_against_the_exact_constant(cli: Cli, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    lipbridge.save(lipbridge.mlp([2, 4, 2], "abs"), tmp_path / "small.safetensors")
+    answer = cli("bound", str(tmp_path / "small.safetensors"), "--norm", "inf", "--verifier", "trivial,jacobian,exact")
+    assert answer.code == 0
+    assert "= " in answer.out
+    assert "tightness is against the exact constant" in answer.err
+    rows = json.loads(cli("bound", str(tmp_path / "small.safetensors"), "--verifier", "exact,trivial", "--json").out)
+    assert rows[0]["side"] == "exact"
+    assert rows[0]["tightness"] == pytest.approx(1.0, abs=1e-9)
+    assert rows[1]["tightness"] == pytest.approx(rows[1]["value"] / rows[0]["value"], rel=1e-8)
+
+
+def test_certify_by_local_constants(cli: Cli, model: Path) -> None:
+    arguments = ("certify", str(model), "digits", "--radius", "0.1", "--points", "20", "--json")
+    (local,) = json.loads(cli(*arguments, "--verifier", "jacobian").out)
+    (known,) = json.loads(cli(*arguments).out)
+    assert local["certified_accuracy"] >= known["certified_accuracy"]
+
+
 def test_bound_in_balls(cli: Cli, model: Path) -> None:
     local = ("--radius", "0.05", "--points", "2", "--ball-norm", "inf")
     names = "witness,lipsdp-fast,eclipse-fast,trivial"

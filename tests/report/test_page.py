@@ -39,6 +39,19 @@ def test_the_headline_is_what_the_table_says() -> None:
     assert "lipsdp, the tightest verifier there, brings that to 10 % in 12 s" in second
 
 
+def test_tightness_is_told_against_the_constant_where_it_is_known() -> None:
+    rows = [row(tightness=1.25), row(verifier="exact", side="exact", value=1.6, tightness=1.0, seconds=3.0)]
+    assert headline(rows)[0] == (
+        "The trivial bound of net is 25 % above the true l2 Lipschitz constant, which is known exactly, and took 1 ms."
+    )
+    assert "measured against it: net" in " ".join(page(rows).split())
+    unproved = [rows[0], rows[1] | {"proved": False}]
+    elsewhere = [rows[0], rows[1] | {"region": "1 l2 ball, radius 1"}]
+    for others in (rows[:1], unproved, elsewhere):
+        assert "at most 25 % above" in headline(others)[0]
+    assert "known exactly, and tightness" not in page(rows[:1])
+
+
 @pytest.mark.parametrize("change", [{"status": "unsound", "tightness": 0.5}, {"proved": False}, {"tightness": None}])
 def test_the_headline_rests_on_proved_bounds_alone(change: dict[str, Any]) -> None:
     assert headline([row(**change)]) == ["No verifier gave a proved upper bound of a Lipschitz constant."]
