@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lipbridge import Ball
 from lipbridge.activations.registry import activation_names
 from lipbridge.propagation.bounds import forward_bounds, layer_norms
+from lipbridge.propagation.forms import least_of_forms
 from lipbridge.search.starts import in_balls
 from lipbridge.vocabulary import NORMS
 from tests.support.dags import dag
@@ -84,3 +85,32 @@ def test_a_part_that_holds_no_input_shows_it() -> None:
     beyond = bound.upper + 1.0
     found = forward_bounds(graph, ball, narrowing={1: (beyond, torch.full_like(beyond, torch.inf))})
     assert bool((found[1].lower > found[1].upper).any())
+
+
+@settings(max_examples=15)
+@given(families, st.sampled_from([1e-3, 0.1, 1.0]), st.sampled_from(NORMS), st.integers(0, 10**6))
+def test_no_combination_of_outputs_is_less(module, radius, norm, seed) -> None:
+    graph = graph_of(module)
+    ball = balls_of(graph, radius, norm)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(len(ball.centers), 3, graph.output_shape[0], generator=generator, dtype=torch.float64)
+    least = least_of_forms(graph, ball, rows, layer_norms(graph, norm))
+    assert least.shape == (len(ball.centers), 3)
+    x, domain = in_balls(ball, 100, generator)
+    index = [int((ball.centers == center).flatten(1).all(1).nonzero()[0, 0]) for center in domain.centers]
+    values = (rows[index] @ graph(x)[..., None]).squeeze(-1)
+    slack = 1e-12 * (rows[index].abs() @ graph(x).abs()[..., None]).squeeze(-1)
+    assert bool((values + slack.nan_to_num(1.0) >= least[index]).all())
+
+
+def test_a_combination_is_better_than_its_parts() -> None:
+    graph = graph_of(network(2, 3, ("relu",), width=10))
+    ball = balls_of(graph, 0.3, 2, count=5)
+    found = forward_bounds(graph, ball, layer_norms(graph, 2), steps=0)[-1]
+    rows = torch.zeros(1, 1, graph.output_shape[0], dtype=torch.float64)
+    rows[0, 0, 0], rows[0, 0, -1] = 1.0, -1.0
+    apart = found.lower[:, 0] - found.upper[:, -1]
+    assert graph.output_shape[0] > 1
+    together = least_of_forms(graph, ball, rows, layer_norms(graph, 2))[:, 0]
+    assert bool((together >= apart - 1e-12 * apart.abs()).all())
+    assert bool((together > apart + 1e-3).any())
