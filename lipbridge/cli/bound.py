@@ -67,6 +67,13 @@ def bound(
         typer.Option(help="Where the test points are from; the training run's data. Also what NAME is called for."),
     ] = None,
     points: Annotated[int, typer.Option(help="How many test points; the bound is the largest of their balls'.")] = 1,
+    margin: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL[,RIVAL...]",
+            help="Bound the differences of this output and its rivals (all others if none is given).",
+        ),
+    ] = None,
     time_limit: TimeOption = 300.0,
     memory_limit: MemoryOption = "8G",
     seed: SeedOption = 0,
@@ -99,13 +106,17 @@ def bound(
 
     require_options(names, settings)
     budget = Budget(time_limit, memory, seed)
+    difference = parse.margin(margin)
     opened = open_model(model, Reading(parse.shape(input_shape), output, weights or (), parse.classes(classes), data))
     region = None if radius is None else balls_of(opened, data, points, radius, ball_norm or norm)
+    name, graph = opened.name, opened.graph
+    if difference is not None:
+        label, rivals = difference
+        graph = graph.margins(label, rivals)
+        name = f"{name}, {label} less {'each other' if rivals is None else ', '.join(map(str, rivals))}"
     with spinner() as show, stdout_to_stderr():
-        show(f"{opened.name}: {', '.join(names)}")
-        rows = bound_network(
-            opened.name, opened.graph, names, norm, output_norm, region=region, budget=budget, options=settings
-        )
+        show(f"{name}: {', '.join(names)}")
+        rows = bound_network(name, graph, names, norm, output_norm, region=region, budget=budget, options=settings)
     json_rows: list[dict[str, Any]] = [row.to_json() for row in rows]
     if as_json:
         print_json(json_rows)

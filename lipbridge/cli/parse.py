@@ -33,6 +33,17 @@ def shape(text: str | None, option: str = "--input-shape") -> tuple[int, ...] | 
     return tuple(int(item) for item in found)
 
 
+def margin(text: str | None, option: str = "--margin") -> tuple[int, list[int] | None] | None:
+    """``3`` or ``3,5,8`` as the place of an output and of its rivals, None for all others; None if it is not given."""
+    if text is None:
+        return None
+    found = [item.strip() for item in text.split(",")]
+    if not all(item.isascii() and item.isdigit() and int(item[:12]) < 2**31 for item in found):
+        raise InvalidArgument(option, "be whole numbers of at least 0 with commas between", text)
+    label, *rivals = (int(item) for item in found)
+    return label, rivals or None
+
+
 def classes(value: int | None) -> int | None:
     """A number of classes, or none."""
     if value is not None and value < 1:

@@ -8,7 +8,7 @@ bounds are about.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -138,6 +138,26 @@ class Graph:
             merged = Dense(last.name, last.inputs, (matrix.shape[0],), matrix @ last.weight, bias)
             return replace(self, nodes=(*self.nodes[:-1], merged))
         return replace(self, nodes=(*self.nodes, Dense("output", (len(self.nodes) - 1,), (matrix.shape[0],), matrix)))
+
+    def margins(self, label: int, rivals: Sequence[int] | None = None) -> Graph:
+        """The graph of the differences ``f_label - f_j``, exactly: of each rival j, of all other outputs if not given.
+
+        Raises:
+            InvalidArgument: if the output is no vector, or a number is not the place of an output.
+        """
+        if len(self.output_shape) != 1 or self.output_shape[0] < 2:
+            raise InvalidArgument("network", "have at least two outputs, in one axis", self.output_shape)
+        (K,) = self.output_shape
+        others = [j for j in range(K) if j != label] if rivals is None else list(rivals)
+        for name, number in (("label", label), *(("rivals", j) for j in others)):
+            checks.whole(number, name, 0, K - 1)
+        if label in others or not others:
+            raise InvalidArgument("rivals", "be other outputs than the label", checks.told(rivals))
+        matrix = torch.zeros(len(others), K, dtype=torch.float64, device=self.device)
+        matrix[:, label] = 1.0
+        matrix[range(len(others)), others] = -1.0
+        margins = Dense("margins", (len(self.nodes) - 1,), (len(others),), matrix)
+        return replace(self, nodes=(*self.nodes, margins))
 
     @property
     def device(self) -> torch.device:

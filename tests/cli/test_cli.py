@@ -187,6 +187,23 @@ def test_bound_tells_tightness_against_the_exact_constant(cli: Cli, tmp_path: Pa
     assert rows[1]["tightness"] == pytest.approx(rows[1]["value"] / rows[0]["value"], rel=1e-8)
 
 
+def test_bound_of_a_margin(cli: Cli, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = lipbridge.mlp([3, 6, 4], "relu")
+    lipbridge.save(module, tmp_path / "small.safetensors")
+    call = ("bound", tmp_path / "small.safetensors", "--norm", "inf", "--verifier", "jacobian")
+    graph = lipbridge.capture(module).margins(1, [2])
+    (row,) = cli(*call, "--margin", "1,2", "--json").rows
+    assert row["network"] == "small, 1 less 2"
+    problem = lipbridge.Problem(graph, lipbridge.Question.everywhere("inf"))
+    assert row["value"] == lipbridge.get_verifier("jacobian").prepare(problem).bound(lipbridge.Budget()).value
+    (every,) = cli(*call, "--margin", "1", "--json").rows
+    assert every["value"] >= row["value"]
+    refused(cli(*call, "--margin", "1,1"), "rivals", "other outputs")
+    refused(cli(*call, "--margin", "1,9"), "rivals", "0 to 3")
+    refused(cli(*call, "--margin", "one"), "--margin", "whole numbers")
+
+
 def test_certify_by_local_constants(cli: Cli, model: Path) -> None:
     arguments = ("certify", str(model), "digits", "--radius", "0.1", "--points", "20", "--json")
     (local,) = json.loads(cli(*arguments, "--verifier", "jacobian").out)

@@ -8,6 +8,8 @@ import weakref
 import pytest
 import torch
 
+import lipbridge
+from lipbridge.errors import InvalidArgument
 from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Add, Dense, Input, Node, Reshape
@@ -79,3 +81,15 @@ def test_a_graph_is_where_its_weights_are_or_elsewhere_without_any() -> None:
     layered = Graph((*bare.nodes, Dense("d", (0,), (2,), torch.ones(2, 3, dtype=torch.float64))))
     assert layered.device_or(meta) == torch.device("cpu") == layered.device
     assert layered.to("meta").device_or(torch.device("cpu")) == meta
+
+
+def test_margins_are_the_differences_of_a_label_and_its_rivals() -> None:
+    graph = lipbridge.capture(lipbridge.mlp([3, 5, 4], "relu").double())
+    x = torch.randn(6, 3, dtype=torch.float64)
+    y = graph(x)
+    torch.testing.assert_close(graph.margins(2)(x), y[:, 2:3] - y[:, [0, 1, 3]], rtol=0, atol=1e-15)
+    torch.testing.assert_close(graph.margins(0, [3, 1])(x), y[:, :1] - y[:, [3, 1]], rtol=0, atol=1e-15)
+    assert graph.margins(2).nodes[:-1] == graph.nodes  # nothing is merged, so that nothing is rounded
+    for arguments in ((4,), (0, [0]), (0, []), (-1,)):
+        with pytest.raises(InvalidArgument):
+            graph.margins(*arguments)
