@@ -9,10 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lipbridge.branch_and_bound.local import Found, search
+from lipbridge.branch_and_bound.local import BATCH, Found, search
 from lipbridge.constants.layer_constants import output_constants
 from lipbridge.errors import NumericalFailure
 from lipbridge.graph.graph import Graph, multiply_adds
+from lipbridge.graph.nodes import Elementwise
 from lipbridge.norms.matrix import CHEAP_PAIRS
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.options import Option, read_options
@@ -39,6 +40,10 @@ FEW_INPUTS = 6
 TOGETHER = 64
 #: Multiplications a second that linear bounds are taken to need, on one busy core.
 SPEED = 2e10
+#: Likewise for the descent of lines, which autograd differentiates.
+SPEED_OF_LINES = 2e9
+#: Balls are bounded together, and lines descend, for at most so much of the time that is left.
+SHARE = 0.1
 
 
 class JacobianVerifier(Verifier):
@@ -168,11 +173,20 @@ class JacobianTask(Task):
 
     def _local(self, region: Ball, deadline: float, split: str, steps: int) -> Found:
         graph, p, q = self.problem.graph, self.problem.input_norm, self.problem.output_norm
+        left = deadline - time.perf_counter()
+        each, lines = predicted_seconds(graph), predicted_seconds_of_lines(graph, steps)
+        if lines > SHARE * left:
+            steps, lines = 0, 0.0
         parts = Parts(
             graph, region, p, q, identity(graph), layer_norms(graph, region.norm), factors_of(graph, p), steps=steps
         )
-        linear = predicted_seconds(graph) < deadline - time.perf_counter()
-        found = search(parts, len(region.centers), deadline, split=split, linear=linear)
+        linear = each < left
+
+        def together(with_lines: bool) -> int:
+            cost = (each + lines if with_lines and linear else 0.0) + 1e-9
+            return max(1, min(BATCH, int(SHARE * (deadline - time.perf_counter()) / cost)))
+
+        found = search(parts, len(region.centers), deadline, split=split, linear=linear, batch=together)
         return replace(found, finished=found.finished and linear)
 
     def certify(self, inputs: Tensor, labels: Tensor, radius: float, budget: Budget) -> Tensor:
@@ -226,6 +240,13 @@ def margins_down(graph: Graph, inputs: Tensor, labels: Tensor) -> Tensor:
     value = (rows @ outputs.value[..., None]).squeeze(-1)
     size = (rows.abs() @ (outputs.error + 8.0 * UNIT * outputs.value.abs())[..., None]).squeeze(-1)
     return value - size * (1.0 + 8.0 * UNIT)
+
+
+def predicted_seconds_of_lines(graph: Graph, steps: int) -> float:
+    """About how long the lines' descent takes on one region, where a fifth of the units may be at a kink."""
+    behind = [i for i, node in enumerate(graph.nodes) if isinstance(node, Elementwise)][1:]
+    units = sum(math.prod(graph.nodes[graph.nodes[i].inputs[0]].shape) for i in behind)
+    return 12.0 * steps * 0.2 * units * multiply_adds(graph) / SPEED_OF_LINES
 
 
 def predicted_seconds(graph: Graph) -> float:

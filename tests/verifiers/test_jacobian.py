@@ -11,7 +11,12 @@ from lipbridge.errors import InvalidArgument, UnknownName
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Input, Node
 from lipbridge.robustness.radii import certified_radii
-from lipbridge.verifiers.jacobian import differences, margins_down
+from lipbridge.verifiers.jacobian import (
+    differences,
+    margins_down,
+    predicted_seconds,
+    predicted_seconds_of_lines,
+)
 from tests.support.families import network
 from tests.support.lipsdp_reference import graph_of
 
@@ -130,3 +135,23 @@ def test_differences_are_of_the_label_and_each_rival() -> None:
         exact = graph(x)[:, :1] - graph(x)[:, 1:]
         assert bool((margins <= exact).all())
         torch.testing.assert_close(margins, exact)
+
+
+def test_large_networks_keep_the_time_limit() -> None:
+    """Linear bounds and lines of one ball would take a multiple of the limit: they are left out, and the rest told."""
+    torch.manual_seed(0)
+    layers = [
+        torch.nn.Conv2d(1, 8, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 8, 3, padding=1),
+        torch.nn.ReLU(),
+    ]
+    module = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(8 * 14 * 14, 10))
+    graph = lipbridge.capture(module, (1, 14, 14))
+    question = Question.on(Ball(torch.zeros(2, 1, 14, 14, dtype=torch.float64), 0.02, "inf"))
+    bound = task(graph, question).bound(Budget(seconds=1.0))
+    assert bound.seconds < 20.0
+    assert bound.value < lipbridge.trivial_bound(graph, "inf").value
+    assert predicted_seconds(graph) > 1.0
+    assert predicted_seconds_of_lines(graph, 20) > 1.0
+    assert predicted_seconds_of_lines(graph, 0) == 0.0
