@@ -24,6 +24,8 @@ from lipbridge.search.witness import witness_value
 from lipbridge.vocabulary import Side, Status
 
 METHOD = "branch and bound"
+#: Products of weights must stay so far from the ends of float64, as a power of two, that their squares do too.
+SPAN = 450.0
 #: Upper and lower bounds that differ by less, relatively, are one number.
 EXACT = 1e-9
 #: Seconds of the first search for a lower bound, and the share of the time that it may take.
@@ -183,9 +185,34 @@ def _witness_at(problem: Problem, x: Tensor) -> tuple[float, Witness] | None:
 def read(problem: Problem) -> Cascade | str:
     """The normal form of a problem's network, or the reason why there is none."""
     try:
-        return cascade_of(problem.graph)
+        cascade = cascade_of(problem.graph)
     except (UnsupportedProblem, UnsupportedOperation) as error:
         return str(error)
+    low, high = span(cascade)
+    if low < -SPAN or high > SPAN:
+        return (
+            f"products of its weights may lie between 2^{low:.0f} and 2^{high:.0f}, where float64 has no room for the "
+            "squares; rescale the network"
+        )
+    return cascade
 
 
-__all__ = ["exact_constant", "is_even", "mirrored_unit", "read", "roots"]
+def span(cascade: Cascade) -> tuple[float, float]:
+    """Binary logarithms that no product of weights and slopes along a path, nor of some of them, leaves.
+
+    The bounds of parts multiply layers, and layers' products with themselves, and count on none of them to underflow.
+    """
+    tensors = [cascade.P, cascade.C, cascade.D, cascade.b]
+    tensors += [cascade.A[layer.start : layer.stop] for layer in cascade.layers]
+    slopes = [abs(slope) for layer in cascade.layers for slope in layer.function.slopes if slope]
+    low = sum(min(math.log2(slope), 0.0) for slope in slopes) if slopes else 0.0
+    high = sum(max(math.log2(slope), 0.0) for slope in slopes) if slopes else 0.0
+    for x in tensors:
+        sizes = x[x != 0].abs()
+        if sizes.numel() and bool(torch.isfinite(sizes).all()):
+            low += min(math.log2(float(sizes.min())), 0.0)
+            high += max(math.log2(float(sizes.max())), 0.0) + math.log2(max(x.shape[-1], 1))
+    return low, high
+
+
+__all__ = ["exact_constant", "is_even", "mirrored_unit", "read", "roots", "span"]

@@ -142,3 +142,14 @@ def test_what_is_not_piecewise_linear_is_refused_by_name(layer: nn.Module) -> No
     assert isinstance(answer, Refusal)
     assert answer.reason.startswith("Layer `")
     assert "piecewise linear" in answer.reason
+
+
+def test_weights_whose_products_underflow_are_refused_in_words() -> None:
+    """1e-163 times 1e-162 is zero in float64, and 1e300 behind it makes that wrong by any factor."""
+    weights = [torch.tensor([[w]], dtype=torch.float64) for w in (1e-163, 1e-162, 1e300)]
+    module = nn.Sequential(nn.Linear(1, 1, False), nn.ReLU(), nn.Linear(1, 1, False), nn.ReLU(), nn.Linear(1, 1, False))
+    for layer, weight in zip(module.double()[::2], weights, strict=True):
+        layer.weight = nn.Parameter(weight)
+    found = get_verifier("exact").prepare(Problem(lipbridge.capture(module), Question.everywhere(2)))
+    assert isinstance(found, Refusal)
+    assert "rescale" in found.reason

@@ -44,6 +44,7 @@ def test_a_misspelt_option_is_refused_by_every_task(name: str) -> None:
     graph = network()
     ball = Ball(torch.zeros(1, 3), 0.1, 2)
     questions = [Question.everywhere(2), Question.everywhere("inf"), Question.on(ball, quantity="deviation")]
+    questions.append(Question.on(Ball(torch.zeros(1, 3), 0.1, "inf")))
     tasks = [get_verifier(name).prepare(Problem(graph, question)) for question in questions]
     assert any(isinstance(task, Task) for task in tasks)
     for task in tasks:

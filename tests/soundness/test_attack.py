@@ -65,7 +65,7 @@ def test_every_claimant_is_asked(name: str) -> None:
 
 def test_all_claimants_are_known() -> None:
     assert {"trivial", "eclipse-fast", "lipsdp-fast", "witness"} <= set(proved_verifiers())
-    assert len(set(all_claimants())) == len(proved_verifiers()) + len(INNER) + 1
+    assert len(set(all_claimants())) == len(proved_verifiers()) + len(INNER) + 2  # on balls, and jacobian there
 
 
 @pytest.mark.slow
