@@ -69,6 +69,13 @@ class ModelFileError(LipbridgeError, ValueError):
     """A model file that is missing, damaged, hostile, or of an unknown architecture."""
 
 
+class ProofRefused(LipbridgeError, ValueError):
+    """A proof that does not show what it states, with the first step that is wrong."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"The proof is refused: {why}.")
+
+
 class FileNotWritten(LipbridgeError, OSError):
     """A file that could not be written: which, why, and the way out. What was there before is as it was."""
 

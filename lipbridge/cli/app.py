@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.main import get_command
 
-from lipbridge.cli import bound, certify, compare, data, export, train, verifiers
+from lipbridge.cli import bound, certify, check, compare, data, export, train, verifiers
 from lipbridge.cli.output import error_line
 from lipbridge.errors import LipbridgeError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("bound")(bound.bound)
+app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("certify")(certify.certify)
 app.command("export")(export.export)

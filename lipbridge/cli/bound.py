@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lipbridge.cli import parse
-from lipbridge.cli.output import JsonOption, print_json, spinner
+from lipbridge.cli.output import JsonOption, note, print_json, spinner
 from lipbridge.cli.tables import advise, warn_of_unsound
 from lipbridge.errors import InvalidArgument
 from lipbridge.processes import stdout_to_stderr
+
+if TYPE_CHECKING:
+    from lipbridge.graph.graph import Graph
+    from lipbridge.problem.question import Ball
+    from lipbridge.study.rows import Row
 
 NormOption = Annotated[str, typer.Option(help="Input norm: 1, 2 or inf.")]
 OutputNormOption = Annotated[str | None, typer.Option(help="Output norm; the input norm if not given.")]
@@ -74,6 +81,14 @@ def bound(
             help="Bound the differences of this output and its rivals (all others if none is given).",
         ),
     ] = None,
+    keep_proof: Annotated[
+        Path | None,
+        typer.Option(
+            "--keep-proof",
+            metavar="FILE",
+            help="With the verifier exact: prove it once more, in as much time, for lipbridge check.",
+        ),
+    ] = None,
     time_limit: TimeOption = 300.0,
     memory_limit: MemoryOption = "8G",
     seed: SeedOption = 0,
@@ -95,6 +110,8 @@ def bound(
     for name, value in (("--ball-norm", ball_norm), ("--data", None if ".py:" in model else data)):
         if radius is None and value is not None:
             raise InvalidArgument(name, "come with --radius, which asks for a bound in balls", value)
+    if keep_proof is not None and names != ["exact"]:
+        raise InvalidArgument("--keep-proof", "come with --verifier exact alone: no other keeps a proof", verifier)
     if points < 1:
         raise InvalidArgument("--points", "be at least 1", points)
     from lipbridge.cli.models import open_model
@@ -114,9 +131,14 @@ def bound(
         label, rivals = difference
         graph = graph.margins(label, rivals)
         name = f"{name}, {label} less {'each other' if rivals is None else ', '.join(map(str, rivals))}"
+    if keep_proof is not None:
+        _provable(graph, norm, output_norm)
     with spinner() as show, stdout_to_stderr():
         show(f"{name}: {', '.join(names)}")
         rows = bound_network(name, graph, names, norm, output_norm, region=region, budget=budget, options=settings)
+        if keep_proof is not None and math.isfinite(rows[0].value):
+            show(f"{name}: proof")
+            _keep(keep_proof, graph, norm, output_norm, region, rows[0], time_limit)
     json_rows: list[dict[str, Any]] = [row.to_json() for row in rows]
     if as_json:
         print_json(json_rows)
@@ -126,3 +148,30 @@ def bound(
     warn_of_unsound(json_rows)
     if not any(row.status is Status.OK for row in rows):
         raise typer.Exit(1)
+
+
+def _provable(graph: Graph, norm: str, output_norm: str | None) -> None:
+    """Refuse what the checker does not know before any time is spent."""
+    from lipbridge.checking.check import network_of
+    from lipbridge.problem.problem import Problem
+    from lipbridge.problem.question import Question
+
+    network_of(Problem(graph, Question.everywhere(norm, output_norm)))
+
+
+def _keep(
+    file: Path, graph: Graph, norm: str, output_norm: str | None, region: Ball | None, row: Row, seconds: float
+) -> None:
+    """Make a proof of a row's bound, and write it; a note says if it ended with a larger one."""
+    from dataclasses import replace
+
+    from lipbridge.branch_and_bound.proof import prove
+    from lipbridge.files.proofs import save_proof
+    from lipbridge.problem.problem import Problem
+    from lipbridge.problem.question import Question
+
+    question = replace(Question.everywhere(norm, output_norm), region=region)
+    proof = prove(Problem(graph, question), row.value, seconds=seconds, witness=row.witness)
+    save_proof(proof, file)
+    if proof.upper > row.value:
+        note(f"note: the proof shows {proof.upper:.6g}, not {row.value:.6g}: see the guide, The exact constant")

@@ -231,6 +231,7 @@ _READERS = {
     "module": "lipbridge.load",
     "graph": "lipbridge.files.graphs.load_graph",
     "problem": "lipbridge.files.problems.load_problem",
+    "proof": "lipbridge check MODEL FILE",
     "tensors": "lipbridge.files.container.load_tensors",
 }
 
