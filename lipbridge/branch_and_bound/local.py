@@ -76,21 +76,22 @@ def search(
             seen = max(seen, bounded.seen)
             heapq.heappush(heap, _Entry(-bounded.value, next(number), bounded, linear))
 
-    inputs = split == "inputs"
+    inputs, splitting = split == "inputs", split != "none"
     step = batch(False)
     for start in range(0, count, step):
         balls = [Part(ball) for ball in range(start, min(start + step, count))]
-        push(parts.bounded(balls, linear=False, inputs=inputs), not linear)
+        push(parts.bounded(balls, linear=False, inputs=inputs, split=splitting), not linear)
     splits = improved = 0
     while time.perf_counter() < deadline:
         waiting = _taken(heap, batch(True), lambda entry: not entry.linear)
         if waiting:
-            better = parts.bounded([entry.bounded.part for entry in waiting], linear=True, inputs=inputs)
+            own = [entry.bounded.part for entry in waiting]
+            better = parts.bounded(own, linear=True, inputs=inputs, split=splitting)
             push([_smaller(a, entry.bounded) for a, entry in zip(better, waiting, strict=True)], True)
             improved += len(waiting)
             continue
         worst = heap[0].bounded
-        if split == "none" or worst.split is None or worst.value <= seen * (1.0 + CLOSE) + FLOOR * 2**20:
+        if worst.split is None or worst.value <= seen * (1.0 + CLOSE) + FLOOR * 2**20:
             break
         chosen = _taken(heap, max(1, batch(linear) // 2), lambda entry: entry.bounded.split is not None)
         children: list[Part] = []
@@ -104,7 +105,7 @@ def search(
         splits += len(chosen)
     top = heap[0]
     close = top.bounded.value <= seen * (1.0 + CLOSE) + FLOOR * 2**20
-    finished = top.linear and (split == "none" or top.bounded.split is None or close)
+    finished = top.linear and (top.bounded.split is None or close)
     return Found(top.bounded.value, top.bounded.part.ball, splits, improved, finished)
 
 

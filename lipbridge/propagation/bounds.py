@@ -224,12 +224,13 @@ def _one_sided(
     longest = max(math.prod(node.shape) for node in graph.nodes[: index + 1])
     step = max(1, LARGEST // (2 * count * longest))
     lines = {i: [choice.adaptive() for choice in own] for i, own in choices.items() if i <= index}
+    wide = widths(graph, index, found)
     units = torch.arange(size, device=found[0].lower.device)
     ends: list[Tensor] = []
     for start in range(0, size, step):
         rows = (units[start : start + step, None] == units).to(torch.float64)
         form = torch.stack([rows, -rows], 1).flatten(0, 1)[None]
-        most = upper_of_forms(graph, index, form, found, lines, ball, widths(graph, index, found), boxed=boxed)
+        most = upper_of_forms(graph, index, form, found, lines, ball, wide, boxed=boxed)
         if most is None:
             return found[index]
         ends.append(most.expand(count, -1))

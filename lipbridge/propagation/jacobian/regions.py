@@ -111,13 +111,14 @@ class Parts:
         self.q: Norm = q
         self.layer_norms, self.factors = layer_norms, factors
 
-    def bounded(self, parts: Sequence[Part], *, linear: bool, inputs: bool) -> list[Bounded]:
+    def bounded(self, parts: Sequence[Part], *, linear: bool, inputs: bool, split: bool = True) -> list[Bounded]:
         """The bound of each part, and where to split it: at an input or at a unit of an activation.
 
         Args:
             parts: one at least.
             linear: whether to propagate linear bounds of the cotangents.
             inputs: whether to split the input while more than ``FEW`` units are open; else units while there are any.
+            split: whether parts will be split at all; without, no place is looked for.
         """
         centers = self.ball.centers[[part.ball for part in parts]]
         ball = Ball(centers, self.ball.radius, self.ball.norm)
@@ -130,6 +131,8 @@ class Parts:
         values = norms.matrix(self.q).expand(len(parts))
         empty = torch.stack([(x.lower > x.upper).flatten(1).any(1).expand(len(parts)) for x in bounds]).any(0)
         values = torch.where(empty, 0.0, values)
+        if not split:
+            return [Bounded(part, float(value), None) for part, value in zip(parts, values, strict=True)]
         open_ = _open_units(known, len(parts)).to(empty.device)
         splits = self._wide(bounds, len(parts))
         units = self._influential(bounds, known, norms, len(parts))
