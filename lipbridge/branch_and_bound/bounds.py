@@ -16,6 +16,7 @@ from lipbridge.branch_and_bound.multipliers import Multipliers, multiplier_bound
 from lipbridge.branch_and_bound.pieces import PieceTable
 from lipbridge.branch_and_bound.relaxation import Resolved, Slack, resolve
 from lipbridge.norms.matrix import operator_norm
+from lipbridge.propagation.jacobian.norms import magnitudes_up
 from lipbridge.propagation.jacobian.spectral import spectral_norms_up
 from lipbridge.propagation.rules import norm_up
 from lipbridge.rounding.scalars import FLOOR
@@ -50,9 +51,7 @@ class Bounds:
         """``(k, parts)`` upper bounds by linear bounds, or proved norms where nothing is uncertain."""
         layers = self.layers[::-1] if self.by_columns else self.layers
         if (self.p, self.q) == (2, 2):
-            most = entries(x, layers)
-            rows, columns = norm_up(most, 1).amax(1), norm_up(most.mT, 1).amax(1)
-            found = torch.minimum((rows * columns).sqrt(), norm_up(most.flatten(1), 2))
+            found = magnitudes_up(entries(x, layers), 2, 2)
             sure = (x.r == 0).all(1)
             if bool(sure.any()):
                 found = found.clone()

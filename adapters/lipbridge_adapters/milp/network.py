@@ -11,8 +11,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from lipbridge.activations.activation import Activation
-from lipbridge.activations.piecewise_linear import Pieces
+from lipbridge.activations.activation import Activation, pieces_of
 from lipbridge.errors import NumericalFailure, UnsupportedProblem
 from lipbridge.graph.graph import Graph, with_axes
 from lipbridge.lowering.chain import LARGEST_CHAIN_MATRIX, Chain, as_chain
@@ -22,6 +21,7 @@ from lipbridge.propagation.bounds import forward_bounds, layer_norms
 from lipbridge.propagation.jacobian.cotangents import Cotangents
 from lipbridge.propagation.jacobian.derivative import Derivative, Interval
 from lipbridge.propagation.jacobian.derivatives import derivatives
+from lipbridge.propagation.jacobian.local import identity
 from lipbridge.propagation.rules import Context, NodeBounds
 from lipbridge.vocabulary import Norm
 from lipbridge_adapters.milp.program import Vector
@@ -86,10 +86,9 @@ def network_of(graph: Graph) -> Network:
 
 
 def _hinges(activation: Activation) -> Hinges:
-    terms = [[term.hinge for term in component] for component in activation.components]
-    if any(hinge is None for component in terms for hinge in component):
+    pieces = pieces_of(activation)
+    if pieces is None:
         raise UnsupportedProblem(f"its activation `{activation.name}` is not piecewise linear")
-    pieces = Pieces(tuple(tuple(hinge for hinge in component if hinge is not None) for component in terms))
     origin = pieces.kinks[0] if pieces.kinks else Fraction(0)
     at_origin = [sum((h.value(origin) for h in component), Fraction(0)) for component in pieces.functions]
     slopes = pieces.slopes
@@ -127,7 +126,7 @@ class Reach:
 
         The linear bounds of :class:`Cotangents` are in them.
         """
-        found = Cotangents(self.network.graph, self.derivatives, _identity(self.network.graph))
+        found = Cotangents(self.network.graph, self.derivatives, identity(self.network.graph))
         entries = found.propagate()
         last = len(self.network.graph.nodes) - 1
         places = [i + 1 for i in self.network.chain.sources]  # a chain: the activation stands behind its source
@@ -144,7 +143,7 @@ class Reach:
         graph = self.network.graph
         for layer, place in enumerate([*self.network.chain.sources, len(graph.nodes) - 1]):
             part = replace(graph, nodes=graph.nodes[: place + 1])
-            entries = Cotangents(part, self.derivatives[: place + 1], _identity(part)).propagate()
+            entries = Cotangents(part, self.derivatives[: place + 1], identity(part)).propagate()
             found.append(_ends(entries, (len(self.network.weights[layer]), self.network.weights[0].shape[1])))
         return found
 
@@ -183,10 +182,6 @@ def reach(network: Network, ball: Ball | None) -> Reach:
 
 def _length(x: torch.Tensor, norm: Norm) -> float:
     return float(x.abs().amax() if norm == "inf" else x.abs().sum())
-
-
-def _identity(graph: Graph) -> torch.Tensor:
-    return torch.eye(graph.nodes[-1].shape[0], dtype=torch.float64, device=graph.device)[None]
 
 
 def _ends(interval: Interval, shape: tuple[int, int] | None) -> tuple[Vector, Vector]:

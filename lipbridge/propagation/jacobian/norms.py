@@ -192,4 +192,4 @@ class Norms:
         return torch.fmin(found, total).nan_to_num(math.inf, math.inf)
 
 
-__all__ = ["Factors", "Norms", "factors_of", "path_constants"]
+__all__ = ["Factors", "Norms", "factors_of", "magnitudes_up", "path_constants"]
