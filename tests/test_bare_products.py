@@ -167,6 +167,7 @@ ALLOWED = {
     "rigor/gram.py:bounds_of_iterates": "bounds are at least UNDERFLOW, and scales near their root",
     "rigor/gram.py:largest_eigenvalue_of_batch_up": "a choice of what to sharpen",
     "rigor/gram.py:scaled_square": "a power of two near the size, which is at least the root of UNDERFLOW",
+    "robustness/radii.py:margins_down": "what rounding takes from sums, which are exact where that underflows",
     "robustness/radii.py:radii_of": "rounded down: a margin that underflows is zero, a quotient goes a step to zero",
     "rigor/tangent_error.py:_(GroupSort)": "twice an error, compared",
     "rigor/tangent_error.py:_(MaxPool)": "twice an error, compared",

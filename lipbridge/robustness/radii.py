@@ -161,10 +161,7 @@ def radii_of(outputs: Enclosure, labels: Tensor, constants: Tensor) -> Tensor:
     NaN where an output or its error is not finite. Batched, on any device, without waiting for it.
     """
     f, e = outputs.value, outputs.error
-    own, own_error = f.gather(1, labels[:, None]), e.gather(1, labels[:, None])
-    # The three operations here round by at most 4 UNIT of the magnitudes together.
-    slack = (e + own_error) * (1.0 + 4.0 * UNIT) + 4.0 * UNIT * (f.abs() + own.abs())
-    margins = ((own - f) - slack).clamp_min(0.0) * (1.0 - 4.0 * UNIT)
+    margins = margins_down(outputs, labels).clamp_min(0.0) * (1.0 - 4.0 * UNIT)
     divisors = constants[labels]
     quotients = torch.nextafter(margins / divisors, torch.zeros_like(margins))
     quotients = torch.where(divisors == 0, float("inf"), quotients)  # outputs that differ by a constant
@@ -173,6 +170,15 @@ def radii_of(outputs: Enclosure, labels: Tensor, constants: Tensor) -> Tensor:
     rivals = torch.arange(f.shape[1], device=f.device) != labels[:, None]
     radii = torch.where(rivals, quotients, float("inf")).amin(dim=1)
     return torch.where(finite, radii, float("nan"))
+
+
+def margins_down(outputs: Enclosure, labels: Tensor) -> Tensor:
+    """``(n, K)``: lower bounds of the label's output less each other's, and of zero at the label itself."""
+    f, e = outputs.value, outputs.error
+    own, own_error = f.gather(1, labels[:, None]), e.gather(1, labels[:, None])
+    # The three operations here round by at most 4 UNIT of the magnitudes together.
+    slack = (e + own_error) * (1.0 + 4.0 * UNIT) + 4.0 * UNIT * (f.abs() + own.abs())
+    return (own - f) - slack
 
 
 def _chunk(graph: Graph) -> int:

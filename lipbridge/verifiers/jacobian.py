@@ -27,7 +27,7 @@ from lipbridge.propagation.jacobian.local import identity, local_constants, row_
 from lipbridge.propagation.jacobian.norms import factors_of
 from lipbridge.propagation.jacobian.regions import Parts
 from lipbridge.rigor.running_error import enclose
-from lipbridge.robustness.radii import certified_radii
+from lipbridge.robustness.radii import certified_radii, margins_down
 from lipbridge.rounding.scalars import UNIT
 from lipbridge.verifiers.lipsdp_fast import LipSDPFastVerifier
 from lipbridge.vocabulary import Quantity, Side, Status
@@ -165,10 +165,8 @@ class JacobianTask(Task):
 
     def _everywhere(self, deadline: float) -> Found:
         graph, p, q = self.problem.graph, self.problem.input_norm, self.problem.output_norm
-        value = float(local_constants(graph, None, p, q, linear=False)[0])
         linear = predicted_seconds(graph) < deadline - time.perf_counter()
-        if linear:
-            value = min(value, float(local_constants(graph, None, p, q)[0]))
+        value = float(local_constants(graph, None, p, q, linear=linear)[0])
         return Found(value, 0, 0, int(linear), linear)
 
     def _local(self, region: Ball, deadline: float, split: str, steps: int) -> Found:
@@ -206,40 +204,42 @@ class JacobianTask(Task):
             if time.perf_counter() > deadline:
                 break
             chosen = open_[start : start + TOGETHER]
-            chosen = chosen[margins_down(graph, inputs[chosen], labels[chosen]).amin(1) > 0]
+            margins = margins_of(graph, inputs[chosen], labels[chosen])
+            right = margins.amin(1) > 0
+            chosen, margins = chosen[right], margins[right]
             if options["margins"] and len(chosen):
                 rows = differences(labels[chosen], graph.output_shape[0])
                 held = (least_of_forms(graph, Ball(inputs[chosen], radius, p), rows, norms) > 0).all(1)
                 safe[chosen[held]] = True
-                chosen = chosen[~held]
+                chosen, margins = chosen[~held], margins[~held]
             for steps in dict.fromkeys((0, int(options["steps"]) if p != 2 else 0)):
                 if not len(chosen):
                     break
                 rows = differences(labels[chosen], graph.output_shape[0])
-                margins = margins_down(graph, inputs[chosen], labels[chosen])
                 ball = Ball(inputs[chosen], radius, p)
                 constants = row_constants(graph, ball, p, rows, factors=factors, layer_norms=norms, steps=steps)
                 held = (constants * radius * (1.0 + 4.0 * UNIT) < margins).all(1)
                 safe[chosen[held]] = True
-                chosen = chosen[~held]
+                chosen, margins = chosen[~held], margins[~held]
         return safe
 
 
 def differences(labels: Tensor, classes: int) -> Tensor:
     """``(n, classes - 1, classes)``: each point's logit of its label less every rival's."""
-    every = torch.arange(classes, device=labels.device)
-    rivals = every.expand(len(labels), -1)[every != labels[:, None]].reshape(len(labels), -1)
     eye = torch.eye(classes, dtype=torch.float64, device=labels.device)
-    return eye[labels][:, None] - eye[rivals]
+    return eye[labels][:, None] - eye[rivals_of(labels, classes)]
 
 
-def margins_down(graph: Graph, inputs: Tensor, labels: Tensor) -> Tensor:
+def rivals_of(labels: Tensor, classes: int) -> Tensor:
+    """``(n, classes - 1)``: the other classes, in order."""
+    every = torch.arange(classes, device=labels.device).expand(len(labels), -1)
+    return every[every != labels[:, None]].reshape(len(labels), -1)
+
+
+def margins_of(graph: Graph, inputs: Tensor, labels: Tensor) -> Tensor:
     """``(n, classes - 1)``: lower bounds of the differences of :func:`differences` at the inputs."""
-    outputs = enclose(graph, inputs)
-    rows = differences(labels, outputs.value.shape[1])
-    value = (rows @ outputs.value[..., None]).squeeze(-1)
-    size = (rows.abs() @ (outputs.error + 8.0 * UNIT * outputs.value.abs())[..., None]).squeeze(-1)
-    return value - size * (1.0 + 8.0 * UNIT)
+    found = margins_down(enclose(graph, inputs), labels)
+    return found.gather(1, rivals_of(labels, found.shape[1]))
 
 
 def predicted_seconds_of_lines(graph: Graph, steps: int) -> float:

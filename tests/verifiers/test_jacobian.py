@@ -13,7 +13,7 @@ from lipbridge.graph.nodes import Input, Node
 from lipbridge.robustness.radii import certified_radii
 from lipbridge.verifiers.jacobian import (
     differences,
-    margins_down,
+    margins_of,
     predicted_seconds,
     predicted_seconds_of_lines,
 )
@@ -131,7 +131,7 @@ def test_differences_are_of_the_label_and_each_rival() -> None:
     if graph.output_shape[0] > 1:
         x = torch.randn(4, *graph.input_shape, dtype=torch.float64)
         labels = torch.zeros(4, dtype=torch.long)
-        margins = margins_down(graph, x, labels)
+        margins = margins_of(graph, x, labels)
         exact = graph(x)[:, :1] - graph(x)[:, 1:]
         assert bool((margins <= exact).all())
         torch.testing.assert_close(margins, exact)
