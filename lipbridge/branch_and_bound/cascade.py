@@ -84,6 +84,10 @@ class Cascade:
         """U."""
         return len(self.b)
 
+    def function(self, unit: int) -> Function:
+        """What a unit computes."""
+        return next(layer.function for layer in self.layers if layer.start <= unit < layer.stop)
+
     @property
     def exact(self) -> bool:
         """Whether all numbers are those of the network itself."""

@@ -14,6 +14,7 @@ on each other otherwise are left to fractions (:mod:`lipbridge.branch_and_bound.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -75,7 +76,7 @@ def _look(domain: Domain, rows: Array, errors: Array) -> Array | Empty | None:
         rows, errors = rows[:, :-1], errors[:, :-1]
     sizes = np.linalg.norm(rows, axis=1)
     sizes = np.where(sizes > 0, sizes, 1.0)
-    more = np.zeros((0, rows.shape[1])) if cone else _given(domain)
+    more = np.zeros((0, rows.shape[1])) if cone else given(domain)
     if not len(rows) + len(more):  # the whole space; scipy's routine crashes on no columns
         return np.ones(domain.size)
     for _ in range(PLANES):
@@ -88,7 +89,8 @@ def _look(domain: Domain, rows: Array, errors: Array) -> Array | Empty | None:
         if residual < ZERO:
             multipliers = found[: len(rows)] / sizes
             whole = np.concatenate([rows, more]), np.concatenate([errors, np.zeros_like(more)])
-            return Empty(multipliers, _dependent(*whole, np.concatenate([multipliers, found[len(rows) :]])))
+            basis = basis_of(*whole, np.concatenate([multipliers, found[len(rows) :]]))
+            return Empty(multipliers, basis is not None and bool(dependent([basis])[0]))
         u = G.T @ found
         if cone:
             return u
@@ -109,7 +111,7 @@ def _last(size: int) -> Array:
     return found
 
 
-def _given(domain: Domain) -> Array:
+def given(domain: Domain) -> Array:
     """Rows that hold for the inputs: a positive last coordinate, or the box around the ball."""
     N = domain.size
     if domain.center is None:
@@ -122,7 +124,12 @@ def _given(domain: Domain) -> Array:
 
 def _size(domain: Domain, x: Array) -> float:
     """The distance of x from the ball's centre, about."""
-    d = np.abs(x - domain.center)
+    return size_in(domain, x - domain.center)
+
+
+def size_in(domain: Domain, d: Array) -> float:
+    """The norm of d that the ball is of, about."""
+    d = np.abs(d)
     return float({1: d.sum(), 2: np.linalg.norm(d), "inf": d.max()}[domain.norm])
 
 
@@ -153,33 +160,68 @@ def _empty_on_ball(domain: Domain, rows: Array, errors: Array, multipliers: Arra
     return bool(top + (lost[:-1] @ reach + lost[-1]) * (1.0 + 1e-9) + rounding < 0.0)
 
 
-def _dependent(rows: Array, errors: Array, multipliers: Array) -> bool:
-    """That ``lambda' G = 0`` has a positive solution for all rows within their errors, none of which can be zero."""
-    total = multipliers @ np.linalg.norm(rows, axis=1)
-    held = multipliers * np.linalg.norm(rows, axis=1) > 1e-11 * total
-    G, E, y = rows[held], errors[held], multipliers[held]
-    if not (np.abs(G) > E).any(1).all():  # a row that may vanish is no constraint
-        return False
-    if len(G) != G.shape[1] + 1:
-        return False
-    scale = 1.0 / np.linalg.norm(G, axis=1)
-    weights = y / scale
-    M = np.concatenate([G.T * scale, np.ones((1, len(G)))])
-    D = np.concatenate([E.T * scale, np.zeros((1, len(G)))]) + 4.0 * gamma(4) * np.abs(M)
+Basis = tuple[Array, Array]
+
+
+def basis_of(rows: Array, errors: Array, multipliers: Array) -> Basis | None:
+    """The rows that multipliers are of, one more than columns; None if :func:`dependent` could not prove anything."""
+    sizes = multipliers * np.linalg.norm(rows, axis=1)
+    held = sizes > 1e-11 * sizes.sum()
+    G, E = rows[held], errors[held]
+    # A row that may vanish is no constraint.
+    return (G, E) if len(G) == G.shape[1] + 1 and (np.abs(G) > E).any(1).all() else None
+
+
+def dependent(bases: Sequence[Basis]) -> Array:
+    """Whether ``lambda' G = 0`` has a positive solution for all rows within their errors: for bases of one shape."""
+    G, E = (np.stack([basis[i] for basis in bases]) for i in (0, 1))
+    size = G.shape[1]
+    scale = 1.0 / np.linalg.norm(G, axis=2, keepdims=True)
+    ones = np.ones((len(G), 1, size))
+    M = np.concatenate([(G * scale).swapaxes(1, 2), ones], 1)
+    D = np.concatenate([(E * scale).swapaxes(1, 2), 0.0 * ones], 1) + 4.0 * gamma(4) * np.abs(M)
+    R = _inverses(M)
+    weights = R[:, :, -1]
+    eye, last = np.eye(size), _last(size)
+    off = np.abs(eye - R @ M) + np.abs(R) @ D + 4.0 * gamma(size + 8) * (np.abs(R) @ np.abs(M) + eye)
+    contraction = off.sum(2).max(1) * (1.0 + 1e-9)
+    residual = np.abs(_times(M, weights) - last) + _times(D, np.abs(weights))
+    residual = residual + 4.0 * gamma(size + 8) * (_times(np.abs(M), np.abs(weights)) + 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        radius = _times(np.abs(R), residual).max(1) / (1.0 - contraction) * (1.0 + 1e-9) + FLOOR
+    found: Array = (contraction < 0.5) & (weights > radius[:, None]).all(1)
+    return found
+
+
+def _times(M: Array, x: Array) -> Array:
+    return (M @ x[:, :, None])[:, :, 0]
+
+
+def _inverses(M: Array) -> Array:
+    """Inverses of a batch, about; zero where there is none."""
     try:
-        R = np.linalg.inv(M)
+        return np.linalg.inv(M)
     except np.linalg.LinAlgError:
-        return False
-    weights = R @ _last(len(G))
-    size = len(G)
-    off = np.abs(np.eye(size) - R @ M) + np.abs(R) @ D + 4.0 * gamma(size + 8) * (np.abs(R) @ np.abs(M) + np.eye(size))
-    contraction = float(off.sum(1).max()) * (1.0 + 1e-9)
-    if not contraction < 0.5:
-        return False
-    residual = np.abs(M @ weights - _last(size)) + D @ np.abs(weights)
-    residual = residual + 4.0 * gamma(size + 8) * (np.abs(M) @ np.abs(weights) + 1.0)
-    radius = float((np.abs(R) @ residual).max()) / (1.0 - contraction) * (1.0 + 1e-9) + FLOOR
-    return bool((weights > radius).all())
+        if len(M) == 1:
+            return np.zeros_like(M)
+        return np.concatenate([_inverses(own[None]) for own in M])
 
 
-__all__ = ["Array", "Domain", "Empty", "look"]
+def combination(rows: Array, row: Array) -> tuple[Array, Array | None]:
+    """Multipliers y >= 0 with ``y' rows = row`` and None; or the nearest, and d with ``rows d >= 0`` and ``row d < 0``.
+
+    Args:
+        rows, row: ``(m, N)`` and ``(N,)``. By Farkas' lemma there is one of the two, and never both.
+    """
+    sizes, size = np.linalg.norm(rows, axis=1), float(np.linalg.norm(row))
+    sizes, size = np.where(sizes > 0, sizes, 1.0), size if size > 0 else 1.0
+    G, c = rows / sizes[:, None], row / size
+    try:
+        answer = nnls(G.T, c)
+    except RuntimeError:  # too many iterations
+        return np.zeros(len(rows)), np.zeros_like(row)
+    y, residual = cast(tuple[Array, float], answer)
+    return y / sizes * size, None if residual < ZERO else y @ G - c
+
+
+__all__ = ["Array", "Basis", "Domain", "Empty", "basis_of", "combination", "dependent", "given", "look", "size_in"]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import time
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lipbridge.branch_and_bound.cascade import Cascade, Function, cascade_of
 from lipbridge.branch_and_bound.cells import Domain
+from lipbridge.branch_and_bound.expansion import Expansion
+from lipbridge.branch_and_bound.parts import Part
 from lipbridge.branch_and_bound.pieces import PieceTable
 from lipbridge.branch_and_bound.search import Search
 from lipbridge.constants.trivial import trivial_bound
@@ -55,16 +58,10 @@ def exact_constant(problem: Problem, cascade: Cascade, *, seconds: float, memory
     """
     began = time.perf_counter()
     lower, witness = _first_witness(problem, cascade, min(FIRST_SEARCH, FIRST_SHARE * seconds), seed)
-    domains, starts = roots(problem, cascade)
-    search = Search(
-        cascade,
-        problem.input_norm,
-        problem.output_norm,
-        domains,
-        deadline=began + 0.97 * seconds,
-        memory=max(memory - PROCESS, 2**20),
-    )
-    found = search.run(lower, starts)
+    domains, parts = roots(problem, cascade)
+    expansion = Expansion(cascade, problem.input_norm, problem.output_norm, domains)
+    search = Search(expansion, deadline=began + 0.97 * seconds, memory=max(memory - PROCESS, 2**20))
+    found = search.run(lower, parts)
     for x in reversed(found.points):
         known = _witness_at(problem, x)
         if known is not None:
@@ -106,17 +103,13 @@ def _why(status: Status, unproved: int) -> str:
     return "Rounding is larger than the gap that an exact value may have; both bounds are proved."
 
 
-def roots(problem: Problem, cascade: Cascade) -> tuple[list[Domain], list[tuple[Tensor, Tensor]]]:
-    """The domains and, for each, the pieces ``(U,)`` that units can be on."""
+def roots(problem: Problem, cascade: Cascade) -> tuple[list[Domain], list[Part]]:
+    """The domains and the root of the tree of each."""
     table = PieceTable(cascade)
     first, last = torch.zeros_like(table.last), table.last
     region = problem.region
     if region is None:
-        unit = mirrored_unit(cascade)
-        if unit is not None:
-            first = first.clone()
-            first[unit] = 1
-        return [Domain(math.prod(problem.graph.input_shape))], [(first, last)]
+        return [Domain(math.prod(problem.graph.input_shape))], [_mirrored(cascade, _root(first, last, 0))]
     centers = region.centers.detach().to("cpu").flatten(1)
     domains = [Domain(centers.shape[1], center.numpy(), region.radius, region.norm) for center in centers]
     low, high = first.expand(len(centers), -1).clone(), last.expand(len(centers), -1).clone()
@@ -132,32 +125,66 @@ def roots(problem: Problem, cascade: Cascade) -> tuple[list[Domain], list[tuple[
         z = (source.lower.flatten(1)[..., None], source.upper.flatten(1)[..., None])
         low[:, own] = (kinks + error <= z[0]).sum(-1).clamp_max(table.last[own])
         high[:, own] = torch.maximum((kinks - error < z[1]).sum(-1), low[:, own]).clamp_max(table.last[own])
-    return domains, list(zip(low, high, strict=True))
+    found = [_root(a, b, i) for i, (a, b) in enumerate(zip(low, high, strict=True))]
+    return domains, [part if bool(centers[part.domain].any()) else _mirrored(cascade, part) for part in found]
+
+
+def _root(low: Tensor, high: Tensor, domain: int) -> Part:
+    a, b = low.numpy().astype(np.int8), high.numpy().astype(np.int8)
+    return Part(a, b, np.full(1, np.inf), domain, np.zeros((2, len(a)), dtype=bool))
+
+
+def _mirrored(cascade: Cascade, part: Part) -> Part:
+    """The part at one of each pair of points x and -x, where both have the same norm."""
+    unit = mirrored_unit(cascade)
+    if unit is None:
+        return part
+    middle = len(cascade.function(unit).slopes) // 2
+    return part.cut(unit, 0, middle) if part.low[unit] < middle <= part.high[unit] else part
 
 
 def mirrored_unit(cascade: Cascade) -> int | None:
-    """A unit that may be taken on its upper piece because f(-x) = f(x); None if that is not certain.
+    """A unit that may be kept from its middle piece up, because |J(-x)| = |J(x)|; None if that is not certain.
 
-    It is if x enters through arguments without a constant alone, and all of those are of even functions. Then the
-    Jacobian at -x is that at x with the other sign, and one of the two points has the argument of the unit above zero.
+    It is if every output is an even or an odd function of x: a row of the Jacobian at -x is that at x, or has the other
+    sign. Units are followed from the input. The unit is one that reads x alone, without a constant, and is even or odd:
+    at one of the two points its argument is not below zero.
     """
-    if bool(cascade.D.any()) or bool(cascade.D_error.any()):
-        return None
-    reads = ((cascade.P != 0) | (cascade.P_error != 0)).any(1)
+    unit: int | None = None
+    odd, even = torch.zeros(cascade.units, dtype=torch.bool), torch.zeros(cascade.units, dtype=torch.bool)
     for layer in cascade.layers:
-        own = slice(layer.start, layer.stop)
-        if not bool(reads[own].any()):
-            continue
-        constant = bool(cascade.b[own].any() or cascade.b_error[own].any())
-        beyond = bool(cascade.A[own].any() or cascade.A_error[own].any())
-        if constant or beyond or not bool(reads[own].all()) or not is_even(layer.function):
-            return None
-    return next((layer.start for layer in cascade.layers if bool(reads[layer.start])), None) if reads.any() else None
+        own, before = slice(layer.start, layer.stop), slice(0, layer.start)
+        reads = ((cascade.P[own] != 0) | (cascade.P_error[own] != 0)).any(1)
+        constant = (cascade.b[own] != 0) | (cascade.b_error[own] != 0)
+        units = (cascade.A[own, before] != 0) | (cascade.A_error[own, before] != 0)
+        argument_odd = ~constant & ~(units & ~odd[before]).any(1)
+        argument_even = ~reads & ~(units & ~even[before]).any(1)
+        even[own] = argument_even | argument_odd if is_even(layer.function) else argument_even
+        odd[own] = argument_odd if is_odd(layer.function) else False
+        alone = reads & argument_odd & ~units.any(1)
+        bends = len(layer.function.slopes) > 1 and (is_even(layer.function) or is_odd(layer.function))
+        if unit is None and bends and bool(alone.any()):
+            unit = layer.start + int(alone.nonzero()[0])
+    reads = ((cascade.D != 0) | (cascade.D_error != 0)).any(1)
+    units = (cascade.C != 0) | (cascade.C_error != 0)
+    fine = ~(units & ~odd).any(1) | (~reads & ~(units & ~even).any(1))
+    return unit if bool(fine.all()) else None
 
 
 def is_even(function: Function) -> bool:
-    """Whether g(-t) = g(t), with one kink, at zero."""
-    return function.kinks == (0,) and function.slopes[0] == -function.slopes[1]
+    """Whether g(-t) = g(t)."""
+    mirrored = tuple(-s for s in reversed(function.slopes)), tuple(reversed(function.offsets))
+    return _symmetric(function) and mirrored == (function.slopes, function.offsets)
+
+
+def is_odd(function: Function) -> bool:
+    """Whether g(-t) = -g(t)."""
+    mirrored = tuple(reversed(function.slopes)), tuple(-o for o in reversed(function.offsets))
+    return _symmetric(function) and mirrored == (function.slopes, function.offsets)
+
+
+def _symmetric(function: Function) -> bool:
+    return tuple(-t for t in reversed(function.kinks)) == function.kinks
 
 
 def _first_witness(problem: Problem, cascade: Cascade, seconds: float, seed: int) -> tuple[float, Witness | None]:
@@ -215,4 +242,4 @@ def span(cascade: Cascade) -> tuple[float, float]:
     return low, high
 
 
-__all__ = ["exact_constant", "is_even", "mirrored_unit", "read", "roots", "span"]
+__all__ = ["exact_constant", "is_even", "is_odd", "mirrored_unit", "read", "roots", "span"]

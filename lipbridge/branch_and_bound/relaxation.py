@@ -17,7 +17,7 @@ the Jacobian (:class:`Slack`); whatever is computed for a part of the tree is of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -47,6 +47,10 @@ class Resolved:
     def rows(self, index: Tensor) -> Resolved:
         """Some of the parts."""
         return Resolved(self.A[index], self.B[index], self.C[index], self.D[index], self.r[index])
+
+    def joined(self, other: Resolved) -> Resolved:
+        """These parts and others."""
+        return Resolved(*(torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(Resolved)))
 
 
 def resolve(cascade: Cascade, c: Tensor, r: Tensor) -> Resolved:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +13,29 @@ from lipbridge.branch_and_bound.cells import Array
 from lipbridge.branch_and_bound.pieces import PieceTable
 from lipbridge.linalg import torch_linalg
 from lipbridge.rounding.scalars import FLOOR, gamma
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """``{y : rows (y, 1) > 0}``: ``rows`` and their ``errors`` ``(m, N + 1)``, the unit and the number of its kink."""
+
+    rows: Array
+    errors: Array
+    units: Array
+    kinks: Array
+
+    def where(self, held: Array) -> Cell:
+        """Some of the rows."""
+        return Cell(self.rows[held], self.errors[held], self.units[held], self.kinks[held])
+
+    def joined(self, other: Cell) -> Cell:
+        """Both cells' rows."""
+        return Cell(
+            np.concatenate([self.rows, other.rows]),
+            np.concatenate([self.errors, other.errors]),
+            np.concatenate([self.units, other.units]),
+            np.concatenate([self.kinks, other.kinks]),
+        )
 
 
 class Rows:
@@ -38,6 +63,9 @@ class Rows:
             P_error = torch.zeros_like(P)
         self.right = torch.cat([P, cascade.b[:, None]], 1)
         self.size = P.shape[1]
+        self.last: Array = table.last.numpy()
+        self.kinks: Array = table.kinks.numpy()
+        self.kink_error: Array = table.kink_error.numpy()
         self.error: Array = self._errors(torch.cat([P_error, cascade.b_error[:, None]], 1)).numpy()
 
     def _errors(self, own: Tensor) -> Tensor:
@@ -77,26 +105,35 @@ class Rows:
         affine = (found[..., :U].abs() * loose[:, None]).sum(-1) == 0
         return found[..., U:], affine
 
-    def cell(self, z: Array, affine: Array, low: Array, high: Array) -> tuple[Array, Array, Array, Array]:
-        """Rows and errors of one part's cell, the unit and the kink (a number of the table) of each."""
-        last: Array = self.table.last.numpy()
-        kinks: Array = self.table.kinks.numpy()
-        lost: Array = self.table.kink_error.numpy()
-        above, under = np.flatnonzero(affine & (low > 0)), np.flatnonzero(affine & (high < last))
+    def cell(self, z: Array, affine: Array, low: Array, high: Array, bounding: Array) -> Cell:
+        """The cell of one part.
+
+        Args:
+            z, affine: as :meth:`arguments` gives them.
+            low, high: pieces ``(U,)``.
+            bounding: ``(2, U)``: which lower and upper ends are asked for.
+        """
+        above = np.flatnonzero(affine & bounding[0] & (low > 0))
+        under = np.flatnonzero(affine & bounding[1] & (high < self.last))
         units = np.concatenate([above, under])
-        which = np.concatenate([low[above], high[under] + 1])
-        at = kinks[units, which]
-        rows = z[units].copy()
-        errors = self.error[units].copy()
+        kinks = np.concatenate([low[above], high[under] + 1])
+        found = self.sides(z, units, kinks, np.where(np.arange(len(units)) < len(above), 1.0, -1.0))
+        held = np.any(np.abs(found.rows) > found.errors, axis=1)  # what may be constant is no constraint
+        return found if held.all() else found.where(held)
+
+    def sides(self, z: Array, units: Array, kinks: Array, sign: Array) -> Cell:
+        """Above (``sign`` 1) or below (-1) some kinks of units."""
+        at = self.kinks[units, kinks]
+        rows = z[units]  # a copy
+        errors = self.error[units]
         shifted = (at != 0) & (rows[:, -1] != 0)
         rows[:, -1] -= at
-        errors[:, -1] += lost[units] + shifted * (2.0**-52) * abs(rows[:, -1])
-        rows[len(above) :] *= -1.0
-        return rows, errors, units, which
+        errors[:, -1] += self.kink_error[units] + shifted * (2.0**-52) * abs(rows[:, -1])
+        return Cell(rows * sign[:, None], errors, units, kinks)
 
     def points(self, x: Tensor) -> Tensor:
         """Coordinates ``(k, N)`` as inputs ``(k, n)``."""
         return x if self.back is None else x @ self.back.T
 
 
-__all__ = ["Rows"]
+__all__ = ["Cell", "Rows"]

@@ -105,6 +105,28 @@ def test_an_even_network_is_searched_on_one_side() -> None:
     check(Problem(graph, Question.everywhere(1)), largest_norm(graph, interior_points(graph), 1, 1))
 
 
+@pytest.mark.parametrize("kind", ["hard tanh", "abs after hard tanh", "hard tanh on a ball", "with a constant"])
+def test_points_and_their_mirror_images_count_once(kind: str) -> None:
+    torch.manual_seed(3)
+    layers = [nn.Linear(2, 4, False), nn.Hardtanh(), nn.Linear(4, 3, kind == "with a constant")]
+    layers += (
+        [] if "on" in kind.split() else [Abs() if "abs" in kind else nn.Hardtanh(), nn.Linear(3, 2, "abs" in kind)]
+    )
+    graph = lipbridge.capture(nn.Sequential(*layers))
+    assert mirrored_unit(cascade_of(graph)) == (None if kind == "with a constant" else 0)
+    x = interior_points(graph)
+    problem = Problem(graph, Question.everywhere(2))
+    if kind == "hard tanh on a ball":
+        x = 4.0 * torch.rand(20000, 2, dtype=torch.float64) - 2.0
+        problem = Problem(graph, Question.on(Ball(torch.zeros(1, 2, dtype=torch.float64), 2.0, "inf"), 2))
+    check(problem, largest_norm(graph, x, 2, 2))
+
+
+class Abs(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.abs()
+
+
 def test_a_dead_unit_and_a_constant_network() -> None:
     net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
     with torch.no_grad():

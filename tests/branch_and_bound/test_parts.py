@@ -10,11 +10,12 @@ from scipy.optimize import linprog
 import lipbridge
 from lipbridge.branch_and_bound.bounds import Bounds
 from lipbridge.branch_and_bound.cascade import cascade_of
-from lipbridge.branch_and_bound.cells import Domain, Empty, look
+from lipbridge.branch_and_bound.cells import Domain, Empty, combination, look
+from lipbridge.branch_and_bound.expansion import Expansion
+from lipbridge.branch_and_bound.parts import Part
 from lipbridge.branch_and_bound.pieces import PieceTable
 from lipbridge.branch_and_bound.relaxation import resolve
 from lipbridge.branch_and_bound.rows import Rows
-from lipbridge.branch_and_bound.search import Search
 from lipbridge.norms.matrix import CHEAP_PAIRS
 from tests.support.brute_force import tiny
 
@@ -65,16 +66,65 @@ def test_a_point_lies_in_the_cell_of_its_own_pattern(seed: int) -> None:
     graph = tiny(seed)
     cascade = cascade_of(graph)
     n = cascade.P.shape[1]
-    search = Search(cascade, 2, 2, [Domain(n)], deadline=0.0, memory=1e9)
+    search = Expansion(cascade, 2, 2, [Domain(n)])
     x = torch.randn(20, n, dtype=torch.float64)
     pattern, clear = search.pattern(x)
     assert bool(clear.all())
     rows = Rows(cascade, search.table, reduce=False)
     z, affine = rows.arguments(pattern, pattern, *search.table.hull(pattern, pattern))
     assert bool(affine.all())
+    every = np.ones((2, cascade.units), dtype=bool)
     for i in range(20):
-        G, _, _, _ = rows.cell(z[i].numpy(), affine[i].numpy(), pattern[i].numpy(), pattern[i].numpy())
+        own = pattern[i].numpy()
+        G = rows.cell(z[i].numpy(), affine[i].numpy(), own, own, every).rows
         assert (G[:, :-1] @ x[i].numpy() + G[:, -1] > 0).all()
+
+
+@pytest.mark.parametrize("ball", [False, True])
+def test_a_folded_piece_is_one_that_no_point_of_the_part_is_on(ball: bool) -> None:
+    folded = 0
+    for seed in range(12):
+        cascade = cascade_of(tiny(seed))
+        n = cascade.P.shape[1]
+        search = Expansion(cascade, 2, 2, [Domain(n, np.zeros(n), 1.0, "inf") if ball else Domain(n)])
+        torch.manual_seed(seed)
+        x = 2.0 * torch.rand(4000, n, dtype=torch.float64) - 1.0
+        pattern = search.pattern(x if ball else 20.0 * x)[0].numpy()
+        rng = np.random.default_rng(seed)
+        for _ in range(20):
+            last = search.table.last.numpy().astype(np.int8)
+            part = Part(0 * last, last, np.array([np.inf]), 0, np.zeros((2, len(last)), dtype=bool))
+            for _ in range(5):
+                _, affine = search.arguments([part])
+                some = np.flatnonzero(affine[0] & (part.low < part.high))
+                if not len(some):
+                    break
+                part = part.halves(int(rng.choice(some)))[int(rng.integers(2))]
+                z, affine = search.arguments([part])
+                if not search.feasibility.inhabited([part], z, affine):
+                    break
+                here = ((pattern >= part.low) & (pattern <= part.high)).all(1)
+                search.feasibility.fold([part], z, affine, np.ones_like(affine))
+                assert not (here & ((pattern < part.low) | (pattern > part.high)).any(1)).any()
+        folded += search.feasibility.folded
+    assert folded > 100
+
+
+def test_a_row_is_a_combination_of_others_or_there_is_a_way_out() -> None:
+    rng = np.random.default_rng(1)
+    without = 0
+    for _ in range(300):
+        m, n = int(rng.integers(1, 9)), int(rng.integers(1, 5))
+        G, c = rng.standard_normal((m, n)), rng.standard_normal(n)
+        y, way = combination(G, c)
+        assert (y >= 0).all()
+        if way is None:
+            np.testing.assert_allclose(y @ G, c, atol=1e-8)
+        else:
+            without += 1
+            assert (G @ way > -1e-9).all()
+            assert c @ way < 0
+    assert 50 < without < 250
 
 
 @pytest.mark.parametrize("norm", [None, 1, 2, "inf"])

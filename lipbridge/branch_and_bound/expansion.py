@@ -1,0 +1,262 @@
+"""What is done to parts of the tree: bounds from above, cells from within, and the unit to be split next.
+
+An expansion knows no queue and no limit: from some parts and the best lower bound it makes their children that are not
+done with. So it can be done in any process.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lipbridge.branch_and_bound.bounds import Bounds
+from lipbridge.branch_and_bound.cascade import Cascade
+from lipbridge.branch_and_bound.cells import Array, Domain
+from lipbridge.branch_and_bound.feasibility import Feasibility
+from lipbridge.branch_and_bound.multipliers import Multipliers
+from lipbridge.branch_and_bound.parts import Part, stacked
+from lipbridge.branch_and_bound.pieces import PieceTable
+from lipbridge.branch_and_bound.rational import numbers
+from lipbridge.branch_and_bound.relaxation import Resolved
+from lipbridge.vocabulary import Norm
+
+#: Parts are done with at this relative distance above the best lower bound.
+CLOSE = 4e-10
+#: Parts that are bounded together at most.
+TOGETHER = 256
+#: How often ranges are folded before the next split; each time more arguments may be affine.
+FOLDS = 4
+
+
+@dataclass(eq=False)
+class Expanded:
+    """What became of some parts.
+
+    Attributes:
+        parts: that are to be split further.
+        best: the best lower bound, an estimate; ``points``: where it was raised, the best last.
+        done: the largest upper bound of what is done with.
+        stuck: ... of what cannot be split any further.
+        regions, leaves, empty, unproved, folded: how many there were.
+        seconds: by step.
+    """
+
+    best: float
+    parts: list[Part] = field(default_factory=lambda: [])
+    points: list[Tensor] = field(default_factory=lambda: [])
+    done: float = 0.0
+    stuck: float = 0.0
+    regions: int = 0
+    leaves: int = 0
+    empty: int = 0
+    unproved: int = 0
+    folded: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: {})
+
+    def spent(self, what: str, since: float) -> float:
+        """Count the time of a step."""
+        now = time.perf_counter()
+        self.seconds[what] = self.seconds.get(what, 0.0) + now - since
+        return now
+
+
+class Expansion:
+    """Expands parts of one network's tree on some domains."""
+
+    def __init__(self, cascade: Cascade, p: Norm, q: Norm, domains: list[Domain]) -> None:
+        self.cascade, self.table = cascade, PieceTable(cascade)
+        self.bounds = Bounds(cascade, self.table, p, q)
+        self.feasibility = Feasibility(cascade, self.table, domains)
+        self.dear = self.bounds.has_multipliers()
+
+    def expand(self, parts: list[Part], best: float) -> Expanded:
+        """Split parts at their branching units, and bound the halves."""
+        return self.receive([half for part in parts for half in part.halves(part.branch)], best)
+
+    def receive(self, parts: list[Part], best: float) -> Expanded:
+        """Bound new parts; keep those that are not done with."""
+        out = Expanded(best, regions=len(parts))
+        looks = self.feasibility
+        before = looks.empty, looks.unproved, looks.folded
+        for start in range(0, len(parts), TOGETHER):
+            self._receive(parts[start : start + TOGETHER], out)
+        after = looks.empty, looks.unproved, looks.folded
+        out.empty, out.unproved, out.folded = (b - a for a, b in zip(before, after, strict=True))
+        return out
+
+    def close(self, best: float) -> float:
+        """Parts up to here are done with."""
+        return best * (1.0 + CLOSE) + 2.0 * self.bounds.slack
+
+    def _receive(self, parts: list[Part], out: Expanded) -> None:
+        now = time.perf_counter()
+        parts, x = self.bounded(parts, out)
+        now = out.spent("linear", now)
+        if not parts:
+            return
+        z, affine = self.arguments(parts)
+        index = self.feasibility.inhabited(parts, z, affine)
+        parts, x, z, affine = [parts[i] for i in index], x.rows(torch.tensor(index)), z[index], affine[index]
+        now = out.spent("cells", now)
+        parts, x = self.folded(parts, x, z, affine, out)
+        now = out.spent("folds", now)
+        self.witness(parts, out)
+        now = out.spent("points", now)
+        if not parts:
+            return
+        if self.dear:
+            self.sharpen(parts, x, self.close(out.best))
+        now = out.spent("multipliers", now)
+        self.queue(parts, x, out)
+        out.spent("queue", now)
+
+    def bounded(self, parts: list[Part], out: Expanded) -> tuple[list[Part], Resolved]:
+        """Cheap bounds; the parts that are not done with by them."""
+        x = self.bounds.resolved(*stacked(parts))
+        for part, own in zip(parts, self.bounds.cheap(x).numpy(), strict=True):
+            part.uppers = np.minimum(part.uppers, own)
+        index = self.alive(parts, out)
+        return [parts[i] for i in index], x.rows(torch.tensor(index, dtype=torch.int64))
+
+    def arguments(self, parts: list[Part]) -> tuple[Array, Array]:
+        """Of all units as functions of the coordinates, and which are affine."""
+        low, high = stacked(parts)
+        z, affine = self.feasibility.rows.arguments(low, high, *self.table.hull(low, high))
+        return z.numpy(), affine.numpy()
+
+    def folded(
+        self, parts: list[Part], x: Resolved, z: Array, affine: Array, out: Expanded
+    ) -> tuple[list[Part], Resolved]:
+        """Fold units of one sign, as long as that makes more arguments affine; bound the parts anew."""
+        waiting = list(range(len(parts)))
+        changed: set[int] = set()
+        for _ in range(FOLDS):
+            if not waiting:
+                break
+            of_use = (self.bounds.score(x.rows(torch.tensor(waiting))) > 0).numpy()
+            some = [parts[i] for i in waiting]
+            index = self.feasibility.fold(some, z, affine, of_use)
+            waiting = [waiting[i] for i in index]
+            changed |= set(waiting)
+            if waiting and len(self.cascade.layers) > 1:
+                z, affine = self.arguments([parts[i] for i in waiting])
+            else:
+                break
+        if not changed:
+            return parts, x
+        anew, own = self.bounded([parts[i] for i in sorted(changed)], out)
+        kept = [i for i in range(len(parts)) if i not in changed]
+        return [parts[i] for i in kept] + anew, x.rows(torch.tensor(kept, dtype=torch.int64)).joined(own)
+
+    def alive(self, parts: list[Part], out: Expanded) -> list[int]:
+        """The places of parts that are not done with."""
+        found: list[int] = []
+        for i, part in enumerate(parts):
+            if part.upper <= self.close(out.best):
+                out.leaves += 1
+                out.done = max(out.done, part.upper)
+            else:
+                found.append(i)
+        return found
+
+    def queue(self, parts: list[Part], x: Resolved, out: Expanded) -> None:
+        """Keep the parts that are not done with, each with the unit to be split."""
+        score = self.bounds.score(x)
+        _, affine = self.arguments(parts)
+        prefer = torch.where(torch.as_tensor(affine), score, 0.0)
+        some = (prefer > 0).any(1)
+        branch = torch.where(some[:, None], prefer, score)
+        most, unit = branch.max(1) if branch.shape[1] else (torch.zeros(len(parts)), torch.zeros(len(parts)))
+        alive = set(self.alive(parts, out))
+        for i, (size, which) in enumerate(zip(numbers(most), numbers(unit), strict=True)):
+            if i not in alive:
+                continue
+            if size == 0.0:
+                out.leaves += 1
+                out.stuck = max(out.stuck, parts[i].upper)
+            else:
+                parts[i].branch = int(which)
+                out.parts.append(parts[i])
+
+    def witness(self, parts: list[Part], out: Expanded) -> None:
+        """Raise the lower bound by the Jacobians at the parts' points."""
+        held = [part.points[0] for part in parts if part.points is not None]
+        if not held:
+            return
+        x = self.feasibility.rows.points(torch.as_tensor(np.stack(held)))
+        pattern, clear = self.pattern(x)
+        gain, i = torch.where(clear, self.bounds.gains(pattern), 0.0).max(0)
+        if float(gain) > out.best:
+            out.best = float(gain)
+            out.points.append(x[i])
+
+    def pattern(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The pieces ``(k, U)`` at points ``(k, n)``, and which points are away from kinks."""
+        c = self.cascade
+        h = x.new_zeros(len(x), c.units)
+        found = torch.zeros(len(x), c.units, dtype=torch.int64)
+        clear, most = torch.ones(len(x), dtype=torch.bool), self.table.slopes.shape[1]
+        for layer in c.layers:
+            own, before = slice(layer.start, layer.stop), slice(0, layer.start)
+            z = x @ c.P[own].T + c.b[own] + h[:, before] @ c.A[own, before].T
+            size = x.abs() @ c.P[own].abs().T + c.b[own].abs() + h[:, before].abs() @ c.A[own, before].abs().T
+            away = (z[..., None] - self.table.kinks[own, 1:-1]).abs().amin(-1) if most > 1 else size
+            clear &= ((away > 1e-12 * size) | (size == 0)).all(1)
+            piece = self.table.pattern(z, own)
+            found[:, own] = piece
+            slope, offset = (t[own].gather(1, piece.T).T for t in (self.table.slopes, self.table.offsets))
+            h[:, own] = slope * z + offset
+        return found, clear
+
+    def sharpen(self, parts: list[Part], x: Resolved, close: float) -> None:
+        """Bounds by multipliers of the parts of the norm with the largest bounds, until the largest is such a one."""
+        loose = [bool(size) for size in numbers(x.r.gt(0).sum(1))]
+        known: list[dict[int, tuple[Tensor, Tensor]]] = [_rows_of(part) for part in parts]
+        sharp: list[set[int]] = [set() for _ in parts]
+        take = 1
+        while True:
+            places = [
+                (i, j) for i, part in enumerate(parts) if loose[i] for j in _largest(part.uppers, sharp[i], close, take)
+            ]
+            if not places:
+                break
+            for warm in (False, True):
+                own = [(i, j) for i, j in places if (j in known[i]) == warm]
+                for begin in range(0, len(own), TOGETHER):
+                    some = own[begin : begin + TOGETHER]
+                    start = _gathered([known[i][j] for i, j in some]) if warm else None
+                    where, which = torch.tensor([i for i, _ in some]), torch.tensor([j for _, j in some])
+                    found, made = self.bounds.dear(x.rows(where), which, start)
+                    for (i, j), value, T, mu in zip(some, numbers(found), made.T, made.mu, strict=True):
+                        parts[i].uppers[j] = min(parts[i].uppers[j], value)
+                        known[i][j] = T.float(), mu.float()
+                        sharp[i].add(j)
+            take *= 2
+        for part, rows in zip(parts, known, strict=True):
+            held = [j for j in rows if part.uppers[j] > close]
+            part.held = np.array(held, dtype=np.int64)
+            part.multipliers = _gathered([rows[j] for j in held], torch.float32) if held else None
+
+
+def _largest(uppers: Array, sharp: set[int], close: float, take: int) -> list[int]:
+    """The places of at most ``take`` bounds that are neither sharp nor below a sharp one, nor close; largest first."""
+    floor = max([close, *(float(uppers[j]) for j in sharp)])
+    waiting = [int(j) for j in np.flatnonzero(uppers > floor) if int(j) not in sharp]
+    return sorted(waiting, key=lambda j: -float(uppers[j]))[:take]
+
+
+def _rows_of(part: Part) -> dict[int, tuple[Tensor, Tensor]]:
+    if part.held is None or part.multipliers is None:
+        return {}
+    return {int(j): (part.multipliers.T[i], part.multipliers.mu[i]) for i, j in enumerate(part.held)}
+
+
+def _gathered(rows: list[tuple[Tensor, Tensor]], dtype: torch.dtype = torch.float64) -> Multipliers:
+    return Multipliers(torch.stack([T for T, _ in rows]).to(dtype), torch.stack([mu for _, mu in rows]).to(dtype))
+
+
+__all__ = ["Expanded", "Expansion"]
