@@ -60,7 +60,13 @@ def exact_constant(problem: Problem, cascade: Cascade, *, seconds: float, memory
     lower, witness = _first_witness(problem, cascade, min(FIRST_SEARCH, FIRST_SHARE * seconds), seed)
     domains, parts = roots(problem, cascade)
     expansion = Expansion(cascade, problem.input_norm, problem.output_norm, domains)
-    search = Search(expansion, deadline=began + 0.97 * seconds, memory=max(memory - PROCESS, 2**20))
+    processes = torch.get_num_threads() if memory > (2 + torch.get_num_threads()) * PROCESS else 1
+    search = Search(
+        expansion,
+        deadline=began + 0.97 * seconds,
+        memory=max(memory - PROCESS * (1 + processes), 2**20),
+        processes=processes,
+    )
     found = search.run(lower, parts)
     for x in reversed(found.points):
         known = _witness_at(problem, x)

@@ -68,6 +68,7 @@ class Expansion:
     """Expands parts of one network's tree on some domains."""
 
     def __init__(self, cascade: Cascade, p: Norm, q: Norm, domains: list[Domain]) -> None:
+        self.made_of = cascade, p, q, domains
         self.cascade, self.table = cascade, PieceTable(cascade)
         self.bounds = Bounds(cascade, self.table, p, q)
         self.feasibility = Feasibility(cascade, self.table, domains)
@@ -215,7 +216,7 @@ class Expansion:
     def sharpen(self, parts: list[Part], x: Resolved, close: float) -> None:
         """Bounds by multipliers of the parts of the norm with the largest bounds, until the largest is such a one."""
         loose = [bool(size) for size in numbers(x.r.gt(0).sum(1))]
-        known: list[dict[int, tuple[Tensor, Tensor]]] = [_rows_of(part) for part in parts]
+        known = [dict(part.multipliers) for part in parts]
         sharp: list[set[int]] = [set() for _ in parts]
         take = 1
         while True:
@@ -231,15 +232,14 @@ class Expansion:
                     start = _gathered([known[i][j] for i, j in some]) if warm else None
                     where, which = torch.tensor([i for i, _ in some]), torch.tensor([j for _, j in some])
                     found, made = self.bounds.dear(x.rows(where), which, start)
-                    for (i, j), value, T, mu in zip(some, numbers(found), made.T, made.mu, strict=True):
+                    T, mu = made.T.float().numpy(), made.mu.float().numpy()
+                    for (i, j), value, own_T, own_mu in zip(some, numbers(found), T, mu, strict=True):
                         parts[i].uppers[j] = min(parts[i].uppers[j], value)
-                        known[i][j] = T.float(), mu.float()
+                        known[i][j] = own_T, own_mu
                         sharp[i].add(j)
             take *= 2
         for part, rows in zip(parts, known, strict=True):
-            held = [j for j in rows if part.uppers[j] > close]
-            part.held = np.array(held, dtype=np.int64)
-            part.multipliers = _gathered([rows[j] for j in held], torch.float32) if held else None
+            part.multipliers = {j: (T.copy(), mu.copy()) for j, (T, mu) in rows.items() if part.uppers[j] > close}
 
 
 def _largest(uppers: Array, sharp: set[int], close: float, take: int) -> list[int]:
@@ -249,14 +249,9 @@ def _largest(uppers: Array, sharp: set[int], close: float, take: int) -> list[in
     return sorted(waiting, key=lambda j: -float(uppers[j]))[:take]
 
 
-def _rows_of(part: Part) -> dict[int, tuple[Tensor, Tensor]]:
-    if part.held is None or part.multipliers is None:
-        return {}
-    return {int(j): (part.multipliers.T[i], part.multipliers.mu[i]) for i, j in enumerate(part.held)}
-
-
-def _gathered(rows: list[tuple[Tensor, Tensor]], dtype: torch.dtype = torch.float64) -> Multipliers:
-    return Multipliers(torch.stack([T for T, _ in rows]).to(dtype), torch.stack([mu for _, mu in rows]).to(dtype))
+def _gathered(rows: list[tuple[Array, Array]]) -> Multipliers:
+    T, mu = (torch.as_tensor(np.stack([row[i] for row in rows]), dtype=torch.float64) for i in (0, 1))
+    return Multipliers(T, mu)
 
 
 __all__ = ["Expanded", "Expansion"]

@@ -35,7 +35,7 @@ from lipbridge.branch_and_bound.rows import Cell, Rows
 #: Coordinates of cells that are looked at, at most.
 MOST_COORDINATES = 128
 #: Lines through a cell, and points of it that are kept.
-LINES, POINTS = 16, 12
+LINES, POINTS = 16, 40
 #: Points are inside a cell by this, relatively.
 INSIDE = 1e-9
 #: Lines that do not leave a cell end at so many times the size of their first point.
@@ -139,6 +139,7 @@ class Feasibility:
         if not self.bounded and len(cell.rows) < min(self.rows.size, len(units)):
             return []  # fewer rows than coordinates hardly ever leave a unit one sign
         points = np.concatenate([part.points, self.ways_out(self.domains[part.domain], cell, part.points[0])])
+        rare: list[Array] = []
         sides = self.rows.sides(
             z,
             np.concatenate([units, units]),
@@ -156,11 +157,11 @@ class Feasibility:
                 unit, piece = int(sides.units[row]), int(sides.kinks[row]) - side
                 found.append(_End(place, unit, side, piece, *answer))
             elif answer is not None:
-                points = np.concatenate([points, answer[None]])
+                rare.append(answer)
                 seen |= reached(sides, answer[None])
-        held = inside(cell, points)
-        if held is not None:
-            part.points = held[np.linspace(0, len(held) - 1, min(POINTS, len(held))).round().astype(np.int64)]
+        held = inside(cell, np.stack(rare)) if rare else None
+        if held is not None:  # lines hit the others again
+            part.points = np.concatenate([part.points[:1], held, part.points[1:]])[:POINTS]
         return found
 
     def beyond(self, part: Part, cell: Cell, own: Cell) -> tuple[Cell, Array, Basis | None, bool] | Array | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lipbridge.branch_and_bound.cells import Array
-from lipbridge.branch_and_bound.multipliers import Multipliers
 
 
 @dataclass(eq=False)
@@ -22,8 +21,7 @@ class Part:
         bounding: ``(2, U)`` bool: which ends of ranges, lower and upper, were split off; the others are consequences.
         points: ``(count, N)``: coordinates inside the cell; None if there is none that is known.
         branch: the unit whose range is halved next.
-        held, multipliers: parts of the norm that have multipliers, and those.
-        drop: how much the bound should fall by the split, in the logarithm, before experience is counted in.
+        multipliers: of parts of the norm, by their number: for the units ``(U,)`` and the inputs ``(n,)``, float32.
     """
 
     low: Array
@@ -33,9 +31,7 @@ class Part:
     bounding: Array
     points: Array | None = None
     branch: int = -1
-    held: Array | None = None
-    multipliers: Multipliers | None = None
-    drop: float = 0.0
+    multipliers: dict[int, tuple[Array, Array]] = field(default_factory=lambda: {})
 
     @property
     def upper(self) -> float:
