@@ -7,12 +7,14 @@ again further down the tree.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from lipbridge.branch_and_bound.absolute import entries, row_sums
 from lipbridge.branch_and_bound.cascade import Cascade
-from lipbridge.branch_and_bound.multipliers import Multipliers, multiplier_bounds
+from lipbridge.branch_and_bound.multipliers import Multiplied, Multipliers, multiplier_bounds
 from lipbridge.branch_and_bound.pieces import PieceTable
 from lipbridge.branch_and_bound.relaxation import Resolved, Slack, resolve
 from lipbridge.norms.matrix import operator_norm
@@ -77,15 +79,15 @@ class Bounds:
         weights = 0 if 2 in (self.p, self.q) else m if self.by_columns else n
         return self.cascade.units > 0 and weights + self.cascade.units <= MOST_VARIABLES
 
-    def dear(self, x: Resolved, part: Tensor, start: Multipliers | None) -> tuple[Tensor, Multipliers]:
+    def dear(self, x: Resolved, part: Tensor, start: Multipliers | None) -> Multiplied:
         """``(k,)`` upper bounds of one ``part`` ``(k,)`` of each, by multipliers."""
         if (self.p, self.q) == (2, 2):
-            found, made = multiplier_bounds(x, start, rows=False)
+            found = multiplier_bounds(x, start, rows=False)
         else:
             at = torch.arange(len(part))
             one = Resolved(x.A, x.B, x.C[at, part][:, None], x.D[at, part][:, None], x.r)
-            found, made = multiplier_bounds(one, start, rows=2 not in (self.p, self.q))
-        return self.outward(found), made
+            found = multiplier_bounds(one, start, rows=2 not in (self.p, self.q))
+        return replace(found, bounds=self.outward(found.bounds))
 
     def score(self, x: Resolved) -> Tensor:
         """``(k, U)``: about how much each unit's uncertainty adds; zero only where it adds nothing."""

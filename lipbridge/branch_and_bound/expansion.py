@@ -30,6 +30,8 @@ CLOSE = 4e-10
 TOGETHER = 256
 #: How often ranges are folded before the next split; each time more arguments may be affine.
 FOLDS = 4
+#: Share of the bound that any unit's uncertainty is taken to have at least.
+TINY = 1e-12
 
 
 @dataclass(eq=False)
@@ -109,10 +111,12 @@ class Expansion:
         now = out.spent("points", now)
         if not parts:
             return
+        score = self.bounds.score(x)
         if self.dear:
-            self.sharpen(parts, x, self.close(out.best))
+            shares = self.sharpen(parts, x, self.close(out.best))
+            score = torch.where(score > 0.0, shares.clamp_min(TINY) + TINY * score, 0.0)
         now = out.spent("multipliers", now)
-        self.queue(parts, x, out)
+        self.queue(parts, score, out)
         out.spent("queue", now)
 
     def bounded(self, parts: list[Part], out: Expanded) -> tuple[list[Part], Resolved]:
@@ -164,9 +168,11 @@ class Expansion:
                 found.append(i)
         return found
 
-    def queue(self, parts: list[Part], x: Resolved, out: Expanded) -> None:
-        """Keep the parts that are not done with, each with the unit to be split."""
-        score = self.bounds.score(x)
+    def queue(self, parts: list[Part], score: Tensor, out: Expanded) -> None:
+        """Keep the parts that are not done with, each with the unit to be split: of the largest score ``(k, U)``.
+
+        Units whose arguments are affine on the part come first: only they make its cell smaller.
+        """
         _, affine = self.arguments(parts)
         prefer = torch.where(torch.as_tensor(affine), score, 0.0)
         some = (prefer > 0).any(1)
@@ -213,11 +219,15 @@ class Expansion:
             h[:, own] = slope * z + offset
         return found, clear
 
-    def sharpen(self, parts: list[Part], x: Resolved, close: float) -> None:
-        """Bounds by multipliers of the parts of the norm with the largest bounds, until the largest is such a one."""
+    def sharpen(self, parts: list[Part], x: Resolved, close: float) -> Tensor:
+        """Bounds by multipliers of the parts of the norm with the largest bounds, until the largest is such a one.
+
+        Returns by how much that one falls with each unit's uncertainty, ``(k, U)``.
+        """
         loose = [bool(size) for size in numbers(x.r.gt(0).sum(1))]
         known = [dict(part.multipliers) for part in parts]
         sharp: list[set[int]] = [set() for _ in parts]
+        shares, most = torch.zeros_like(x.r), np.zeros(len(parts))
         take = 1
         while True:
             places = [
@@ -231,15 +241,18 @@ class Expansion:
                     some = own[begin : begin + TOGETHER]
                     start = _gathered([known[i][j] for i, j in some]) if warm else None
                     where, which = torch.tensor([i for i, _ in some]), torch.tensor([j for _, j in some])
-                    found, made = self.bounds.dear(x.rows(where), which, start)
-                    T, mu = made.T.float().numpy(), made.mu.float().numpy()
-                    for (i, j), value, own_T, own_mu in zip(some, numbers(found), T, mu, strict=True):
+                    found = self.bounds.dear(x.rows(where), which, start)
+                    T, mu = (t.float().numpy() for t in (found.multipliers.T, found.multipliers.mu))
+                    for row, ((i, j), value) in enumerate(zip(some, numbers(found.bounds), strict=True)):
                         parts[i].uppers[j] = min(parts[i].uppers[j], value)
-                        known[i][j] = own_T, own_mu
+                        known[i][j] = T[row], mu[row]
                         sharp[i].add(j)
+                        if parts[i].uppers[j] > most[i]:
+                            most[i], shares[i] = parts[i].uppers[j], found.shares[row]
             take *= 2
         for part, rows in zip(parts, known, strict=True):
             part.multipliers = {j: (T.copy(), mu.copy()) for j, (T, mu) in rows.items() if part.uppers[j] > close}
+        return shares
 
 
 def _largest(uppers: Array, sharp: set[int], close: float, take: int) -> list[int]:

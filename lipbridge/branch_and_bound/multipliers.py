@@ -27,7 +27,9 @@ from lipbridge.rounding.scalars import gamma
 
 #: Relative gaps of the barrier from step to step.
 FRESH = (1.0, 1.0, 0.7, 0.5, 0.5, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1, 0.05, 0.05, 0.03, 0.03, 0.01, 0.003, 0.003)
-WARM = (0.2, 0.1, 0.05, 0.03)
+WARM = (0.3, 0.2, 0.1, 0.1, 0.05, 0.03, 0.01, 0.003)
+#: Halvings of a step until it counts as none.
+TRIES = 7
 #: How much more than the estimate is tried to be proved.
 ROOM = (1e-9, 1e-6, 1e-3)
 
@@ -38,6 +40,18 @@ class Multipliers:
 
     T: Tensor
     mu: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Multiplied:
+    """Bounds ``(k,)``, infinite where none is proved, the multipliers, and what each unit's uncertainty adds.
+
+    ``shares`` ``(k, U)``, estimates: by how much the bound falls, both relatively, with a unit's r.
+    """
+
+    bounds: Tensor
+    multipliers: Multipliers
+    shares: Tensor
 
 
 class _System:
@@ -64,13 +78,20 @@ class _System:
         self.G = self.H @ self.H.mT
 
     def matrix(self, g: Tensor, T: Tensor, mu: Tensor | None) -> Tensor:
-        top = torch.cat([g[:, None].expand(-1, self.m), T], 1)
-        own = self.G if mu is None else (self.H * mu[:, None]) @ self.H.mT
-        return torch.diag_embed(top) - own - (self.K * T[:, None]) @ self.K.mT
+        found = self.change(g, T, mu)
+        return found - self.G if mu is None else found
+
+    def change(self, g: Tensor, T: Tensor, mu: Tensor | None) -> Tensor:
+        """By how much M grows with the variables."""
+        found = -(self.K * T[:, None]) @ self.K.mT
+        if mu is not None:
+            found -= (self.H * mu[:, None]) @ self.H.mT
+        found.diagonal(dim1=1, dim2=2).add_(torch.cat([g[:, None].expand(-1, self.m), T], 1))
+        return found
 
 
-def multiplier_bounds(x: Resolved, start: Multipliers | None, *, rows: bool) -> tuple[Tensor, Multipliers]:
-    """Upper bounds ``(k,)`` but for the slack of ``x``, infinite where none is proved, and the multipliers.
+def multiplier_bounds(x: Resolved, start: Multipliers | None, *, rows: bool) -> Multiplied:
+    """Upper bounds but for the slack of ``x``.
 
     Args:
         x: k parts of the tree with an uncertain unit each; with one output each for ``rows``.
@@ -87,11 +108,23 @@ def multiplier_bounds(x: Resolved, start: Multipliers | None, *, rows: bool) -> 
     if mu is not None:  # so that g is one
         mu, T = mu / g[:, None], T / g[:, None]
         g = torch.ones_like(g)
+    M = s.matrix(g, T, mu)
     for gap in FRESH if start is None else WARM:
-        g, T, mu = _newton(s, g, T, mu, gap)
+        g, T, mu, M = _newton(s, g, T, mu, M, gap)
     found = _proved(s, T, mu)
     whole = torch.zeros_like(x.r).scatter(1, s.places, T)
-    return found, Multipliers(whole, whole.new_ones(len(whole), s.n) if mu is None else mu)
+    shares = torch.zeros_like(x.r).scatter(1, s.places, _shares(s, g, T, M))
+    return Multiplied(found, Multipliers(whole, whole.new_ones(len(whole), s.n) if mu is None else mu), shares)
+
+
+def _shares(s: _System, g: Tensor, T: Tensor, M: Tensor) -> Tensor:
+    """Near the optimum the barrier's inverse P of M is the dual solution: d log g / d log r is 2 T P / (g tr P_g).
+
+    (Where T is stationary: r multiplies rows of H and K, M P is about zero, and so the derivative of M's part there
+    is T times P's diagonal.)
+    """
+    P = torch.cholesky_inverse(torch_linalg.cholesky_ex(M)[0]).diagonal(dim1=1, dim2=2)
+    return torch.nan_to_num(T * P[:, s.m :] / (g * P[:, : s.m].sum(1))[:, None], nan=0.0)
 
 
 def _first_weights(s: _System) -> Tensor:
@@ -136,9 +169,12 @@ def _least(s: _System, T: Tensor, mu: Tensor | None) -> Tensor:
     return torch.where(fine, top, torch.inf)
 
 
-def _newton(s: _System, g: Tensor, T: Tensor, mu: Tensor | None, gap: float) -> tuple[Tensor, Tensor, Tensor | None]:
+def _newton(
+    s: _System, g: Tensor, T: Tensor, mu: Tensor | None, M: Tensor, gap: float
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """One of Newton's steps on the barrier: the variables and M, which is positive definite, afterwards."""
     m, n = s.m, s.n
-    P = torch.cholesky_inverse(torch_linalg.cholesky_ex(s.matrix(g, T, mu))[0])
+    P = torch.cholesky_inverse(torch_linalg.cholesky_ex(M)[0])
     bulk = P[:, m:, m:]
     PK = P @ s.K
     mixed = PK[:, m:]
@@ -170,17 +206,19 @@ def _newton(s: _System, g: Tensor, T: Tensor, mu: Tensor | None, gap: float) -> 
     fine = (info == 0) & torch.isfinite(step).all(1) & (decrement >= 0)
     step = torch.where(fine[:, None], step, 0.0)
     size = torch.where(step.amin(1) < -0.9, 0.9 / -step.amin(1).clamp_max(-0.9), 1.0)
-    good = fine
-    for _ in range(7):
-        new = scale * (1.0 + size[:, None] * step)
-        a, b = (new[:, 0], None) if mu is None else (g, new[:, :n])
-        good = torch_linalg.cholesky_ex(s.matrix(a, new[:, -s.F :], b))[1] == 0
-        if bool(good.all()):
+    move = scale * step
+    dg, dmu = (move[:, 0], None) if mu is None else (torch.zeros_like(g), move[:, :n])
+    change = s.change(dg, move[:, -s.F :], dmu)
+    left = torch.arange(len(g))
+    for _ in range(TRIES):
+        left = left[torch_linalg.cholesky_ex(M[left] + size[left, None, None] * change[left])[1] != 0]
+        if not len(left):
             break
-        size = torch.where(good, size, 0.5 * size)
-    size = torch.where(good, torch.where(size < 1.0, 0.8 * size, size), 0.0)
-    new = scale * (1.0 + size[:, None] * step)
-    return (new[:, 0], new[:, 1:], None) if mu is None else (g, new[:, n:], new[:, :n])
+        size[left] *= 0.5
+    size[left] = 0.0
+    size = torch.where(size < 1.0, 0.8 * size, size)
+    new, M = scale + size[:, None] * move, M + size[:, None, None] * change
+    return (new[:, 0], new[:, 1:], None, M) if mu is None else (g, new[:, n:], new[:, :n], M)
 
 
 def _proved(s: _System, T: Tensor, mu: Tensor | None) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
+from torch import nn
 
 import lipbridge
 from lipbridge.branch_and_bound.bounds import Bounds
@@ -17,6 +20,7 @@ from lipbridge.branch_and_bound.pieces import PieceTable
 from lipbridge.branch_and_bound.relaxation import resolve
 from lipbridge.branch_and_bound.rows import Rows
 from lipbridge.norms.matrix import CHEAP_PAIRS
+from lipbridge.vocabulary import Norm
 from tests.support.brute_force import tiny
 
 
@@ -39,7 +43,7 @@ def test_no_jacobian_of_a_part_is_above_its_bounds(seed: int, turn: int) -> None
     loose = (x.r > 0).any(1).nonzero().flatten()
     if bounds.has_multipliers() and len(loose):
         for part in range(bounds.parts):
-            dear[loose, part], _ = bounds.dear(x.rows(loose), torch.full_like(loose, part), None)
+            dear[loose, part] = bounds.dear(x.rows(loose), torch.full_like(loose, part), None).bounds
         assert bool(torch.isfinite(dear[loose]).all())
     upper = torch.minimum(cheap, dear).amax(1)
     middle, radius = table.hull(low, high)
@@ -48,6 +52,30 @@ def test_no_jacobian_of_a_part_is_above_its_bounds(seed: int, turn: int) -> None
         e = torch.where(torch.rand(16, 1) < 0.5, e.sign(), e)
         J = resolve(cascade, middle + e * radius, torch.zeros_like(radius)).D
         assert bool((lipbridge.operator_norm(J, p, q) <= upper).all())
+
+
+@pytest.mark.parametrize("norm", [2, "inf"])
+def test_shares_tell_by_how_much_the_bound_falls_with_a_units_uncertainty(norm: Norm) -> None:
+    torch.manual_seed(0)
+    cascade = cascade_of(lipbridge.capture(nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))))
+    table = PieceTable(cascade)
+    bounds = Bounds(cascade, table, norm, norm)
+    x = bounds.resolved(torch.zeros(1, 12, dtype=torch.int64), table.last[None])
+    part = torch.zeros(1, dtype=torch.int64)
+    found = bounds.dear(x, part, None)
+    shares = found.shares[0]
+    assert float(shares.min()) > 0.0
+    order = shares.argsort(descending=True)
+    fell = []
+    for unit in (int(order[0]), int(order[-1])):
+        r = x.r.clone()
+        r[0, unit] *= 0.9
+        less = bounds.dear(replace(x, r=r), part, None).bounds
+        fell.append(float(1.0 - less / found.bounds))
+        assert fell[-1] == pytest.approx(0.1 * float(shares[unit]), rel=0.2, abs=1e-3)
+    assert fell[0] > fell[1]
+    less = bounds.dear(replace(x, r=0.9 * x.r), part, None).bounds
+    assert float(1.0 - less / found.bounds) == pytest.approx(0.1 * float(shares.sum()), rel=0.2)
 
 
 @pytest.mark.parametrize("seed", range(12))
