@@ -191,10 +191,10 @@ class Expansion:
 
     def witness(self, parts: list[Part], out: Expanded) -> None:
         """Raise the lower bound by the Jacobians at the parts' points."""
-        held = [part.points[0] for part in parts if part.points is not None]
+        held = [part.points for part in parts if part.points is not None]
         if not held:
             return
-        x = self.feasibility.rows.points(torch.as_tensor(np.stack(held)))
+        x = self.feasibility.rows.points(torch.as_tensor(np.concatenate(held)))
         pattern, clear = self.pattern(x)
         gain, i = torch.where(clear, self.bounds.gains(pattern), 0.0).max(0)
         if float(gain) > out.best:
