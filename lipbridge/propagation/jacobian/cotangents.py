@@ -123,22 +123,48 @@ class Cotangents:
         own = self.found[index]
         lower, upper = own.lower[regions], own.upper[regions]
         widest = max(math.prod(self.graph.nodes[i].shape) for i in self.alive if i > index)
-        relaxed = {i: x.part(regions) for i, x in self.relaxed.items()}
+        relaxed, kept = self._without_still(index, {i: x.part(regions) for i, x in self.relaxed.items()})
         charge = self.charges.get(index)
         rows = part_of(self.rows, regions)
         step = max(1, LARGEST // (2 * len(lower) * lower.shape[1] * widest))
         for start in range(0, len(units), step):
             chosen = units[start : start + step]
             lost = None if charge is None else part_of(charge, regions).index_select(2, chosen).repeat(1, 1, 2)
-            most = self.upper(index, self._units(index, chosen), lost, relaxed, rows)
+            most = self.upper(index, self._units(index, chosen, kept), lost, relaxed, rows)
             top, bottom = most[..., : len(chosen)], -most[..., len(chosen) :]
             found = Interval(lower.index_select(2, chosen), upper.index_select(2, chosen))
             found = found.narrowed(Interval(bottom, top))
             lower, upper = lower.index_copy(2, chosen, found.lower), upper.index_copy(2, chosen, found.upper)
         return Interval(lower, upper)
 
-    def _units(self, index: int, chosen: Tensor) -> dict[int, Tensor]:
-        """The unit forms of a node, and their opposites, as forms of what reads it: ``(1, 1, 2 r, size)``."""
+    def _without_still(self, start: int, relaxed: dict[int, Relaxed]) -> tuple[dict[int, Relaxed], dict[int, Tensor]]:
+        """Linear bounds behind a node without units that hand nothing on, and by node the places that are left.
+
+        Such units are those whose slope is zero on all regions, between two nodes that can leave places out.
+        """
+        kept: dict[int, Tensor] = {}
+        if self.rows.device.type != "cpu":  # looking would wait for the device
+            return relaxed, kept
+        found = dict(relaxed)
+        for index in range(start + 2, self.last):
+            still = found[index].still if index in found else None
+            source = self.graph.nodes[index].inputs[0]
+            if still is None or source <= start or [len(self.readers[i]) for i in (source, index)] != [1, 1]:
+                continue
+            places = (~still).any(0).nonzero().flatten()
+            before = found[source].between(None, places)
+            own = found[index].between(places, places)
+            after = found[self.readers[index][0]].between(places, None)
+            if len(places) < still.shape[1] and before is not None and own is not None and after is not None:
+                found[source], found[index], found[self.readers[index][0]] = before, own, after
+                kept[source] = kept[index] = places
+        return found, kept
+
+    def _units(self, index: int, chosen: Tensor, kept: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """The unit forms of a node, and their opposites, as forms of what reads it: ``(1, 1, 2 r, size)``.
+
+        Where places of the reader are left out, ``kept`` has the others.
+        """
         reader = self.readers[index]
         size = math.prod(self.graph.nodes[index].shape)
         if len(reader) == 1 and len(self.graph.nodes[reader[0]].inputs) == 1 and self._linear(reader[0]):
@@ -146,6 +172,7 @@ class Cotangents:
                 every = torch.eye(size, dtype=self.rows.dtype, device=self.rows.device)
                 self.images[index] = self.relaxed[reader[0]].image([every[None, None]])[0][0, 0]
             form = self.images[index].index_select(0, chosen)
+            form = form.index_select(1, kept[reader[0]]) if reader[0] in kept else form
             return {reader[0]: torch.cat([form, -form])[None, None]}
         places = torch.arange(size, device=chosen.device)
         form = (chosen[:, None] == places).to(self.rows.dtype)

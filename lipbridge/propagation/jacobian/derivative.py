@@ -74,14 +74,20 @@ class Relaxed(ABC):
 
     What rounding takes from a form of an input's cotangent is at most its coefficients' magnitudes times ``lost``:
     ``(k or 1, m, size)`` for each input, or None for nothing. Whoever makes such a form adds that to its offset; so a
-    node is told the ``charge`` of its own forms, and adds it to what it computes anyway.
+    node is told the ``charge`` of its own forms, and adds it to what it computes anyway. ``still`` says where M' has a
+    column of zeros and a row of zeros, of a node that is as wide as its one input: bool ``(k or 1, size)``.
     """
 
     lost: list[Tensor] | None = None
+    still: Tensor | None = None
 
     @abstractmethod
     def part(self, regions: slice) -> Relaxed:
         """The same on some of the regions, for :meth:`image` alone."""
+
+    def between(self, before: Tensor | None, own: Tensor | None) -> Relaxed | None:
+        """For :meth:`image` alone, between some coordinates of the one input and of the node; None if it cannot be."""
+        return self if before is None and own is None else None
 
     @abstractmethod
     def image(self, forms: list[Tensor | None]) -> tuple[Tensor, Tensor | None]:

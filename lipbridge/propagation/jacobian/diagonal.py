@@ -134,27 +134,46 @@ class Diagonal(Derivative):
         n = offset.shape[2]
         middle = [c[:, None, None] for c in self.middle]
         floor = (8.0 * n * FLOOR) * (1.0 + a.magnitude.sum(2, keepdim=True))  # coefficients that underflow
-        return _Relaxed(self, middle, [g[:, :, None] for g in steep], offset * (1.0 + gamma(n + 16)), floor)
+        (c, *more), (j, *_), (e, *_) = self.middle, self.joint, self.apart
+        still = None if more else (c == 0) & (j == 0) & (e == 0)
+        return _Relaxed(self, middle, [g[:, :, None] for g in steep], offset * (1.0 + gamma(n + 16)), floor, still)
 
 
 class _Relaxed(Relaxed):
     """A form F becomes ``F middle + |F| steep`` and ``|F| offset``, component by component."""
 
     def __init__(
-        self, map_: Diagonal, middle: list[Tensor], steep: list[Tensor], offset: Tensor, floor: Tensor
+        self,
+        map_: Diagonal,
+        middle: list[Tensor],
+        steep: list[Tensor],
+        offset: Tensor,
+        floor: Tensor,
+        still: Tensor | None,
     ) -> None:
         self.map, self.middle, self.steep, self.offset, self.floor = map_, middle, steep, offset, floor
+        self.still = still
 
     def part(self, regions: slice) -> Relaxed:
         middle, steep = ([part_of(x, regions) for x in own] for own in (self.middle, self.steep))
-        return _Relaxed(self.map, middle, steep, part_of(self.offset, regions), part_of(self.floor, regions))
+        still = None if self.still is None else part_of(self.still, regions)
+        return _Relaxed(self.map, middle, steep, part_of(self.offset, regions), part_of(self.floor, regions), still)
+
+    def between(self, before: Tensor | None, own: Tensor | None) -> Relaxed | None:
+        if before is None and own is None:
+            return self
+        if before is not own or before is None or self.still is None:
+            return None
+        middle, steep = ([x.index_select(3, before) for x in parts] for parts in (self.middle, self.steep))
+        still = self.still.index_select(1, before)
+        return _Relaxed(self.map, middle, steep, self.offset.index_select(2, before), self.floor, still)
 
     def image(self, forms: list[Tensor | None]) -> tuple[Tensor, Tensor | None]:
         (form,) = forms
         assert form is not None
         size = form.abs()
         parts = [torch.addcmul(form * c, size, g) for c, g in zip(self.middle, self.steep, strict=True)]
-        return self.map.joined(parts), times(size, self.offset) + self.floor
+        return parts[0] if len(parts) == 1 else self.map.joined(parts), times(size, self.offset) + self.floor
 
 
 def diagonal(node: Elementwise, shape: Shape, lower: Tensor, upper: Tensor, *, open_ends: bool = False) -> Diagonal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -99,6 +100,17 @@ class _Relaxed(Relaxed):
 
     def part(self, regions: slice) -> Relaxed:
         return _Relaxed(self.map, None if self.floor is None else part_of(self.floor, regions), None)
+
+    def between(self, before: Tensor | None, own: Tensor | None) -> Relaxed | None:
+        node, shape = self.map.node, self.map.shapes[0]
+        if before is None and own is None:
+            return self
+        if not isinstance(node, Dense) or len(shape) != 1:
+            return None
+        weight = node.weight if own is None else node.weight.index_select(0, own)
+        weight = weight if before is None else weight.index_select(1, before)
+        some = Linear(replace(node, weight=weight, shape=weight.shape[:1]), [weight.shape[1:]])
+        return _Relaxed(some, self.floor, None)
 
     def image(self, forms: list[Tensor | None]) -> tuple[Tensor, Tensor | None]:
         held = [form for form in forms if form is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from lipbridge.activations.registry import activation_names
 from lipbridge.graph.graph import Graph, with_axes
 from lipbridge.norms.matrix import CHEAP_PAIRS
 from lipbridge.propagation.bounds import forward_bounds
+from lipbridge.propagation.jacobian.cotangents import Cotangents
 from lipbridge.propagation.jacobian.derivatives import derivatives
 from lipbridge.propagation.jacobian.local import (
     everywhere,
@@ -115,6 +117,32 @@ def test_linear_bounds_gain_where_layers_follow() -> None:
     ball = balls_of(graph, 0.3, "inf", count=6)
     plain = local_constants(graph, ball, "inf", "inf", linear=False)
     assert bool((local_constants(graph, ball, "inf", "inf") < 0.9 * plain).any())
+
+
+@pytest.mark.parametrize("shift", [0.0, -0.5, -100.0])
+def test_units_that_hand_nothing_on_are_left_out_and_nothing_changes(shift: float, monkeypatch) -> None:
+    torch.manual_seed(3)
+    widths = [6, 16, 16, 16, 16, 3]
+    layers = [layer for n, m in pairwise(widths) for layer in (nn.Linear(n, m), nn.ReLU())][:-1]
+    with torch.no_grad():
+        layers[4].bias += shift
+    graph = lipbridge.capture(nn.Sequential(*layers).double())
+    ball = Ball(torch.randn(5, 6, dtype=torch.float64), 0.05, "inf")
+    left_out: list[int] = []
+    drop = Cotangents._without_still
+
+    def seen(self: Cotangents, start: int, relaxed: dict) -> tuple[dict, dict]:
+        found, kept = drop(self, start, relaxed)
+        left_out.extend(len(places) for places in kept.values())
+        return found, kept
+
+    monkeypatch.setattr(Cotangents, "_without_still", seen)
+    found = local_constants(graph, ball, "inf", "inf")
+    assert left_out
+    assert min(left_out) < 16
+    assert shift > -100.0 or min(left_out) == 0
+    monkeypatch.setattr(Cotangents, "_without_still", lambda self, start, relaxed: (relaxed, {}))
+    torch.testing.assert_close(found, local_constants(graph, ball, "inf", "inf"), rtol=1e-12, atol=1e-200)
 
 
 def test_regions_do_not_depend_on_their_company() -> None:
