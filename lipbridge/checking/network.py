@@ -7,13 +7,14 @@ A component of a unit whose slope is not known is ``h = c z + w`` with a new sym
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,12 +22,27 @@ from lipbridge.activations.activation import pieces_of
 from lipbridge.activations.piecewise_linear import Hinge
 from lipbridge.errors import NumericalFailure, UnsupportedProblem
 from lipbridge.graph.graph import Graph, has_errors
-from lipbridge.graph.nodes import Add, Concat, Dense, Elementwise, Gather, Node, Reshape, block_axis
+from lipbridge.graph.nodes import (
+    Add,
+    Concat,
+    Conv,
+    Dense,
+    Elementwise,
+    Gather,
+    GroupSort,
+    MaxPool,
+    Node,
+    Reshape,
+    block_axis,
+)
+from lipbridge.graph.windows import window_places
 
 #: Arrays of fractions.
 Exact = NDArray[Any]
 #: Products of fractions for one layer at most: some ten seconds.
 LARGEST = 5_000_000
+#: Names of paddings in numpy.
+PADDING: dict[str, Any] = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,9 @@ class Function:
 
     kinks: tuple[Fraction, ...]
     components: tuple[tuple[Line, ...], ...]
+
+
+RELU = Function((Fraction(0),), ((Line(Fraction(0), Fraction(0)), Line(Fraction(1), Fraction(0))),))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +114,10 @@ class Forms:
 
 
 class Network:
-    """A Graph of dense layers, sums, joins, copies and piecewise linear activations, with its numbers as fractions.
+    """A Graph of linear layers and piecewise linear activations, with its numbers as fractions.
+
+    Known are dense layers, convolutions, sums, joins, copies, activations, and sorting and max pooling: comparators
+    ``max(a, b) = b + relu(a - b)``, each a unit.
 
     Attributes:
         units: the function of each unit.
@@ -117,11 +139,16 @@ class Network:
                 function = _function(node)
                 size = math.prod(self.graph.nodes[node.inputs[0]].shape)
                 self.units += [function] * size
-            elif isinstance(node, Dense):
+            elif isinstance(node, MaxPool | GroupSort):
+                self.units += [RELU] * sum(1 for _ in self._comparators(node))
+            elif isinstance(node, Dense | Conv):
                 bias = None if node.bias is None else fractions(node.bias)
                 self.weights[index] = fractions(node.weight), bias
-                if node.weight.numel() * (self.n + len(self.units)) > LARGEST:
+                times = math.prod(node.shape[1:]) if isinstance(node, Conv) else 1
+                if times * node.weight.numel() * (self.n + len(self.units)) > LARGEST:
                     raise UnsupportedProblem(f"The checker's fractions are too slow for `{node.name}`, a large layer.")
+                if isinstance(node, Conv) and min((side for pad in node.padding for side in pad), default=0) < 0:
+                    raise UnsupportedProblem(f"The checker takes no negative padding, as that of `{node.name}`.")
             elif not isinstance(node, Add | Concat | Gather | Reshape):
                 words = f"The checker knows no nodes of type {type(node).__name__}, as `{node.name}` is."
                 raise UnsupportedProblem(words)
@@ -138,18 +165,89 @@ class Network:
             for f, a, b in zip(self.units, low, high, strict=True)
             for lines in f.components
         )
-        made = Forms(self.n, [], zeros(0, 0), [])
+        arguments: list[Exact] = []
+        symbols: list[Symbol] = []
 
-        def step(index: int, node: Node, inputs: list[Exact]) -> Exact:
-            if isinstance(node, Elementwise):
-                return _activate(node, inputs[0], self.units, low, high, made)
-            return self._linear(index, node, inputs)
+        def component(lines: Sequence[Line], unit: int, z: Exact) -> Exact:
+            slopes = [line.slope for line in lines]
+            least, most = min(slopes), max(slopes)
+            if least == most:
+                return _on(lines[0], z, self.n)
+            row: Exact = (least + most) / 2 * z
+            place = self.n + 1 + len(symbols)
+            row[place] = row[place] + 1
+            symbols.append(Symbol(unit, (most - least) / 2, z))
+            return row
+
+        def apply(z: Exact) -> list[Exact]:
+            unit = len(arguments)
+            arguments.append(z)
+            held = slice(low[unit], high[unit] + 1)
+            return [component(lines[held], unit, z) for lines in self.units[unit].components]
 
         x = zeros(self.n, self.n + 1 + count)
         for i in range(self.n):
             x[i, i] = Fraction(1)
-        output = self.graph.fold(x.reshape(*self.graph.input_shape, -1), step)
-        return Forms(self.n, made.arguments, output.reshape(-1, self.n + 1 + count), made.symbols)
+        return Forms(self.n, arguments, self._run(x, apply), symbols)
+
+    def _run(self, x: Exact, apply: Callable[[Exact], list[Exact]]) -> Exact:
+        """The output's rows, from the input's rows; ``apply`` makes a unit's components of its argument's row."""
+        columns = x.shape[1]
+
+        def step(index: int, node: Node, inputs: list[Exact]) -> Exact:
+            if isinstance(node, Elementwise):
+                own = [apply(z) for z in inputs[0].reshape(-1, columns)]
+                return _blocks(node, inputs[0], [list(block) for block in zip(*own, strict=True)])
+            if isinstance(node, MaxPool | GroupSort):
+                rows = list(inputs[0].reshape(-1, columns))
+                for first, second, smaller, larger in self._comparators(node):
+                    a, b = rows[first], rows[second]
+                    above = apply(a - b)[0]
+                    rows += [zeros(columns)] * (max(smaller, larger) + 1 - len(rows))
+                    rows[smaller], rows[larger] = a - above, b + above
+                return np.stack([rows[place] for place in self._selected(node)]).reshape(*node.shape, columns)
+            return self._linear(index, node, inputs)
+
+        return self.graph.fold(x.reshape(*self.graph.input_shape, columns), step).reshape(-1, columns)
+
+    def _comparators(self, node: MaxPool | GroupSort) -> Iterable[tuple[int, int, int, int]]:
+        """The places of two rows, and the places where the smaller and the larger one are put, one after the other.
+
+        A group is sorted in its places by exchanges of neighbours; a window's maximum is put behind all rows.
+        """
+        if isinstance(node, GroupSort):
+            for group in _groups(node):
+                for end in range(len(group) - 1, 0, -1):
+                    for one, other in pairwise(group[: end + 1]):
+                        yield one, other, one, other
+            return
+        place = math.prod(self.graph.nodes[node.inputs[0]].shape)
+        for held in self._windows(node):
+            waiting = list(held)
+            while len(waiting) > 1:
+                first, second, *waiting = waiting
+                yield first, second, place, place + 1
+                waiting.append(place + 1)
+                place += 2
+
+    def _selected(self, node: MaxPool | GroupSort) -> list[int]:
+        """The places of the output's rows after the comparators."""
+        if isinstance(node, GroupSort):
+            return list(range(math.prod(node.shape)))
+        place = math.prod(self.graph.nodes[node.inputs[0]].shape)
+        found: list[int] = []
+        for held in self._windows(node):
+            place += 2 * (len(held) - 1)
+            found.append(held[0] if len(held) == 1 else place - 1)
+        return found
+
+    def _windows(self, node: MaxPool) -> list[list[int]]:
+        """The places of the entries of every window."""
+        channels, *space = self.graph.nodes[node.inputs[0]].shape
+        own = window_places(node, space, torch.device("cpu")).numpy()
+        return [
+            [int(p) + channel * math.prod(space) for p in row if p >= 0] for channel in range(channels) for row in own
+        ]
 
     def _linear(self, index: int, node: Node, inputs: list[Exact]) -> Exact:
         x, columns = inputs[0], inputs[0].shape[-1]
@@ -160,6 +258,8 @@ class Network:
             if bias is not None:
                 made[:, :, self.n] = made[:, :, self.n] + bias
             return made.reshape(*node.shape, columns)
+        if isinstance(node, Conv):
+            return _convolved(node, *self.weights[index], x, self.n)
         if isinstance(node, Add):
             return sum(inputs[1:], x)
         if isinstance(node, Concat):
@@ -177,50 +277,54 @@ class Network:
         found: list[int] = []
         kinked = False
 
-        def step(index: int, node: Node, inputs: list[Exact]) -> Exact:
+        def apply(z: Exact) -> list[Exact]:
             nonlocal kinked
-            if not isinstance(node, Elementwise):
-                return self._linear(index, node, inputs)
-            flat = inputs[0].reshape(-1, self.n + 1)
-            blocks: list[list[Exact]] = [[] for _ in range(node.activation.width)]
-            for row in flat:
-                f, t = self.units[len(found)], row[self.n]
-                kinked = kinked or t in f.kinks
-                found.append(sum(kink < t for kink in f.kinks))
-                for lines, block in zip(f.components, blocks, strict=True):
-                    block.append(_on(lines[found[-1]], row, self.n))
-            return _blocks(node, inputs[0], blocks)
+            f, t = self.units[len(found)], z[self.n]
+            kinked = kinked or t in f.kinks
+            found.append(sum(kink < t for kink in f.kinks))
+            return [_on(lines[found[-1]], z, self.n) for lines in f.components]
 
         start = zeros(self.n, self.n + 1)
         start[:, self.n] = list(x)
-        output = self.graph.fold(start.reshape(*self.graph.input_shape, -1), step)
-        return None if kinked else tuple(found), output.reshape(-1, self.n + 1)[:, self.n]
+        output = self._run(start, apply)
+        return None if kinked else tuple(found), output[:, self.n]
 
 
-def _activate(
-    node: Elementwise, x: Exact, units: list[Function], low: Sequence[int], high: Sequence[int], made: Forms
-) -> Exact:
-    columns = x.shape[-1]
-    flat = x.reshape(-1, columns)
-    first = len(made.arguments)
-    made.arguments.extend(flat)
-    blocks: list[list[Exact]] = []
-    for k in range(node.activation.width):
-        block: list[Exact] = []
-        for unit, z in enumerate(flat, start=first):
-            lines = units[unit].components[k][low[unit] : high[unit] + 1]
-            slopes = [line.slope for line in lines]
-            least, most = min(slopes), max(slopes)
-            if least == most:
-                block.append(_on(lines[0], z, made.n))
-                continue
-            row: Exact = (least + most) / 2 * z
-            place = made.n + 1 + len(made.symbols)
-            row[place] = row[place] + 1
-            made.symbols.append(Symbol(unit, (most - least) / 2, z))
-            block.append(row)
-        blocks.append(block)
-    return _blocks(node, x, blocks)
+def _groups(node: GroupSort) -> list[list[int]]:
+    """The places of each group's entries: neighbours along axis 0."""
+    places = np.arange(math.prod(node.shape)).reshape(-1, node.group, math.prod(node.shape[1:]))
+    return [list(map(int, block[:, i])) for block in places for i in range(block.shape[1])]
+
+
+def _convolved(node: Conv, weight: Exact, bias: Exact | None, x: Exact, constant: int) -> Exact:
+    space, columns = x.shape[1:-1], x.shape[-1]
+    places = np.arange(math.prod(space)).reshape(space)
+    if any(side for pad in node.padding for side in pad):
+        if node.padding_mode == "zeros":
+            places = np.pad(places, node.padding, constant_values=-1)
+        else:
+            places = np.pad(places, node.padding, mode=PADDING[node.padding_mode])
+    taps = [
+        places[
+            tuple(
+                slice(tap * dilation, tap * dilation + (length - 1) * stride + 1, stride)
+                for tap, dilation, stride, length in zip(at, node.dilation, node.stride, node.shape[1:], strict=True)
+            )
+        ].reshape(-1)
+        for at in np.ndindex(*node.kernel)
+    ]
+    rows = np.concatenate([x.reshape(x.shape[0], -1, columns), zeros(x.shape[0], 1, columns)], axis=1)  # -1 is the last
+    held, made = weight.shape[1], weight.shape[0] // node.groups
+    out = zeros(weight.shape[0], len(taps[0]), columns)
+    for group in range(node.groups):
+        own = slice(group * made, (group + 1) * made)
+        kernel = weight[own].reshape(made, -1)
+        for position, index in enumerate(np.stack(taps, axis=1)):
+            patch = rows[group * held : (group + 1) * held][:, index]
+            out[own, position] = kernel @ patch.reshape(-1, columns)
+    if bias is not None:
+        out[:, :, constant] = out[:, :, constant] + bias[:, None]
+    return out.reshape(*node.shape, columns)
 
 
 def _on(line: Line, z: Exact, constant: int) -> Exact:

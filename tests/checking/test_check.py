@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lipbridge import Ball, Budget, Problem, Question, Refusal, get_verifier
 from lipbridge.activations.modules import Abs
 from lipbridge.branch_and_bound.proof import prove
 from lipbridge.checking.check import check
+from lipbridge.checking.network import Network
 from lipbridge.checking.proof import Bounded, Empty, Proof, Split, Step
 from lipbridge.cli.app import run
 from lipbridge.errors import ProofRefused, UnsupportedProblem
@@ -24,7 +26,7 @@ from lipbridge.files.proofs import load_proof, save_proof
 from lipbridge.graph.graph import Graph
 from lipbridge.problem.bound import Bound, Witness
 from lipbridge.vocabulary import Norm
-from tests.support.brute_force import constants, tiny
+from tests.support.brute_force import KINDS, constants, tiny
 
 NORMS: tuple[Norm, ...] = (1, 2, "inf")
 
@@ -193,17 +195,48 @@ def test_the_command_line_keeps_and_checks_a_proof(tmp_path: Path, capsys: pytes
     assert "error:" in capsys.readouterr().err
 
 
-def test_it_is_what_all_patterns_give() -> None:
-    """On networks of every kind of node that the checker knows, everywhere."""
-    count = 0
-    for seed in range(8):
-        graph = tiny(seed)
-        for norm, expected in zip(NORMS, constants(graph, tuple((p, p) for p in NORMS)), strict=True):
-            problem = Problem(graph, Question.everywhere(norm))
-            try:
-                found = check(prove(problem, expected * (1.0 + 1e-9), seconds=20.0))
-            except UnsupportedProblem:
-                continue
-            assert expected * (1.0 - 1e-12) <= found.upper <= expected * (1.0 + 2e-9)
-            count += 1
-    assert count >= 9
+@pytest.mark.parametrize("seed", range(len(KINDS)), ids=KINDS)
+def test_it_is_what_all_patterns_give(seed: int) -> None:
+    """On networks of every kind of node, everywhere."""
+    graph = tiny(seed)
+    for norm, expected in zip(NORMS, constants(graph, tuple((p, p) for p in NORMS)), strict=True):
+        found = check(prove(Problem(graph, Question.everywhere(norm)), expected * (1.0 + 1e-9), seconds=20.0))
+        assert expected * (1.0 - 1e-12) <= found.upper <= expected * (1.0 + 2e-9)
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "strides, dilation and groups": (lambda: nn.Conv2d(4, 6, (2, 3), (1, 2), (1, 2), (2, 1), groups=2), (4, 5, 6)),
+    "circular": (lambda: nn.Conv2d(2, 3, 3, padding=(1, 2), padding_mode="circular"), (2, 4, 4)),
+    "reflect": (lambda: nn.Conv1d(2, 3, 3, padding=2, padding_mode="reflect", bias=False), (2, 5)),
+    "replicate": (lambda: nn.Conv1d(2, 3, 3, padding=2, padding_mode="replicate"), (2, 5)),
+    "average": (lambda: nn.AvgPool2d(2), (2, 4, 5)),
+    "pool": (lambda: nn.MaxPool2d((3, 2), (2, 1), (1, 0)), (2, 5, 4)),
+    "dilated pool": (lambda: nn.MaxPool1d(3, 1, dilation=2, ceil_mode=True), (1, 7)),
+    "sorted channels": (lambda: lipbridge.GroupSort(4), (8, 3)),
+    "all sorted": (lambda: lipbridge.GroupSort(5), (5,)),
+    "scaled": (lambda: nn.Sequential(lipbridge.GroupSort(2), nn.LeakyReLU(0.25)), (4, 2)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_checkers_layers_are_those_of_the_graph(name: str) -> None:
+    torch.manual_seed(0)
+    make, shape = LAYERS[name]
+    graph = lipbridge.capture(nn.Sequential(make(), nn.Flatten()), shape)
+    network = Network(graph)
+    for _ in range(3):
+        x = torch.randn(1, *shape, dtype=torch.float64)
+        pieces, value = network.at([Fraction(float(entry)) for entry in x.flatten()])
+        assert pieces is not None
+        assert len(pieces) == len(network.units)
+        torch.testing.assert_close(torch.tensor([float(v) for v in value], dtype=torch.float64)[None], graph(x))
+        forms = network.forms(pieces, pieces)
+        assert forms.known
+        J = torch.func.jacrev(lambda z, graph=graph: graph(z[None])[0])(x[0]).flatten(1)
+        torch.testing.assert_close(torch.tensor(forms.jacobian.astype(float)), J)
+
+
+def test_weights_that_are_rounded_are_refused() -> None:
+    graph = lipbridge.capture(nn.Sequential(nn.Conv1d(1, 2, 2), nn.BatchNorm1d(2), nn.Flatten()).eval(), (1, 3))
+    with pytest.raises(UnsupportedProblem, match="rounded"):
+        Network(graph)
