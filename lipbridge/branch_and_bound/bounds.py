@@ -7,6 +7,7 @@ again further down the tree.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -68,8 +69,8 @@ class Bounds:
         return self.outward(found)
 
     def outward(self, found: Tensor) -> Tensor:
-        """With the slack."""
-        return (found + self.slack) * ROUND + FLOOR
+        """With the slack; infinite where nothing is known."""
+        return ((found + self.slack) * ROUND + FLOOR).nan_to_num(math.inf, math.inf)
 
     def has_multipliers(self) -> bool:
         """Whether :meth:`dear` knows more."""

@@ -138,7 +138,7 @@ def _plane(domain: Domain, x: Array) -> Array:
     assert domain.center is not None
     d = x - domain.center
     normal = np.sign(d) if domain.norm == 1 else d / np.linalg.norm(d)
-    room = 1e-14 * (domain.radius + np.abs(normal) @ np.abs(domain.center))
+    room = 4.0 * gamma(domain.size + 8) * (domain.radius + np.abs(normal) @ np.abs(domain.center))
     return np.concatenate([-normal, [domain.radius + normal @ domain.center + room]])
 
 

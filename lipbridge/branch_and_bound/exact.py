@@ -29,6 +29,8 @@ from lipbridge.vocabulary import Side, Status
 METHOD = "branch and bound"
 #: Products of weights must stay so far from the ends of float64, as a power of two, that their squares do too.
 SPAN = 450.0
+#: Pieces of an activation at most: they are counted in 16 bits.
+PIECES = 2**15 - 1
 #: Upper and lower bounds that differ by less, relatively, are one number.
 EXACT = 1e-9
 #: Seconds of the first search for a lower bound, and the share of the time that it may take.
@@ -136,7 +138,7 @@ def roots(problem: Problem, cascade: Cascade) -> tuple[list[Domain], list[Part]]
 
 
 def _root(low: Tensor, high: Tensor, domain: int) -> Part:
-    a, b = low.numpy().astype(np.int8), high.numpy().astype(np.int8)
+    a, b = low.numpy().astype(np.int16), high.numpy().astype(np.int16)
     return Part(a, b, np.full(1, np.inf), domain, np.zeros((2, len(a)), dtype=bool))
 
 
@@ -221,6 +223,9 @@ def read(problem: Problem) -> Cascade | str:
         cascade = cascade_of(problem.graph)
     except (UnsupportedProblem, UnsupportedOperation) as error:
         return str(error)
+    most = max((len(layer.function.slopes) for layer in cascade.layers), default=1)
+    if most > PIECES:
+        return f"an activation has {most:,} pieces, more than the {PIECES:,} that a part of the search can number"
     low, high = span(cascade)
     if low < -SPAN or high > SPAN:
         return (

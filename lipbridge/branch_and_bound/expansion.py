@@ -103,7 +103,12 @@ class Expansion:
             return
         z, affine = self.arguments(parts)
         index = self.feasibility.inhabited(parts, z, affine)
-        parts, x, z, affine = [parts[i] for i in index], x.rows(torch.tensor(index)), z[index], affine[index]
+        parts, x, z, affine = (
+            [parts[i] for i in index],
+            x.rows(torch.tensor(index, dtype=torch.int64)),
+            z[index],
+            affine[index],
+        )
         now = out.spent("cells", now)
         parts, x = self.folded(parts, x, z, affine, out)
         now = out.spent("folds", now)

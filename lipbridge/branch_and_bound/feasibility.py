@@ -127,7 +127,7 @@ class Feasibility:
                 found[i] = sure
         for i, end in enumerate(ends):
             if not found[i]:
-                found[i] = self.rational(parts[end.part].cut(end.unit, end.side, end.piece), end.cell, end.multipliers)
+                found[i] = self.rational(parts[end.part], end.cell, end.multipliers)
         return found
 
     def empty_ends(self, place: int, part: Part, z: Array, affine: Array, of_use: Array) -> list[_End]:
@@ -214,7 +214,7 @@ class Feasibility:
             return False
         held = multipliers > 1e-11 * multipliers.max(initial=0.0)
         cone = not self.bounded and not self.biased
-        found = self.fractions.empty(part.low, part.high, cell.units[held].tolist(), cell.kinks[held].tolist(), cone)
+        found = self.fractions.empty(part.low, part.high, cell.where(held), cone)
         self.in_fractions += time.perf_counter() - now
         return found
 

@@ -58,6 +58,7 @@ class Helpers:
         )
         self.waking: list[Future[bool]] = [self.pool.submit(_ready) for _ in range(count)]
         self.sent: dict[Future[Expanded], list[Part]] = {}
+        self.lost: list[Part] = []
 
     @property
     def ready(self) -> bool:
@@ -71,13 +72,17 @@ class Helpers:
 
     def send(self, parts: list[Part], best: float) -> None:
         """Have parts expanded."""
-        self.sent[self.pool.submit(_expand, parts, best)] = parts
+        try:
+            self.sent[self.pool.submit(_expand, parts, best)] = parts
+        except BrokenProcessPool:  # a process died while it had nothing to do
+            self.count = 0
+            self.lost += parts
 
     def answers(self, seconds: float) -> tuple[list[Expanded], list[Part]]:
         """What is done, after waiting for some; and parts that were lost with a process."""
         done, _ = wait(self.sent, seconds, FIRST_COMPLETED)
         found: list[Expanded] = []
-        lost: list[Part] = []
+        lost, self.lost = self.lost, []
         for future in done:
             parts = self.sent.pop(future)
             try:
@@ -92,7 +97,7 @@ class Helpers:
 
     def unfinished(self) -> list[Part]:
         """Parts that were sent and not answered."""
-        return [part for parts in self.sent.values() for part in parts]
+        return self.lost + [part for parts in self.sent.values() for part in parts]
 
     def end(self) -> None:
         """End them, whatever they do."""

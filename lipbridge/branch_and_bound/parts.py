@@ -13,7 +13,7 @@ from lipbridge.branch_and_bound.cells import Array
 
 @dataclass(eq=False)
 class Part:
-    """Pieces ``low`` to ``high`` ``(U,)`` of the units, and what is known there.
+    """Pieces ``low`` to ``high`` ``(U,)`` int16 of the units, and what is known there.
 
     Attributes:
         uppers: proved upper bounds of the parts of the norm.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lipbridge.branch_and_bound.cascade import Cascade
 from lipbridge.branch_and_bound.cells import Array
+from lipbridge.branch_and_bound.rows import Cell
 
 Row = list[Fraction]
 
@@ -47,22 +48,20 @@ class Rational:
         found[unit] = row
         return True
 
-    def empty(self, low: Array, high: Array, units: Sequence[int], kinks: Sequence[int], cone: bool) -> bool:
-        """Whether ``+-(argument - kink) > 0`` of all units together is proved impossible.
+    def empty(self, low: Array, high: Array, cell: Cell, cone: bool) -> bool:
+        """Whether all rows of a cell, of arguments with pieces ``low`` to ``high`` ``(U,)``, cannot hold together.
 
-        Args:
-            low, high: ``(U,)``.
-            units, kinks: of each row; kink i (from 1) is a lower end where it is the unit's ``low``, else an upper one.
-            cone: whether the constant is no variable of its own.
+        With ``cone`` the constant is no variable of its own. Of the rows only units, kinks and signs are read.
         """
+        units, kinks, signs = (list(map(int, x)) for x in (cell.units, cell.kinks, cell.signs))
         rows = self.rows(low, high, units)
-        if rows is None:
+        if not rows:
             return False
         made: list[Row] = []
-        for unit, kink in zip(units, kinks, strict=True):
+        for unit, kink, sign in zip(units, kinks, signs, strict=True):
             row = list(rows[unit])
             row[-1] -= self.functions[unit].kinks[kink - 1]
-            made.append(row if kink == low[unit] else [-value for value in row])
+            made.append([sign * value for value in row])
         if any(not any(row) for row in made):
             return False
         if not cone:

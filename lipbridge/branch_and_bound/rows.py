@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -17,25 +17,25 @@ from lipbridge.rounding.scalars import FLOOR, gamma
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """``{y : rows (y, 1) > 0}``: ``rows`` and their ``errors`` ``(m, N + 1)``, the unit and the number of its kink."""
+    """``{y : rows (y, 1) > 0}``: ``rows`` and their ``errors`` ``(m, N + 1)``.
+
+    A row says that the argument of one of ``units`` is above (``signs`` 1) or below (-1) that of its ``kinks``, numbers
+    from 1.
+    """
 
     rows: Array
     errors: Array
     units: Array
     kinks: Array
+    signs: Array
 
     def where(self, held: Array) -> Cell:
         """Some of the rows."""
-        return Cell(self.rows[held], self.errors[held], self.units[held], self.kinks[held])
+        return Cell(*(getattr(self, f.name)[held] for f in fields(self)))
 
     def joined(self, other: Cell) -> Cell:
         """Both cells' rows."""
-        return Cell(
-            np.concatenate([self.rows, other.rows]),
-            np.concatenate([self.errors, other.errors]),
-            np.concatenate([self.units, other.units]),
-            np.concatenate([self.kinks, other.kinks]),
-        )
+        return Cell(*(np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
 
 
 class Rows:
@@ -129,7 +129,7 @@ class Rows:
         shifted = (at != 0) & (rows[:, -1] != 0)
         rows[:, -1] -= at
         errors[:, -1] += self.kink_error[units] + shifted * (2.0**-52) * abs(rows[:, -1])
-        return Cell(rows * sign[:, None], errors, units, kinks)
+        return Cell(rows * sign[:, None], errors, units, kinks, sign)
 
     def points(self, x: Tensor) -> Tensor:
         """Coordinates ``(k, N)`` as inputs ``(k, n)``."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import lipbridge
-from lipbridge import Ball, Budget, Problem, Question, Refusal, Side, Status, witness_value
+from lipbridge import Ball, Budget, Problem, Question, Refusal, Side, Status, Witness, witness_value
 from lipbridge.branch_and_bound.cascade import cascade_of
 from lipbridge.branch_and_bound.exact import mirrored_unit
 from lipbridge.norms.matrix import CHEAP_PAIRS
@@ -175,3 +175,70 @@ def test_weights_whose_products_underflow_are_refused_in_words() -> None:
     found = get_verifier("exact").prepare(Problem(lipbridge.capture(module), Question.everywhere(2)))
     assert isinstance(found, Refusal)
     assert "rescale" in found.reason
+
+
+class Bump(nn.Module):
+    """Slopes 0, 1, 0, -1 between kinks at -3, -1 and 1."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return (z + 3).relu() - (z + 1).relu() - (z - 1).relu()
+
+
+def test_a_narrow_cell_between_two_kinks_is_not_lost() -> None:
+    """A cell of width 1e-10, in which a unit of four pieces has both its ends split off."""
+    net = nn.Sequential(nn.Linear(1, 2), Bump(), nn.Linear(2, 1)).double()
+    weight, bias, out = (
+        [1.4494920661802966, 4.765771134507082],
+        [7615.7989998576795, 25035.624977337488],
+        [0.6898968427162222, -0.20982963129710358],
+    )
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor(weight, dtype=torch.float64)[:, None])
+        net[0].bias.copy_(torch.tensor(bias, dtype=torch.float64))
+        net[2].weight.copy_(torch.tensor(out, dtype=torch.float64)[None])
+        net[2].bias.zero_()
+    center = torch.tensor([[-5251.999188984239]], dtype=torch.float64)
+    problem = Problem(lipbridge.capture(net), Question.on(Ball(center, 5.0, 1)))
+    x = -((bias[0] - 1) / weight[0] + (bias[1] + 1) / weight[1]) / 2
+    witness = Witness(torch.tensor([[x]], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64))
+    least = witness_value(problem, witness)
+    assert least == pytest.approx(2.0)
+    assert solved(problem).value >= least
+
+
+class Comb(nn.Module):
+    """More than 128 pieces, and one of 2^-20 of slope 63."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        y = z.relu()
+        for i in range(1, 140):
+            y = y + (z - float(i)).relu() * (2.0 if i % 2 == 0 else -2.0)
+        a = 1000.0
+        return y + 64 * (z - a).relu() - 128 * (z - (a + 2.0**-20)).relu() + 64 * (z - (a + 2.0**-19)).relu()
+
+
+def test_an_activation_of_more_than_128_pieces() -> None:
+    net = nn.Sequential(nn.Linear(1, 1), Comb()).double()
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)
+        net[0].bias.zero_()
+    x = torch.tensor([[1000.0], [1000.0 + 2.0**-21]], dtype=torch.float64)
+    y = net(x).detach()
+    least = float((y[1] - y[0]) / (x[1] - x[0]))
+    assert least > 60.0
+    assert solved(Problem(lipbridge.capture(net), Question.everywhere(2))).value >= least
+
+
+@pytest.mark.parametrize("radius", [1e-6, 1e-8, 1e-9, 1e-10, 1e-12])
+def test_tiny_balls_beside_kinks_of_all_units(radius: float) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 2)).double()
+    with torch.no_grad():
+        net[0].bias.zero_()
+    net.requires_grad_(False)
+    center = torch.full((1, 2), 1e-13, dtype=torch.float64)
+    bound = solved(Problem(lipbridge.capture(net), Question.on(Ball(center, radius, "inf"), 1, 1)))
+    x = center + radius * (2.0 * torch.rand(200, 2, dtype=torch.float64) - 1.0)
+    J = torch.func.vmap(torch.func.jacrev(net))(x)
+    assert bound.value >= float(lipbridge.operator_norm(J, 1, 1).max())
+    assert bound.value <= 0.4509546262514533  # everywhere

@@ -73,6 +73,25 @@ def test_a_process_that_is_killed_loses_nothing(at_once: None, monkeypatch: pyte
     assert found.upper == pytest.approx(alone.upper, rel=1e-9)
 
 
+def test_a_process_that_dies_while_it_waits_loses_nothing(at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, alone = searched(1)
+    send, killed = Helpers.send, []
+
+    def sent(helpers: Helpers, parts: list, best: float) -> None:
+        if not killed and not helpers.sent:
+            killed.extend(helpers.pool._processes)
+            os.kill(killed[0], signal.SIGKILL)
+            time.sleep(1.0)
+        send(helpers, parts, best)
+
+    monkeypatch.setattr(Helpers, "send", sent)
+    search, found = searched(2)
+    assert killed
+    assert search.helpers is not None
+    assert search.helpers.count == 0
+    assert found.upper == pytest.approx(alone.upper, rel=1e-9)
+
+
 def test_what_helpers_have_not_answered_at_the_limit_is_open(at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
     _, alone = searched(1)
 
