@@ -36,7 +36,7 @@ from lipbridge.propagation.rules import (
 from lipbridge.rounding.scalars import FLOOR, gamma
 
 #: Step lengths at the beginning and the end of a descent, where slopes run from zero to one.
-RATES = (0.1, 0.01)
+RATES = (0.2, 0.005)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from lipbridge.rigor.running_error import Enclosure
 from lipbridge.vocabulary import Norm
 
 #: Steps that the lines around activations descend on the bounds of a unit that may be at a kink.
-STEPS = 20
+STEPS = 40
 #: Regions are taken together up to so many numbers in the largest node's cotangents.
 NUMBERS = 2**22
 
