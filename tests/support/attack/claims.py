@@ -35,6 +35,10 @@ SHARES = {"trivial": 1.0, "eclipse-fast": 1.0, "lipsdp-fast": 0.25, "witness": 0
 SOLVERS = 0.01
 #: Further proofs that no registered verifier shows alone.
 INNER = {"any multipliers": 0.4, "batched": 0.06, "l_inf closed form": 0.25, "channels": 0.25, "onnx, trivial": 0.06}
+#: Claims on balls.
+BALLS = {"on balls": 0.12, "jacobian on balls": 0.25, "exact on balls": 0.01}
+#: Seconds of verifiers that go on until a limit; others have twenty.
+SECONDS = {"witness": 0.25, "exact": 1.0}
 QUESTIONS: tuple[tuple[Norm, Norm], ...] = ((2, 2), (1, 1), ("inf", "inf"))
 RADII = (1e-6, 0.01, 0.3, 1.0, 5.0)
 
@@ -63,17 +67,13 @@ def proved_verifiers() -> list[str]:
 
 
 def all_claimants() -> list[str]:
-    return [*proved_verifiers(), *INNER, "on balls", "jacobian on balls"]
+    return [*proved_verifiers(), *INNER, *BALLS]
 
 
 def claims(graph: Graph, seed: int | str, names: list[str] | None = None) -> Iterator[Claim | Silence]:
     """The claims of those that are drawn, or of all that are named."""
     drawn = random.Random(f"claims {seed}")
-    shares = (
-        {name: SHARES.get(name, SOLVERS) for name in proved_verifiers()}
-        | INNER
-        | {"on balls": 0.12, "jacobian on balls": 0.25}
-    )
+    shares = {name: SHARES.get(name, SOLVERS) for name in proved_verifiers()} | INNER | BALLS
     chosen = [name for name, share in shares.items() if drawn.random() < share] if names is None else names
     for name in chosen:
         found = claims_of(name, graph, drawn)
@@ -101,6 +101,9 @@ def claims_of(name: str, graph: Graph, drawn: random.Random) -> Iterator[Claim]:
             options = {"split": drawn.choice(("none", "none", "units", "inputs")), "steps": drawn.choice((0, 3))}
             yield from _asked("jacobian", Problem(graph, question), Budget(seconds=0.15, options=options))
         return
+    if name == "exact on balls":
+        yield from _asked("exact", Problem(graph, Question.on(_balls(graph, drawn), *drawn.choice(CHEAP_PAIRS))))
+        return
     if name == "on balls":
         for verifier in ("eclipse-fast", drawn.choice(("lipsdp-fast", "lipsdp-fast", "witness"))):
             yield from _asked(verifier, Problem(graph, Question.on(_balls(graph, drawn), 2)))
@@ -119,7 +122,7 @@ def _asked(name: str, problem: Problem, budget: Budget | None = None) -> Iterato
     reason = refused(verifier, problem)
     if reason is not None:
         raise UnsupportedProblem(reason)
-    budget = budget or Budget(seconds=0.25 if name == "witness" else 20.0)
+    budget = budget or Budget(seconds=SECONDS.get(name, 20.0))
     bound = verifier.prepare(problem).bound(budget)
     if bound.proved and bound.value == bound.value:
         label = name if problem.region is None else f"{name} on balls"
