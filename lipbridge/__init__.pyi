@@ -40,6 +40,13 @@ from .lipsdp.solve.batch import lipsdp_bounds as lipsdp_bounds
 from .norms import operator_norm as operator_norm
 from .problem.bound import Bound as Bound, Witness as Witness
 from .problem.problem import Problem as Problem
+from .problem.property import (
+    Case as Case,
+    Judgement as Judgement,
+    Property as Property,
+    Verdict as Verdict,
+    robust as robust,
+)
 from .problem.question import Ball as Ball, Question as Question
 from .rigor.matrix import proved_operator_norm as proved_operator_norm
 from .robustness.radii import certified_accuracy as certified_accuracy, certified_radii as certified_radii
@@ -60,6 +67,7 @@ from .verifiers import (
     list_verifiers as list_verifiers,
     read_options as read_options,
 )
+from .verifiers.properties import judge as judge
 from .version import __version__ as __version__
 from .vocabulary import Quantity as Quantity, Side as Side, Status as Status
 

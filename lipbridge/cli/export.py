@@ -16,9 +16,10 @@ from lipbridge.processes import stdout_to_stderr
 
 def export(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write; for vnncomp a folder.")],
     to: Annotated[
-        str | None, typer.Option("--to", metavar="FORMAT", help="onnx, mat, or another; that of FILE if not given.")
+        str | None,
+        typer.Option("--to", metavar="FORMAT", help="onnx, mat, vnncomp, or another; that of FILE if not given."),
     ] = None,
     dialect: Annotated[
         str | None,
@@ -28,13 +29,44 @@ def export(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="For vnncomp: whose test points are asked about; the run's own.")
+    ] = None,
+    radius: Annotated[
+        str | None, typer.Option(help="For vnncomp: in l_inf, one or several, with commas between.")
+    ] = None,
+    points: Annotated[int, typer.Option(help="For vnncomp: how many test points, from the first.")] = 10,
+    per_rival: Annotated[
+        bool, typer.Option("--per-rival", help="For vnncomp: a file for each other class, not one for all.")
+    ] = False,
+    timeout: Annotated[int, typer.Option(help="For vnncomp: seconds that a verifier has for each file.")] = 60,
     weights: WeightsOption = None,
     input_shape: ShapeOption = None,
     classes: ClassesOption = None,
     output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a network in a format that other tools read. A file that exists needs --overwrite."""
+    """Write a network in a format that other tools read. A file that exists needs --overwrite.
+
+    vnncomp is a folder with the network as ONNX, whether the classes of test points are robust as VNN-LIB 1.0 and 2.0,
+    and our own verdicts.
+    """
+    from lipbridge.files.benchmarks import benchmark_names
+
+    if to is not None and to in benchmark_names():
+        from lipbridge.cli.questions import asked_about, export_questions
+        from lipbridge.files.models import Reading
+
+        if dialect is not None:
+            raise InvalidArgument("--dialect", f"not be given with {to}, which has one", dialect)
+        if radius is None:
+            raise InvalidArgument("--radius", f"be given with --to {to}", None)
+        asked = asked_about(data, radius, points, per_rival, timeout)
+        reading = Reading(parse.shape(input_shape), output, weights or (), parse.classes(classes), data=data)
+        export_questions(model, out, to, asked, reading, overwrite=overwrite, as_json=as_json)
+        return
+    if data is not None or radius is not None or per_rival:
+        raise InvalidArgument("--data, --radius, --per-rival", f"come with --to {' or '.join(benchmark_names())}", to)
     if out.is_dir() or (out.exists() and not overwrite):
         raise InvalidArgument("--out", "be a new file, or come with --overwrite", str(out))
     from lipbridge.cli.models import open_model

@@ -1,0 +1,71 @@
+"""A folder as VNN-COMP's runners take it: ``instances.csv``, ``onnx/``, ``vnnlib/``."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from lipbridge.disk.atomic import write_atomically
+from lipbridge.files.benchmarks import Benchmark, Instance
+from lipbridge.files.formats import get_format
+from lipbridge.graph.graph import Graph
+from lipbridge.problem.property import Verdict
+from lipbridge_adapters.vnnlib.queries import vnnlib_1, vnnlib_2
+
+NETWORK = "onnx/network.onnx"
+#: What VNN-COMP's runners call our verdicts: a property describes its counterexamples.
+RESULTS = {Verdict.VERIFIED: "unsat", Verdict.FALSIFIED: "sat"}
+
+
+class VnnComp(Benchmark):
+    """``instances.csv`` and ``vnnlib/1.0`` for the runners until 2025, ``instances-2.0.csv`` and ``vnnlib/2.0``.
+
+    ``expected.csv`` has our own verdict on each instance, as ``unsat``, ``sat`` or ``unknown``, and the proved margin.
+    """
+
+    name = "vnncomp"
+    summary = "a folder of ONNX and VNN-LIB files as VNN-COMP's verifiers take it, with our own verdicts beside"
+    requires = ("onnx",)
+    install = 'pip install "lipbridge[onnx]"'
+
+    def network(self, graph: Graph, folder: Path) -> Graph:
+        """In the dialect of relu alone, which all of them read."""
+        path = folder / NETWORK
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx = get_format("onnx")
+        onnx.write(graph, path, "relu")
+        return onnx.read(path, input_shape=graph.input_shape)[0]
+
+    def questions(self, folder: Path, instances: Sequence[Instance], timeout: int) -> list[Path]:
+        """The lists, and a file of each version for each instance."""
+        rows: dict[str, list[list[object]]] = {"instances.csv": [], "instances-2.0.csv": [], "expected.csv": []}
+        rows["expected.csv"].append(["onnx", "vnnlib", "result", "margin", "seconds"])
+        made: list[Path] = []
+        for instance in instances:
+            asked, known = instance.asked, instance.known
+            texts = {"1.0": vnnlib_1(asked), "2.0": vnnlib_2(asked, (1, *asked.input_shape), (1, asked.outputs))}
+            for version, text in texts.items():
+                name = f"vnnlib/{version}/{instance.name}.vnnlib"
+                made.append(_written(folder / name, text))
+                rows["instances.csv" if version == "1.0" else "instances-2.0.csv"].append([NETWORK, name, timeout])
+                result = RESULTS.get(known.verdict, "unknown")
+                rows["expected.csv"].append([NETWORK, name, result, repr(known.margin), f"{known.seconds:.3f}"])
+        lists = [_written(folder / name, _table(lines)) for name, lines in rows.items()]
+        return [*lists, *made]
+
+
+def _table(rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _written(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.encode())
+    return path
+
+
+__all__ = ["VnnComp"]
