@@ -23,7 +23,7 @@ from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
 from lipbridge.propagation.bounds import layer_norms
 from lipbridge.propagation.forms import least_of_forms
 from lipbridge.propagation.jacobian.derivatives import derivative
-from lipbridge.propagation.jacobian.local import identity, local_constants, row_constants
+from lipbridge.propagation.jacobian.local import STEPS, identity, local_constants, row_constants
 from lipbridge.propagation.jacobian.norms import factors_of
 from lipbridge.propagation.jacobian.regions import Parts
 from lipbridge.rigor.running_error import enclose
@@ -72,7 +72,7 @@ class JacobianVerifier(Verifier):
         Option(
             name="steps",
             type=int,
-            default=20,
+            default=STEPS,
             help="steps that the lines around piecewise linear activations descend on the units' bounds",
             domain="be a whole number, 0 to 1000",
             allows=lambda value: 0 <= value <= 1000,
