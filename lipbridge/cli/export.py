@@ -39,6 +39,13 @@ def export(
     per_rival: Annotated[
         bool, typer.Option("--per-rival", help="For vnncomp: a file for each other class, not one for all.")
     ] = False,
+    lipschitz: Annotated[
+        float | None,
+        typer.Option(metavar="L", help="For vnncomp: ask whether it bounds the Lipschitz constant."),
+    ] = None,
+    norm: Annotated[str, typer.Option(help="With --lipschitz: inf or 1.")] = "inf",
+    box: Annotated[str, typer.Option(help="With --lipschitz: the ends of each number of x.")] = "0,1",
+    distance: Annotated[str, typer.Option(help="With --lipschitz: the ends of |x - y| in l_inf.")] = "0.01,1",
     timeout: Annotated[int, typer.Option(help="For vnncomp: seconds that a verifier has for each file.")] = 60,
     weights: WeightsOption = None,
     input_shape: ShapeOption = None,
@@ -48,25 +55,32 @@ def export(
 ) -> None:
     """Write a network in a format that other tools read. A file that exists needs --overwrite.
 
-    vnncomp is a folder with the network as ONNX, whether the classes of test points are robust as VNN-LIB 1.0 and 2.0,
-    and our own verdicts.
+    vnncomp is a folder with the network as ONNX, questions as VNN-LIB 1.0 and 2.0, and our own verdicts: whether the
+    classes of test points are robust (--radius), or whether L bounds the Lipschitz constant (--lipschitz).
     """
     from lipbridge.files.benchmarks import benchmark_names
 
     if to is not None and to in benchmark_names():
-        from lipbridge.cli.questions import asked_about, export_questions
+        from lipbridge.cli.questions import asked_about, claimed, export_claim, export_questions
         from lipbridge.files.models import Reading
 
         if dialect is not None:
             raise InvalidArgument("--dialect", f"not be given with {to}, which has one", dialect)
-        if radius is None:
-            raise InvalidArgument("--radius", f"be given with --to {to}", None)
-        asked = asked_about(data, radius, points, per_rival, timeout)
         reading = Reading(parse.shape(input_shape), output, weights or (), parse.classes(classes), data=data)
+        if radius is not None and lipschitz is not None:
+            raise InvalidArgument("--radius", "not come with --lipschitz: they are two questions", radius)
+        if lipschitz is not None:
+            claim = claimed(lipschitz, norm, box, distance)
+            export_claim(model, out, to, claim, timeout, reading, overwrite=overwrite, as_json=as_json)
+            return
+        if radius is None:
+            raise InvalidArgument("--radius or --lipschitz", f"be given with --to {to}", None)
+        asked = asked_about(data, radius, points, per_rival, timeout)
         export_questions(model, out, to, asked, reading, overwrite=overwrite, as_json=as_json)
         return
-    if data is not None or radius is not None or per_rival:
-        raise InvalidArgument("--data, --radius, --per-rival", f"come with --to {' or '.join(benchmark_names())}", to)
+    if data is not None or radius is not None or lipschitz is not None or per_rival:
+        words = f"come with --to {' or '.join(benchmark_names())}"
+        raise InvalidArgument("--data, --radius, --lipschitz, --per-rival", words, to)
     if out.is_dir() or (out.exists() and not overwrite):
         raise InvalidArgument("--out", "be a new file, or come with --overwrite", str(out))
     from lipbridge.cli.models import open_model

@@ -59,6 +59,14 @@ def radii(text: str, option: str = "--radius") -> list[float]:
     return found
 
 
+def two(text: str, option: str) -> tuple[float, float]:
+    """``0,1`` as two finite numbers."""
+    found = [_number(item) for item in text.split(",")]
+    if len(found) != 2 or not all(map(math.isfinite, found)):
+        raise InvalidArgument(option, "be two finite numbers with a comma between", text)
+    return found[0], found[1]
+
+
 def one_radius(value: float | None, option: str = "--radius") -> float | None:
     """A number above 0, or none."""
     return None if value is None else radii(str(value), option)[0]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 import typer
 from torch import Tensor
 
 from lipbridge.cli import parse
 from lipbridge.cli.output import print_json, spinner
 from lipbridge.errors import InvalidArgument
-from lipbridge.files.benchmarks import Instance
+from lipbridge.files.benchmarks import Benchmark, Instance, get_benchmark
 from lipbridge.files.models import Reading
 from lipbridge.graph.graph import Graph
+from lipbridge.problem.claim import LipschitzClaim
 from lipbridge.processes import stdout_to_stderr
 
 
@@ -51,14 +53,10 @@ def export_questions(
     as_json: bool,
 ) -> None:
     """Write the folder; a row for each instance with ``--json``."""
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not overwrite)):
-        raise InvalidArgument("--out", "be a new or empty folder, or come with --overwrite", str(out))
     from lipbridge.cli.models import open_model
-    from lipbridge.files.benchmarks import get_benchmark
     from lipbridge.files.models import dataset_of
 
-    benchmark = get_benchmark(to)
-    benchmark.require()
+    benchmark = _into(out, to, overwrite=overwrite)
     opened = open_model(path, reading)
     dataset = dataset_of(opened, asked.data)
     if dataset is None:
@@ -69,13 +67,66 @@ def export_questions(
         x, labels = dataset.test_inputs[: asked.points], dataset.test_labels[: asked.points]
         inputs = x.double().reshape(len(x), *graph.input_shape)
         instances = list(_instances(graph, inputs, [int(label) for label in labels], asked))
-        files = benchmark.questions(out, instances, asked.timeout)
+        benchmark.questions(out, instances, asked.timeout)
+    _told(opened.name, out, instances, as_json=as_json)
+
+
+def claimed(constant: float, norm: str, box: str, distance: str) -> LipschitzClaim:
+    """The options, checked; L is rounded down to float32, as files hold it."""
+    from lipbridge.vocabulary import as_norm
+
+    (low, high), (nearest, farthest) = parse.two(box, "--box"), parse.two(distance, "--distance")
+    claim = LipschitzClaim(constant, as_norm(norm, "--norm"), low, high, nearest, farthest)
+    held = torch.tensor(claim.constant, dtype=torch.float64)
+    down = held.float()
+    if down.double() > held:
+        down = torch.nextafter(down, torch.zeros_like(down))
+    return replace(claim, constant=float(down))
+
+
+def export_claim(
+    path: str,
+    out: Path,
+    to: str,
+    claim: LipschitzClaim,
+    timeout: int,
+    reading: Reading,
+    *,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """The same for a bound of the Lipschitz constant: of the twin network, and of two networks."""
+    from lipbridge.cli.models import open_model
+    from lipbridge.lowering.twin import twin
+    from lipbridge.verifiers.claims import judge_claim
+
+    benchmark = _into(out, to, overwrite=overwrite)
+    opened = open_model(path, reading)
+    with spinner() as show, stdout_to_stderr():
+        show(f"{opened.name}: {out}")
+        graph = opened.graph
+        written = benchmark.network(twin(graph, claim.constant, claim.norm), out)
+        instances = [Instance(*found) for found in judge_claim(graph, written, claim, seconds=float(timeout))]
+        benchmark.questions(out, instances, timeout)
+        benchmark.pairs(graph, out, claim, instances, timeout)
+    _told(opened.name, out, instances, as_json=as_json)
+
+
+def _into(out: Path, to: str, *, overwrite: bool) -> Benchmark:
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not overwrite)):
+        raise InvalidArgument("--out", "be a new or empty folder, or come with --overwrite", str(out))
+    benchmark = get_benchmark(to)
+    benchmark.require()
+    return benchmark
+
+
+def _told(network: str, out: Path, instances: Sequence[Instance], *, as_json: bool) -> None:
     if as_json:
-        print_json([_row(opened.name, out, instance) for instance in instances])
+        print_json([_row(network, out, instance) for instance in instances])
         return
     verdicts = Counter(instance.known.verdict.value for instance in instances)
     told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
-    typer.echo(f"{opened.name}: {out} ({len(files)} files; our verdicts on {len(instances)} properties: {told})")
+    typer.echo(f"{network}: {out} (our verdicts on {len(instances)} properties: {told})")
 
 
 def _row(network: str, out: Path, instance: Instance) -> dict[str, object]:

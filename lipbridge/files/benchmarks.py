@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lipbridge.errors import MissingDependency, UnknownName
 from lipbridge.graph.graph import Graph
+from lipbridge.problem.claim import LipschitzClaim
 from lipbridge.problem.property import Judgement, Property
 
 GROUP = "lipbridge.benchmarks"
@@ -52,6 +53,18 @@ class Benchmark(ABC):
             folder: of :meth:`network`.
             instances: of that network.
             timeout: whole seconds that a verifier is given for each.
+        """
+
+    @abstractmethod
+    def pairs(self, graph: Graph, folder: Path, claim: LipschitzClaim, known: Sequence[Instance], timeout: int) -> None:
+        """Write a claim about a network once more, as questions of two networks that are equal, with what is known.
+
+        Args:
+            graph: the network itself.
+            folder: of :meth:`questions`, where the same is asked of its twin.
+            claim: what is asked.
+            known: the instances there, in the order of ``claim.properties``.
+            timeout: as in :meth:`questions`.
         """
 
     def require(self) -> None:

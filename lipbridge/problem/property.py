@@ -107,8 +107,8 @@ class Judgement:
 
     Attributes:
         verdict: ``verified`` is proved after rounding, ``falsified`` holds in exact arithmetic too.
-        margin: proved: in each case some inequality is broken by at least so much, everywhere in its box. Above zero
-            if verified; minus infinity if nothing is known.
+        margin: proved: in each case some inequality is broken by at least so much, everywhere in its box. Minus
+            infinity if nothing is known, as where another bound is the proof.
         counterexample: ``(*input_shape)`` float64, for ``falsified``.
         seconds: wall time.
     """

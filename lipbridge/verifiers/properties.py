@@ -24,7 +24,7 @@ STEPS, STARTS = 40, 4
 RATES = (0.5, 0.02)
 
 
-def judge(graph: Graph, asked: Property, *, seed: int = 0) -> Judgement:
+def judge(graph: Graph, asked: Property, *, seed: int = 0, starts: Tensor | None = None) -> Judgement:
     """Whether a network has a property: sound and incomplete.
 
     ``verified`` is proved for real arithmetic, after rounding; ``falsified`` comes with an input that breaks the
@@ -34,6 +34,7 @@ def judge(graph: Graph, asked: Property, *, seed: int = 0) -> Judgement:
         graph: the network.
         asked: of its input shape and number of outputs.
         seed: of the search's random starts.
+        starts: ``(k, *input_shape)``: further ones, moved into each case's box.
 
     Raises:
         InvalidArgument: if the property is not of this network.
@@ -47,7 +48,7 @@ def judge(graph: Graph, asked: Property, *, seed: int = 0) -> Judgement:
     margin = min(_margin(graph, lower, upper, cases) for lower, upper, cases in asked.boxes)
     if margin > 0.0:
         return Judgement(Verdict.VERIFIED, margin, None, time.perf_counter() - began)
-    found = counterexample(graph, asked.cases, seed=seed)
+    found = counterexample(graph, asked.cases, seed=seed, starts=starts)
     verdict = Verdict.UNKNOWN if found is None else Verdict.FALSIFIED
     return Judgement(verdict, margin, found, time.perf_counter() - began)
 
@@ -70,13 +71,16 @@ def _margin(graph: Graph, lower: Tensor, upper: Tensor, cases: Sequence[Case]) -
     return min(found)
 
 
-def counterexample(graph: Graph, cases: Sequence[Case], *, seed: int = 0) -> Tensor | None:
+def counterexample(
+    graph: Graph, cases: Sequence[Case], *, seed: int = 0, starts: Tensor | None = None
+) -> Tensor | None:
     """An input that obeys all inequalities of a case for certain, by signed gradients; None if none was found."""
     generator = torch.Generator().manual_seed(seed)
     for case in cases:
         half = 0.5 * case.upper - 0.5 * case.lower
         corners = 2.0 * torch.randint(0, 2, (STARTS - 1, *half.shape), generator=generator).to(half) - 1.0
         x = (0.5 * case.lower + 0.5 * case.upper)[None] + torch.cat([torch.zeros_like(half)[None], corners]) * half
+        x = x if starts is None else torch.cat([starts.to(x), x])
         for step in range(STEPS + 1):
             x = torch.minimum(torch.maximum(x, case.lower), case.upper)
             obeyed = _obeyed(graph, case, x)

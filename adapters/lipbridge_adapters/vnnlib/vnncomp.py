@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +12,16 @@ from lipbridge.disk.atomic import write_atomically
 from lipbridge.files.benchmarks import Benchmark, Instance
 from lipbridge.files.formats import get_format
 from lipbridge.graph.graph import Graph
+from lipbridge.problem.claim import LipschitzClaim
 from lipbridge.problem.property import Verdict
+from lipbridge_adapters.vnnlib.pairs import vnnlib_pairs
 from lipbridge_adapters.vnnlib.queries import vnnlib_1, vnnlib_2
 
 NETWORK = "onnx/network.onnx"
+#: The network whose pairs the other one takes.
+SINGLE = "onnx/single.onnx"
+#: Inputs whose signs are written out at most.
+MOST_SIGNS = 10
 #: What VNN-COMP's runners call our verdicts: a property describes its counterexamples.
 RESULTS = {Verdict.VERIFIED: "unsat", Verdict.FALSIFIED: "sat"}
 
@@ -51,9 +58,27 @@ class VnnComp(Benchmark):
                 made.append(_written(folder / name, text))
                 rows["instances.csv" if version == "1.0" else "instances-2.0.csv"].append([NETWORK, name, timeout])
                 result = RESULTS.get(known.verdict, "unknown")
-                rows["expected.csv"].append([NETWORK, name, result, repr(known.margin), f"{known.seconds:.3f}"])
+                margin = repr(known.margin) if math.isfinite(known.margin) else ""
+                rows["expected.csv"].append([NETWORK, name, result, margin, f"{known.seconds:.3f}"])
         lists = [_written(folder / name, _table(lines)) for name, lines in rows.items()]
         return [*lists, *made]
+
+    def pairs(self, graph: Graph, folder: Path, claim: LipschitzClaim, known: Sequence[Instance], timeout: int) -> None:
+        """In ``vnnlib/2.0-pair``, listed in ``pairs.csv``: the file of f, the question, our verdict, seconds.
+
+        In l_1 for up to ten inputs: the length of ``y - x`` is a comparison for each of its signs.
+        """
+        if claim.norm == 1 and math.prod(graph.input_shape) > MOST_SIGNS:
+            return
+        path = folder / SINGLE
+        get_format("onnx").write(graph, path, "relu")
+        rows: list[list[object]] = [["f", "vnnlib", "result", "timeout"]]
+        shapes = (1, *graph.input_shape), (1, *graph.output_shape)
+        for (name, text), instance in zip(vnnlib_pairs(claim, *shapes), known, strict=True):
+            file = f"vnnlib/2.0-pair/{name}.vnnlib"
+            _written(folder / file, text)
+            rows.append([SINGLE, file, RESULTS.get(instance.known.verdict, "unknown"), timeout])
+        _written(folder / "pairs.csv", _table(rows))
 
 
 def _table(rows: Sequence[Sequence[object]]) -> str:

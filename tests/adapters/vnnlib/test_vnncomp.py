@@ -15,6 +15,7 @@ from torch import nn
 
 import lipbridge
 from lipbridge.cli.app import run
+from lipbridge.cli.questions import claimed
 from lipbridge.data import load_dataset
 from lipbridge.problem.property import robust
 from lipbridge.verifiers.properties import judge
@@ -74,6 +75,42 @@ def test_a_question_for_each_rival(model: Path, tmp_path: Path, capsys: pytest.C
     assert [f"point0_radius0.01_class{k}" in names for k in range(3)] == [k != label for k in range(3)]
 
 
+@pytest.mark.parametrize("norm", ["1", "inf"])
+def test_a_lipschitz_claim_as_a_twin_and_as_two_networks(
+    norm: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "claim"
+    asked = ["export", str(model), "--to", "vnncomp", "--lipschitz", "100", "--norm", norm, "--out", str(out)]
+    assert run([*asked, "--box=-1,1", "--distance", "0.1,0.5", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["verdict"] for row in rows} == {"verified"}
+    assert len(rows) == 4 * 2 * (8 if norm == "1" else 6)
+    listed, pairs = table(out / "instances.csv"), table(out / "pairs.csv")[1:]
+    assert len(listed) == len(pairs) == len(rows)
+    for f, query, result, _ in pairs:
+        assert (out / f).is_file()
+        assert result == "unsat"
+        assert len(vnnlib.parse_query_file(str(out / query)).networks) == 2
+    for _, query, _ in table(out / "instances-2.0.csv"):
+        vnnlib.parse_query_file(str(out / query))
+    graph, pair = lipbridge.read_onnx(out / "onnx/single.onnx"), lipbridge.read_onnx(out / "onnx/network.onnx")
+    x, d = torch.randn(2, 3, 4, dtype=torch.float64)
+    g = graph(x + d) - graph(x)
+    y = pair(torch.cat([x, d], 1))
+    if norm == "inf":
+        torch.testing.assert_close(y, torch.cat([g, -g, 100.0 * d, -100.0 * d], 1), rtol=1e-6, atol=1e-6)
+    else:
+        torch.testing.assert_close(y.amax(1), g.abs().sum(1) - 100.0 * d.abs().sum(1), rtol=1e-6, atol=1e-6)
+
+
+def test_the_written_constant_is_never_above_the_claimed_one() -> None:
+    for value in (0.1, 1.0, 0.3, 1e-3, 7.7):
+        held = claimed(value, "inf", "0,1", "0.1,1").constant
+        assert held <= value
+        assert held == float(np.float32(held))
+        assert held >= value * (1.0 - 2.0**-22)
+
+
 def test_wrong_options_are_told(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     full = tmp_path / "full"
     full.mkdir()
@@ -85,6 +122,10 @@ def test_wrong_options_are_told(model: Path, tmp_path: Path, capsys: pytest.Capt
         ([*asked, "--timeout", "0"], "--timeout"),
         ([*asked, "--dialect", "relu"], "--dialect"),
         ([*asked[:6], *asked[8:]], "--radius"),
+        ([*asked, "--lipschitz", "1"], "--lipschitz"),
+        ([*asked[:6], *asked[8:], "--lipschitz", "1", "--norm", "2"], "norm"),
+        ([*asked[:6], *asked[8:], "--lipschitz", "1", "--box", "1"], "--box"),
+        ([*asked[:6], *asked[8:], "--lipschitz", "1", "--distance", "2,1"], "order"),
         (["export", str(model), "--out", str(tmp_path / "x.onnx"), "--radius", "0.1"], "vnncomp"),
         ([*asked[:4], "--data", "mnistt", *asked[6:]], "mnistt"),
     ):
