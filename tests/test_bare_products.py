@@ -123,6 +123,7 @@ ALLOWED = {
     "constants/node_constants.py:_root_up": "whole numbers",
     "lowering/dense.py:_Writer.linear": "counts of entries",
     "lowering/selections.py:_Writer.maximum": "counts of entries",
+    "lowering/twin.py:_sides": "zeros and ones times a number",
     "propagation/adjoint.py:_(Gather)#2": "sums of copies, relative to what is a FLOOR at least",
     "propagation/rules.py:times": CALLER + "each sum of errors ends in a FLOOR",
     "propagation/softmax.py:_others": "exp(x - max x) beside a sum of at least one, whose error is counted",

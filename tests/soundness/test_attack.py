@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import pytest
 
 from tests.support.attack import kernels, modules, networks
-from tests.support.attack.claims import INNER, all_claimants, proved_verifiers
+from tests.support.attack.claims import BALLS, INNER, all_claimants, proved_verifiers
 from tests.support.attack.judge import Outcome, judge
 from tests.support.attack.kernels import draw_kernel, judge_kernel
 from tests.support.attack.modules import draw_module, judge_module
@@ -65,7 +65,7 @@ def test_every_claimant_is_asked(name: str) -> None:
 
 def test_all_claimants_are_known() -> None:
     assert {"trivial", "eclipse-fast", "lipsdp-fast", "witness"} <= set(proved_verifiers())
-    assert len(set(all_claimants())) == len(proved_verifiers()) + len(INNER) + 2  # on balls, and jacobian there
+    assert len(set(all_claimants())) == len(proved_verifiers()) + len(INNER) + len(BALLS)
 
 
 @pytest.mark.slow
