@@ -18,8 +18,11 @@ from lipbridge.vocabulary import Norm
 
 #: Seconds without work after which a helper ends; so it does not outlive a search that was killed.
 IDLE = 30.0
-#: Variables by which libraries of linear algebra are told to use one thread each.
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+#: Variables by which libraries of linear algebra are told to use one thread each; and the bytes above its first ones at
+#: which loky, which takes them for leaked, replaces a process: batches of large networks need more than its 3e8.
+ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1") | {
+    "LOKY_MAX_MEMORY_LEAK_SIZE": "1e9"
+}
 
 _mine: list[Expansion] = []
 
@@ -54,7 +57,7 @@ class Helpers:
         self.count = count
         loky: Any = importlib.import_module("loky")  # here, since few searches take so long; it carries no types
         self.pool: Executor = loky.ProcessPoolExecutor(
-            max_workers=count, timeout=IDLE, initializer=_prepare, initargs=expansion, env=dict.fromkeys(THREADS, "1")
+            max_workers=count, timeout=IDLE, initializer=_prepare, initargs=expansion, env=ENVIRONMENT
         )
         self.waking: list[Future[bool]] = [self.pool.submit(_ready) for _ in range(count)]
         self.sent: dict[Future[Expanded], list[Part]] = {}
