@@ -63,7 +63,7 @@ def export_questions(
         raise InvalidArgument("--data", "name a dataset, since the model names none", asked.data)
     with spinner() as show, stdout_to_stderr():
         show(f"{opened.name}: {out}")
-        graph = benchmark.network(opened.graph, out)
+        graph, _ = benchmark.network(opened.graph, out)
         x, labels = dataset.test_inputs[: asked.points], dataset.test_labels[: asked.points]
         inputs = x.double().reshape(len(x), *graph.input_shape)
         instances = list(_instances(graph, inputs, [int(label) for label in labels], asked))
@@ -105,8 +105,10 @@ def export_claim(
     with spinner() as show, stdout_to_stderr():
         show(f"{opened.name}: {out}")
         graph = opened.graph
-        written = benchmark.network(twin(graph, claim.constant, claim.norm), out)
-        instances = [Instance(*found) for found in judge_claim(graph, written, claim, seconds=float(timeout))]
+        written, same = benchmark.network(twin(graph, claim.constant, claim.norm), out)
+        instances = [
+            Instance(*found) for found in judge_claim(graph, written, claim, same=same, seconds=float(timeout))
+        ]
         benchmark.questions(out, instances, timeout)
         benchmark.pairs(graph, out, claim, instances, timeout)
     _told(opened.name, out, instances, as_json=as_json)

@@ -42,8 +42,8 @@ class Benchmark(ABC):
     install: str = ""
 
     @abstractmethod
-    def network(self, graph: Graph, folder: Path) -> Graph:
-        """Write a network into a folder; the network that the file holds, whose weights may be rounded."""
+    def network(self, graph: Graph, folder: Path) -> tuple[Graph, bool]:
+        """Write a network into a folder; the network that the file holds, and whether nothing was rounded for it."""
 
     @abstractmethod
     def questions(self, folder: Path, instances: Sequence[Instance], timeout: int) -> list[Path]:

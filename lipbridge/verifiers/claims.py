@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lipbridge.graph.graph import Graph, stored
+from lipbridge.graph.graph import Graph
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.claim import LipschitzClaim
 from lipbridge.problem.problem import Problem
@@ -24,17 +24,17 @@ SMALLER = 1e-6
 
 
 def judge_claim(
-    graph: Graph, twin: Graph, claim: LipschitzClaim, *, seconds: float = 60.0
+    graph: Graph, twin: Graph, claim: LipschitzClaim, *, same: bool, seconds: float = 60.0
 ) -> Iterator[tuple[str, Property, Judgement]]:
     """Every property of a claim by its name, and a verdict on it.
 
     Args:
         graph: f.
-        twin: of it, for the claim's constant; weights may be rounded, then f counts as told by the twin alone.
+        twin: of it, for the claim's constant, as a file holds it.
         claim: what is asked.
+        same: whether nothing was rounded in that file; else f is not what is asked about, and the twin alone counts.
         seconds: for the exact constant.
     """
-    same = not _rounded(graph)
     bound = _exact(graph, claim, claim.farthest, seconds) if same else None
     sure = bound is not None and bound.value < claim.constant
     starts = None if sure or not same else _pairs(claim, _exact(graph, claim, 0.0, seconds))
@@ -44,11 +44,6 @@ def judge_claim(
             yield name, asked, Judgement(Verdict.VERIFIED, -math.inf, None, bound.seconds)
         else:
             yield name, asked, judge(twin, asked, starts=starts)
-
-
-def _rounded(graph: Graph) -> bool:
-    """Whether a weight of f is no float32, so that a file of the twin cannot hold it."""
-    return any(bool((t.to(torch.float32).to(t.dtype) != t).any()) for node in graph for t in stored(node).values())
 
 
 def _exact(graph: Graph, claim: LipschitzClaim, room: float, seconds: float) -> Bound | None:

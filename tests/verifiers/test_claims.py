@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -38,7 +39,7 @@ def test_a_true_claim_holds_and_a_false_one_falls(norm: Norm) -> None:
         pair = twin(graph, L, norm)
         exact = Network(pair)
         verdicts = set()
-        for _, asked, found in judge_claim(graph, pair, claim, seconds=30.0):
+        for _, asked, found in judge_claim(graph, pair, claim, same=True, seconds=30.0):
             verdicts.add(found.verdict)
             if found.counterexample is None:
                 continue
@@ -73,6 +74,16 @@ def test_every_pair_of_its_distances_that_breaks_the_bound_obeys_a_case(norm: No
         assert any(obeyed) == (size >= claim.constant * float(d.norm(power)))
         broken += any(obeyed)
     assert broken > 20
+
+
+def test_a_file_that_rounds_is_judged_by_itself() -> None:
+    """The exact constant of f says nothing of a twin with other numbers: here one of twice the claim's constant."""
+    graph = lipbridge.capture(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)))
+    L = 1.01 * constant(graph, "inf", 1.5)
+    steeper = replace(graph, nodes=(*graph.nodes[:-1], replace(graph.nodes[-1], weight=2.0 * graph.nodes[-1].weight)))
+    claim = LipschitzClaim(L, "inf", -1.0, 1.0, 0.1, 0.5)
+    found = [known for *_, known in judge_claim(graph, twin(steeper, L, "inf"), claim, same=False, seconds=5.0)]
+    assert any(known.verdict is not Verdict.VERIFIED for known in found)
 
 
 def test_wrong_claims_are_refused_in_words() -> None:

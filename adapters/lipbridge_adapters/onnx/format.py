@@ -33,4 +33,4 @@ class OnnxFormat(Format):
         from lipbridge_adapters.onnx.export import export_onnx
 
         report = export_onnx(graph, path, dialect or self.dialects[0])
-        return {"dialect": report.dialect}
+        return {"dialect": report.dialect, "rounding": report.rounding}

@@ -37,13 +37,13 @@ class VnnComp(Benchmark):
     requires = ("onnx",)
     install = 'pip install "lipbridge[onnx]"'
 
-    def network(self, graph: Graph, folder: Path) -> Graph:
+    def network(self, graph: Graph, folder: Path) -> tuple[Graph, bool]:
         """In the dialect of relu alone, which all of them read."""
         path = folder / NETWORK
         path.parent.mkdir(parents=True, exist_ok=True)
         onnx = get_format("onnx")
-        onnx.write(graph, path, "relu")
-        return onnx.read(path, input_shape=graph.input_shape)[0]
+        written = onnx.write(graph, path, "relu")
+        return onnx.read(path, input_shape=graph.input_shape)[0], written.get("rounding") == 0.0
 
     def questions(self, folder: Path, instances: Sequence[Instance], timeout: int) -> list[Path]:
         """The lists, and a file of each version for each instance."""

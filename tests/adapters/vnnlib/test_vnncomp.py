@@ -17,6 +17,8 @@ import lipbridge
 from lipbridge.cli.app import run
 from lipbridge.cli.questions import claimed
 from lipbridge.data import load_dataset
+from lipbridge.files.benchmarks import get_benchmark
+from lipbridge.lowering.twin import twin
 from lipbridge.problem.property import robust
 from lipbridge.verifiers.properties import judge
 
@@ -101,6 +103,16 @@ def test_a_lipschitz_claim_as_a_twin_and_as_two_networks(
         torch.testing.assert_close(y, torch.cat([g, -g, 100.0 * d, -100.0 * d], 1), rtol=1e-6, atol=1e-6)
     else:
         torch.testing.assert_close(y.amax(1), g.abs().sum(1) - 100.0 * d.abs().sum(1), rtol=1e-6, atol=1e-6)
+
+
+def test_networks_that_are_rounded_say_so(tmp_path: Path) -> None:
+    benchmark = get_benchmark("vnncomp")
+    torch.manual_seed(0)
+    for act, exactly in ((nn.ReLU(), True), (nn.LeakyReLU(0.01), False)):
+        graph = lipbridge.capture(nn.Sequential(nn.Linear(2, 3), act, nn.Linear(3, 2)))
+        for norm in (1, "inf"):
+            _, same = benchmark.network(twin(graph, 1.5, norm), tmp_path)
+            assert same == exactly
 
 
 def test_the_written_constant_is_never_above_the_claimed_one() -> None:
