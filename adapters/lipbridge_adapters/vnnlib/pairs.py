@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from lipbridge.lowering.twin import signs
 from lipbridge.problem.claim import LipschitzClaim
-from lipbridge_adapters.vnnlib.decimals import above, below, exactly, places_for
+from lipbridge_adapters.vnnlib.decimals import exactly
 
 
 def vnnlib_pairs(
@@ -26,9 +26,8 @@ def vnnlib_pairs(
         f"  (declare-output V real [{shapes[1]}])\n)",
         "",
     ]
-    places = places_for(claim.nearest)
-    near, far = below(claim.nearest, places), above(claim.farthest, places)
-    box = [f"(assert (and (>= X{at} {below(claim.low)}) (<= X{at} {above(claim.high)})))" for at in inputs]
+    near, far = exactly(claim.nearest), exactly(claim.farthest)
+    box = [f"(assert (and (>= X{at} {exactly(claim.low)}) (<= X{at} {exactly(claim.high)})))" for at in inputs]
     for place, largest in enumerate(inputs):
         for told, difference in (("up", f"(- U{largest} X{largest})"), ("down", f"(- X{largest} U{largest})")):
             region = [*box, f"(assert (and (>= {difference} {near}) (<= {difference} {far})))"]

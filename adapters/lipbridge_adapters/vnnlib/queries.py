@@ -1,7 +1,7 @@
 """Properties as VNN-LIB text, versions 1.0 and 2.0: it describes the counterexample, so ``unsat`` means verified.
 
-All numbers are fixed decimals, and rounded so that the text describes no fewer counterexamples than the property: where
-it is ``unsat`` over the real numbers, the property holds.
+All numbers are fixed decimals with all their digits, so that the text is the property: where it is ``unsat`` over the
+real numbers, the property holds, and what is proved of the property is so of the text.
 
 Source: https://www.vnnlib.org (the standard of version 2.0, December 2025), and the files of VNN-COMP for 1.0.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lipbridge.errors import UnsupportedProblem
 from lipbridge.problem.property import Case, Property
-from lipbridge_adapters.vnnlib.decimals import above, below, exactly, places_for
+from lipbridge_adapters.vnnlib.decimals import exactly
 
 #: Names of a number of the input and of the output, by their places.
 Names = tuple[Callable[[int], str], Callable[[int], str]]
@@ -79,8 +79,7 @@ def _assertions(
 def _box(lower: Tensor, upper: Tensor, name: Callable[[int], str]) -> list[str]:
     found: list[str] = []
     for i, (low, high) in enumerate(zip(_numbers(lower), _numbers(upper), strict=True)):
-        places = places_for(0.5 * high - 0.5 * low)
-        found += [f"(>= {name(i)} {below(low, places)})", f"(<= {name(i)} {above(high, places)})"]
+        found += [f"(>= {name(i)} {exactly(low)})", f"(<= {name(i)} {exactly(high)})"]
     return found
 
 
@@ -97,9 +96,9 @@ def _compared(row: Sequence[float], limit: float, name: Callable[[int], str]) ->
         smaller, larger = (next(name(j) for j, factor in held if factor == sign) for sign in (1.0, -1.0))
         return f"(<= {smaller} {larger})"
     if [factor for _, factor in held] == [1.0]:
-        return f"(<= {name(held[0][0])} {above(limit)})"
+        return f"(<= {name(held[0][0])} {exactly(limit)})"
     if [factor for _, factor in held] == [-1.0]:
-        return f"(>= {name(held[0][0])} {below(-limit)})"
+        return f"(>= {name(held[0][0])} {exactly(-limit)})"
     words = "VNN-LIB 1.0 compares two outputs, or one with a number: sums and factors need version 2.0."
     raise UnsupportedProblem(words)
 
@@ -110,7 +109,7 @@ def _linear(row: Sequence[float], limit: float, name: Callable[[int], str]) -> s
         return _compared(row, limit, name)
     terms = [name(j) if factor == 1.0 else f"(* {exactly(factor)} {name(j)})" for j, factor in held]
     total = "0.0" if not terms else terms[0] if len(terms) == 1 else f"(+ {' '.join(terms)})"
-    return f"(<= {total} {above(limit)})"
+    return f"(<= {total} {exactly(limit)})"
 
 
 def _numbers(x: Tensor) -> list[float]:
