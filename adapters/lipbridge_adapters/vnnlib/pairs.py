@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from lipbridge.lowering.twin import signs
 from lipbridge.problem.claim import LipschitzClaim
 from lipbridge_adapters.vnnlib.decimals import exactly
+from lipbridge_adapters.vnnlib.queries import places_of
 
 
 def vnnlib_pairs(
@@ -16,7 +17,7 @@ def vnnlib_pairs(
 
     The networks are ``f`` at x = X with output Y, and ``g``, equal to it, at y = U with output V.
     """
-    inputs, outputs = _places(input_shape), _places(output_shape)
+    inputs, outputs = places_of(input_shape), places_of(output_shape)
     shapes = [",".join(map(str, shape)) for shape in (input_shape, output_shape)]
     head = [
         "(vnnlib-version <2.0>)",
@@ -62,13 +63,6 @@ def _broken(
 def _sum(inputs: Sequence[str], row: Sequence[float]) -> str:
     terms = [f"(- U{at} X{at})" if s > 0 else f"(- X{at} U{at})" for s, at in zip(row, inputs, strict=True)]
     return terms[0] if len(terms) == 1 else f"(+ {' '.join(terms)})"
-
-
-def _places(shape: Sequence[int]) -> list[str]:
-    found = [""]
-    for length in shape:
-        found = [f"{before},{i}" if before else str(i) for before in found for i in range(length)]
-    return [f"[{place}]" for place in found]
 
 
 __all__ = ["vnnlib_pairs"]

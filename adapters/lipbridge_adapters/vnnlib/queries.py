@@ -8,6 +8,7 @@ Source: https://www.vnnlib.org (the standard of version 2.0, December 2025), and
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -36,13 +37,7 @@ def vnnlib_1(asked: Property) -> str:
 def vnnlib_2(asked: Property, input_shape: Sequence[int], output_shape: Sequence[int], network: str = "N") -> str:
     """A property in version 2.0: tensors of the shapes that the ONNX file has, numbers of type ``real``."""
 
-    def place(name: str, shape: Sequence[int], flat: int) -> str:
-        found: list[str] = []
-        for length in reversed(shape):
-            flat, at = divmod(flat, length)
-            found.insert(0, str(at))
-        return f"{name}[{','.join(found)}]"
-
+    inputs, outputs = places_of(input_shape), places_of(output_shape)
     shapes = [",".join(map(str, shape)) for shape in (input_shape, output_shape)]
     head = [
         "(vnnlib-version <2.0>)",
@@ -53,8 +48,13 @@ def vnnlib_2(asked: Property, input_shape: Sequence[int], output_shape: Sequence
         ")",
         "",
     ]
-    names: Names = (lambda i: place("X", input_shape, i), lambda j: place("Y", output_shape, j))
+    names: Names = (lambda i: f"X{inputs[i]}", lambda j: f"Y{outputs[j]}")
     return "\n".join([*head, *_assertions(asked, names, _linear)]) + "\n"
+
+
+def places_of(shape: Sequence[int]) -> list[str]:
+    """The numbers of a tensor in version 2.0, in order: ``[0,0]``, ``[0,1]``, ..."""
+    return [f"[{','.join(map(str, place))}]" for place in itertools.product(*map(range, shape))]
 
 
 def _assertions(
@@ -116,4 +116,4 @@ def _numbers(x: Tensor) -> list[float]:
     return cast(Any, x.flatten()).tolist()
 
 
-__all__ = ["vnnlib_1", "vnnlib_2"]
+__all__ = ["places_of", "vnnlib_1", "vnnlib_2"]
