@@ -1,8 +1,9 @@
 """Bounds of the norm of all Jacobians of parts of the tree, and the norm of a known one, for the cheap pairs of norms.
 
 From l_p to l_q the norm of a matrix is the largest of its *parts*' norms: of its rows if q is inf, of its columns if p
-is 1, and the matrix itself in l_2. Parts are bounded apart, so that one that cannot be the largest is never looked at
-again further down the tree.
+is 1, and the matrix itself in l_2 (here *rows* stand for all three). Each has a tree of its own, so that one that
+cannot be the largest is never looked at again. The l_1 norm of a row is the largest of its entries' sums with signs:
+where some signs are decided, these entries are one, their sum.
 """
 
 from __future__ import annotations
@@ -41,8 +42,11 @@ class Bounds:
         self.layers = [slice(layer.start, layer.stop) for layer in cascade.layers]
         self.by_columns = p == 1 and q != "inf"
         m, n = cascade.D.shape
-        #: How many parts there are.
-        self.parts = 1 if (p, q) == (2, 2) else n if self.by_columns else m
+        #: How many rows there are, and how many entries each has.
+        self.rows = 1 if (p, q) == (2, 2) else n if self.by_columns else m
+        self.entries = m if self.by_columns else n
+        #: Whether signs of entries can be decided.
+        self.signed = (p, q) in ((1, 1), ("inf", "inf")) and self.has_multipliers()
         self.slack = Slack(cascade, table).norm(p, q)
 
     def resolved(self, low: Tensor, high: Tensor) -> Resolved:
@@ -50,8 +54,17 @@ class Bounds:
         x = resolve(self.cascade, *self.table.hull(low, high))
         return x.mT if self.by_columns else x
 
+    def row(self, low: Tensor, high: Tensor, rows: Tensor, signs: Tensor) -> Resolved:
+        """The same for one of the rows ``(k,)`` each, with signs ``(k, entries)``, 0 where they are not decided."""
+        hull = self.table.hull(low, high)
+        if (self.p, self.q) == (2, 2):
+            return resolve(self.cascade, *hull)
+        if self.by_columns:
+            return merged(resolve(self.cascade, *hull, inputs=rows).mT, signs)
+        return merged(resolve(self.cascade, *hull, outputs=rows), signs)
+
     def cheap(self, x: Resolved) -> Tensor:
-        """``(k, parts)`` upper bounds by linear bounds, or proved norms where nothing is uncertain."""
+        """``(k, rows)`` upper bounds by linear bounds, or proved norms where nothing is uncertain."""
         layers = self.layers[::-1] if self.by_columns else self.layers
         if (self.p, self.q) == (2, 2):
             found = magnitudes_up(entries(x, layers), 2, 2)
@@ -80,14 +93,9 @@ class Bounds:
         weights = 0 if 2 in (self.p, self.q) else m if self.by_columns else n
         return self.cascade.units > 0 and weights + self.cascade.units <= MOST_VARIABLES
 
-    def dear(self, x: Resolved, part: Tensor, start: Multipliers | None) -> Multiplied:
-        """``(k,)`` upper bounds of one ``part`` ``(k,)`` of each, by multipliers."""
-        if (self.p, self.q) == (2, 2):
-            found = multiplier_bounds(x, start, rows=False)
-        else:
-            at = torch.arange(len(part))
-            one = Resolved(x.A, x.B, x.C[at, part][:, None], x.D[at, part][:, None], x.r)
-            found = multiplier_bounds(one, start, rows=2 not in (self.p, self.q))
+    def dear(self, x: Resolved, start: Multipliers | None) -> Multiplied:
+        """``(k,)`` upper bounds by multipliers, of one row each."""
+        found = multiplier_bounds(x, start, rows=2 not in (self.p, self.q))
         return replace(found, bounds=self.outward(found.bounds))
 
     def score(self, x: Resolved) -> Tensor:
@@ -112,4 +120,17 @@ class Bounds:
         return operator_norm(resolve(self.cascade, middle, torch.zeros_like(middle)).D, self.p, self.q)
 
 
-__all__ = ["Bounds"]
+def merged(x: Resolved, signs: Tensor) -> Resolved:
+    """Rows ``x`` whose entries of decided signs are their sum, with these signs, at the place of the first of them."""
+    decided = signs != 0
+    first = torch.nn.functional.one_hot(decided.to(torch.int8).argmax(1), signs.shape[1]).to(signs.dtype)
+    first = torch.where(decided.any(1, keepdim=True), first, 0.0)
+    kept = (~decided).to(signs.dtype)
+
+    def one(t: Tensor) -> Tensor:
+        return t * kept[:, None] + (t @ signs[:, :, None]) * first[:, None]
+
+    return Resolved(x.A, one(x.B), x.C, one(x.D), x.r)
+
+
+__all__ = ["Bounds", "merged"]

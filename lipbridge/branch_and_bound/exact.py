@@ -12,7 +12,7 @@ from torch import Tensor
 from lipbridge.branch_and_bound.cascade import Cascade, Function, cascade_of
 from lipbridge.branch_and_bound.cells import Domain
 from lipbridge.branch_and_bound.expansion import Expansion
-from lipbridge.branch_and_bound.parts import Part
+from lipbridge.branch_and_bound.parts import ALL, Part
 from lipbridge.branch_and_bound.pieces import PieceTable
 from lipbridge.branch_and_bound.search import Search
 from lipbridge.constants.trivial import trivial_bound
@@ -139,7 +139,7 @@ def roots(problem: Problem, cascade: Cascade) -> tuple[list[Domain], list[Part]]
 
 def _root(low: Tensor, high: Tensor, domain: int) -> Part:
     a, b = low.numpy().astype(np.int16), high.numpy().astype(np.int16)
-    return Part(a, b, np.full(1, np.inf), domain, np.zeros((2, len(a)), dtype=bool))
+    return Part(a, b, ALL, np.zeros(0, dtype=np.int8), math.inf, domain, np.zeros((2, len(a)), dtype=bool))
 
 
 def _mirrored(cascade: Cascade, part: Part) -> Part:

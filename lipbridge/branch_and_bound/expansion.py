@@ -7,7 +7,7 @@ done with. So it can be done in any process.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from lipbridge.branch_and_bound.cascade import Cascade
 from lipbridge.branch_and_bound.cells import Array, Domain
 from lipbridge.branch_and_bound.feasibility import Feasibility
 from lipbridge.branch_and_bound.multipliers import Multipliers
-from lipbridge.branch_and_bound.parts import Part, stacked
+from lipbridge.branch_and_bound.parts import NONE, Part, lines_of, stacked
 from lipbridge.branch_and_bound.pieces import PieceTable
 from lipbridge.branch_and_bound.rational import numbers
 from lipbridge.branch_and_bound.relaxation import Resolved
@@ -77,8 +77,21 @@ class Expansion:
         self.dear = self.bounds.has_multipliers()
 
     def expand(self, parts: list[Part], best: float) -> Expanded:
-        """Split parts at their branching units, and bound the halves."""
-        return self.receive([half for part in parts for half in part.halves(part.branch)], best)
+        """Split parts where they are to be split, and bound the halves; and parts that are not bounded yet."""
+        new = [own for part in parts for own in ([part] if part.branch == NONE else part.halves())]
+        return self.receive(new, best)
+
+    def begin(self, roots: list[Part], best: float) -> Expanded:
+        """The rows of roots that may be larger than the best lower bound, to be expanded; their bounds are rough."""
+        out = Expanded(best, regions=len(roots))
+        for start in range(0, len(roots), TOGETHER):
+            some = roots[start : start + TOGETHER]
+            found = self.bounds.cheap(self.bounds.resolved(*stacked(some)))
+            for root, own in zip(some, found, strict=True):
+                signs = np.zeros(self.bounds.entries, dtype=np.int8)
+                rows = [replace(root, row=row, upper=upper, signs=signs) for row, upper in enumerate(numbers(own))]
+                out.parts += [rows[i] for i in self.alive(rows, out)]
+        return out
 
     def receive(self, parts: list[Part], best: float) -> Expanded:
         """Bound new parts; keep those that are not done with."""
@@ -116,19 +129,19 @@ class Expansion:
         now = out.spent("points", now)
         if not parts:
             return
-        score = self.bounds.score(x)
+        score, entries = self.bounds.score(x), torch.zeros(len(parts), self.bounds.entries, dtype=torch.float64)
         if self.dear:
-            shares = self.sharpen(parts, x, self.close(out.best))
+            shares, entries = self.sharpen(parts, x)
             score = torch.where(score > 0.0, shares.clamp_min(TINY) + TINY * score, 0.0)
         now = out.spent("multipliers", now)
-        self.queue(parts, score, out)
+        self.queue(parts, score, entries, out)
         out.spent("queue", now)
 
     def bounded(self, parts: list[Part], out: Expanded) -> tuple[list[Part], Resolved]:
         """Cheap bounds; the parts that are not done with by them."""
-        x = self.bounds.resolved(*stacked(parts))
-        for part, own in zip(parts, self.bounds.cheap(x).numpy(), strict=True):
-            part.uppers = np.minimum(part.uppers, own)
+        x = self.bounds.row(*stacked(parts), *lines_of(parts))
+        for part, own in zip(parts, numbers(self.bounds.cheap(x)[:, 0]), strict=True):
+            part.upper = min(part.upper, own)
         index = self.alive(parts, out)
         return [parts[i] for i in index], x.rows(torch.tensor(index, dtype=torch.int64))
 
@@ -173,10 +186,11 @@ class Expansion:
                 found.append(i)
         return found
 
-    def queue(self, parts: list[Part], score: Tensor, out: Expanded) -> None:
-        """Keep the parts that are not done with, each with the unit to be split: of the largest score ``(k, U)``.
+    def queue(self, parts: list[Part], score: Tensor, entries: Tensor, out: Expanded) -> None:
+        """Keep the parts that are not done with, each with the unit or sign to be split: of the largest score.
 
-        Units whose arguments are affine on the part come first: only they make its cell smaller.
+        Units, ``(k, U)``, whose arguments are affine on the part come first: only they make its cell smaller. Of the
+        entries ``(k, entries)``, the first sign is decided as it likes: those that follow are relative to it.
         """
         _, affine = self.arguments(parts)
         prefer = torch.where(torch.as_tensor(affine), score, 0.0)
@@ -184,6 +198,14 @@ class Expansion:
         branch = torch.where(some[:, None], prefer, score)
         most, unit = branch.max(1) if branch.shape[1] else (torch.zeros(len(parts)), torch.zeros(len(parts)))
         alive = set(self.alive(parts, out))
+        for i, part in enumerate(parts):
+            if self.bounds.signed and i in alive:
+                if not part.signs.any():
+                    part.signs = np.eye(len(part.signs), dtype=np.int8)[int(entries[i].argmax())]
+                own = torch.where(torch.as_tensor(part.signs) == 0, entries[i], 0.0)
+                sign = int(own.argmax())
+                if 0.0 < most[i] < own[sign]:
+                    unit[i] = self.cascade.units + sign
         for i, (size, which) in enumerate(zip(numbers(most), numbers(unit), strict=True)):
             if i not in alive:
                 continue
@@ -224,51 +246,30 @@ class Expansion:
             h[:, own] = slope * z + offset
         return found, clear
 
-    def sharpen(self, parts: list[Part], x: Resolved, close: float) -> Tensor:
-        """Bounds by multipliers of the parts of the norm with the largest bounds, until the largest is such a one.
-
-        Returns by how much that one falls with each unit's uncertainty, ``(k, U)``.
-        """
+    def sharpen(self, parts: list[Part], x: Resolved) -> tuple[Tensor, Tensor]:
+        """Bounds by multipliers; how much they fall with units' uncertainty ``(k, U)`` and signs ``(k, entries)``."""
+        shares, entries = torch.zeros_like(x.r), torch.zeros(len(parts), self.bounds.entries, dtype=torch.float64)
         loose = [bool(size) for size in numbers(x.r.gt(0).sum(1))]
-        known = [dict(part.multipliers) for part in parts]
-        sharp: list[set[int]] = [set() for _ in parts]
-        shares, most = torch.zeros_like(x.r), np.zeros(len(parts))
-        take = 1
-        while True:
-            places = [
-                (i, j) for i, part in enumerate(parts) if loose[i] for j in _largest(part.uppers, sharp[i], close, take)
-            ]
-            if not places:
-                break
-            for warm in (False, True):
-                own = [(i, j) for i, j in places if (j in known[i]) == warm]
-                for begin in range(0, len(own), TOGETHER):
-                    some = own[begin : begin + TOGETHER]
-                    start = _gathered([known[i][j] for i, j in some]) if warm else None
-                    where, which = torch.tensor([i for i, _ in some]), torch.tensor([j for _, j in some])
-                    found = self.bounds.dear(x.rows(where), which, start)
-                    T, mu = (t.float().numpy() for t in (found.multipliers.T, found.multipliers.mu))
-                    for row, ((i, j), value) in enumerate(zip(some, numbers(found.bounds), strict=True)):
-                        parts[i].uppers[j] = min(parts[i].uppers[j], value)
-                        known[i][j] = T[row], mu[row]
-                        sharp[i].add(j)
-                        if parts[i].uppers[j] > most[i]:
-                            most[i], shares[i] = parts[i].uppers[j], found.shares[row]
-            take *= 2
-        for part, rows in zip(parts, known, strict=True):
-            part.multipliers = {j: (T.copy(), mu.copy()) for j, (T, mu) in rows.items() if part.uppers[j] > close}
-        return shares
+        for warm in (False, True):
+            own = [i for i, part in enumerate(parts) if loose[i] and (part.multipliers is not None) == warm]
+            if not own:
+                continue
+            at = torch.tensor(own)
+            start = _gathered([parts[i].multipliers for i in own]) if warm else None
+            found = self.bounds.dear(x.rows(at), start)
+            shares[at] = found.shares
+            if self.bounds.signed:
+                entries[at] = found.entries
+            T, mu = (t.float().numpy() for t in (found.multipliers.T, found.multipliers.mu))
+            for row, (i, value) in enumerate(zip(own, numbers(found.bounds), strict=True)):
+                parts[i].upper = min(parts[i].upper, value)
+                parts[i].multipliers = T[row].copy(), mu[row].copy()
+        return shares, entries
 
 
-def _largest(uppers: Array, sharp: set[int], close: float, take: int) -> list[int]:
-    """The places of at most ``take`` bounds that are neither sharp nor below a sharp one, nor close; largest first."""
-    floor = max([close, *(float(uppers[j]) for j in sharp)])
-    waiting = [int(j) for j in np.flatnonzero(uppers > floor) if int(j) not in sharp]
-    return sorted(waiting, key=lambda j: -float(uppers[j]))[:take]
-
-
-def _gathered(rows: list[tuple[Array, Array]]) -> Multipliers:
-    T, mu = (torch.as_tensor(np.stack([row[i] for row in rows]), dtype=torch.float64) for i in (0, 1))
+def _gathered(rows: list[tuple[Array, Array] | None]) -> Multipliers:
+    held = [row for row in rows if row is not None]
+    T, mu = (torch.as_tensor(np.stack([row[i] for row in held]), dtype=torch.float64) for i in (0, 1))
     return Multipliers(T, mu)
 
 

@@ -46,15 +46,17 @@ class Multipliers:
 class Multiplied:
     """Bounds ``(k,)``, infinite where none is proved, the multipliers, and what each unit's uncertainty adds.
 
-    ``shares`` ``(k, U)``, estimates: by how much the bound falls, both relatively, with a unit's r.
+    ``shares`` ``(k, U)``, estimates: by how much the bound falls, both relatively, with a unit's r; ``entries``
+    ``(k, n)``: for rows, with the freedom of an entry's sign.
     """
 
     bounds: Tensor
     multipliers: Multipliers
     shares: Tensor
+    entries: Tensor
 
 
-class _System:
+class System:
     """M's parts for k Jacobians with at most F uncertain units, and the variables of the barrier.
 
     The variables v are those of the diagonal (g, or mu for rows) and T; ``M = M0 + sum_i v_i (a_i a_i' - b_i b_i')``
@@ -76,6 +78,16 @@ class _System:
         self.K = torch.cat([C, r[:, :, None] * A], 1)
         self.H = torch.cat([x.D, r[:, :, None] * B], 1)
         self.G = self.H @ self.H.mT
+        #: Entries that are not zero whatever the units do.
+        self.held = (self.H != 0).any(1)
+
+    def weights(self, mu: Tensor) -> Tensor:
+        """``1 / mu`` of the entries that count."""
+        return torch.where(self.held, 1.0 / mu, 0.0)
+
+    def total(self, mu: Tensor) -> Tensor:
+        """Their sum, ``(k,)``."""
+        return self.weights(mu).sum(1).clamp_min(2.0**-500)
 
     def matrix(self, g: Tensor, T: Tensor, mu: Tensor | None) -> Tensor:
         found = self.change(g, T, mu)
@@ -98,7 +110,7 @@ def multiplier_bounds(x: Resolved, start: Multipliers | None, *, rows: bool) -> 
         start: multipliers to begin with.
         rows: bound the l_1 norm of each row rather than the l_2 norm of the matrix.
     """
-    s = _System(x, rows)
+    s = System(x, rows)
     T = None if start is None else start.T.gather(1, s.places)
     mu = None
     if rows:
@@ -111,13 +123,17 @@ def multiplier_bounds(x: Resolved, start: Multipliers | None, *, rows: bool) -> 
     M = s.matrix(g, T, mu)
     for gap in FRESH if start is None else WARM:
         g, T, mu, M = _newton(s, g, T, mu, M, gap)
-    found = _proved(s, T, mu)
+    found = proved(s, T, mu)
     whole = torch.zeros_like(x.r).scatter(1, s.places, T)
     shares = torch.zeros_like(x.r).scatter(1, s.places, _shares(s, g, T, M))
-    return Multiplied(found, Multipliers(whole, whole.new_ones(len(whole), s.n) if mu is None else mu), shares)
+    if mu is None:
+        mu, entries = whole.new_ones(len(whole), s.n), whole.new_zeros(len(whole), s.n)
+    else:
+        entries = s.weights(mu) / s.total(mu)[:, None]
+    return Multiplied(found, Multipliers(whole, mu), shares, entries)
 
 
-def _shares(s: _System, g: Tensor, T: Tensor, M: Tensor) -> Tensor:
+def _shares(s: System, g: Tensor, T: Tensor, M: Tensor) -> Tensor:
     """Near the optimum the barrier's inverse P of M is the dual solution: d log g / d log r is 2 T P / (g tr P_g).
 
     (Where T is stationary: r multiplies rows of H and K, M P is about zero, and so the derivative of M's part there
@@ -127,13 +143,13 @@ def _shares(s: _System, g: Tensor, T: Tensor, M: Tensor) -> Tensor:
     return torch.nan_to_num(T * P[:, s.m :] / (g * P[:, : s.m].sum(1))[:, None], nan=0.0)
 
 
-def _first_weights(s: _System) -> Tensor:
+def _first_weights(s: System) -> Tensor:
     """As for the row of middle slopes, with all inputs in it."""
     size = s.H[:, 0].abs() + (s.K[:, 0].abs()[:, None] @ s.H[:, 1:].abs()).squeeze(1)
     return 1.0 / size.clamp_min(1e-6 * size.amax(1, keepdim=True)).clamp_min(2.0**-500)
 
 
-def _inside(s: _System, T: Tensor | None, mu: Tensor | None) -> Tensor:
+def _inside(s: System, T: Tensor | None, mu: Tensor | None) -> Tensor:
     """Multipliers for which the units' part of M is positive definite."""
     A, B = s.K[:, s.m :], s.H[:, s.m :]
     B2 = B @ B.mT if mu is None else (B * mu[:, None]) @ B.mT
@@ -158,7 +174,7 @@ def _inside(s: _System, T: Tensor | None, mu: Tensor | None) -> Tensor:
     return torch.where(fine[:, None], T, safe)
 
 
-def _least(s: _System, T: Tensor, mu: Tensor | None) -> Tensor:
+def _least(s: System, T: Tensor, mu: Tensor | None) -> Tensor:
     """The least g for T and mu, an estimate: the largest eigenvalue of a Schur complement."""
     M, m = s.matrix(torch.zeros_like(T[:, 0]), T, mu), s.m
     L, info = torch_linalg.cholesky_ex(M[:, m:, m:])
@@ -170,7 +186,7 @@ def _least(s: _System, T: Tensor, mu: Tensor | None) -> Tensor:
 
 
 def _newton(
-    s: _System, g: Tensor, T: Tensor, mu: Tensor | None, M: Tensor, gap: float
+    s: System, g: Tensor, T: Tensor, mu: Tensor | None, M: Tensor, gap: float
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """One of Newton's steps on the barrier: the variables and M, which is positive definite, afterwards."""
     m, n = s.m, s.n
@@ -189,11 +205,11 @@ def _newton(
         cross = (P[:, :m, m:].square().sum(1) - PK[:, :m].square().sum(1))[:, None]
         scale = torch.cat([g[:, None], T], 1)
     else:
-        t = (order / (gap * (1.0 / mu).sum(1)))[:, None]
+        t = torch.where(s.held, (order / (gap * s.total(mu)))[:, None], 0.0)
         PH = P @ s.H
         HPH = s.H.mT @ PH
         first = HPH.diagonal(dim1=1, dim2=2) - t / mu.square()
-        corner = HPH.square() + torch.diag_embed(2.0 * t / mu.square() / mu)
+        corner = HPH.square() + torch.diag_embed(torch.where(s.held, 2.0 * t / mu.square() / mu, 1.0))
         cross = (s.H.mT @ PK).square() - PH[:, m:].mT.square()
         scale = torch.cat([mu, T], 1)
     H = torch.cat([torch.cat([corner, cross], 2), torch.cat([cross.mT, H], 2)], 1)
@@ -221,7 +237,7 @@ def _newton(
     return (new[:, 0], new[:, 1:], None, M) if mu is None else (g, new[:, n:], new[:, :n], M)
 
 
-def _proved(s: _System, T: Tensor, mu: Tensor | None) -> Tensor:
+def proved(s: System, T: Tensor, mu: Tensor | None) -> Tensor:
     """``(k,)``: the bound for a g for which M is proved; infinite where none is."""
     least = _least(s, T, mu).clamp_min(2.0**-500)
     found = torch.full_like(least, torch.inf)
@@ -231,12 +247,12 @@ def _proved(s: _System, T: Tensor, mu: Tensor | None) -> Tensor:
             break
         tried = torch.where(torch.isfinite(least), least, 1.0) * (1.0 + room)
         fine = _semidefinite(s, tried, T, mu) & waiting
-        square = tried if mu is None else tried * (1.0 / mu).sum(1) * (1.0 + 2.0 * gamma(s.n + 4))
+        square = tried if mu is None else tried * s.total(mu) * (1.0 + 2.0 * gamma(s.n + 4))
         found = torch.where(fine, square.sqrt() * (1.0 + 2.0**-50), found)
     return found
 
 
-def _semidefinite(s: _System, g: Tensor, T: Tensor, mu: Tensor | None) -> Tensor:
+def _semidefinite(s: System, g: Tensor, T: Tensor, mu: Tensor | None) -> Tensor:
     """``(k,)`` bool: M is positive semidefinite in exact arithmetic, for the numbers of ``H``, ``K`` as they are."""
     n = s.m + s.F
     top = torch.cat([g[:, None].expand(-1, s.m), T], 1)
@@ -258,4 +274,4 @@ def _semidefinite(s: _System, g: Tensor, T: Tensor, mu: Tensor | None) -> Tensor
     return (info == 0) & (residual + rounding + lost < shift) & (g > 0) & (T > 0).all(1)
 
 
-__all__ = ["Multipliers", "multiplier_bounds"]
+__all__ = ["Multiplied", "Multipliers", "System", "multiplier_bounds", "proved"]

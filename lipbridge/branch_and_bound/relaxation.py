@@ -53,17 +53,29 @@ class Resolved:
         return Resolved(*(torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(Resolved)))
 
 
-def resolve(cascade: Cascade, c: Tensor, r: Tensor) -> Resolved:
-    """Eliminate what is certain of slopes ``c + r e``: ``c`` and ``r`` are ``(k, U)`` float64, r not negative."""
-    k, U, n = len(c), cascade.units, cascade.P.shape[1]
-    right = torch.cat([cascade.A, cascade.P], 1)
-    found = right.expand(k, U, U + n).clone()
+def resolve(
+    cascade: Cascade, c: Tensor, r: Tensor, *, outputs: Tensor | None = None, inputs: Tensor | None = None
+) -> Resolved:
+    """Eliminate what is certain of slopes ``c + r e``.
+
+    Args:
+        cascade: the network.
+        c, r: ``(k, U)`` float64, r not negative.
+        outputs, inputs: ``(k,)`` int64: of one row, or one column, each.
+    """
+    k, U = len(c), cascade.units
+    C, D, P = cascade.C[None], cascade.D[None], cascade.P[None]
+    if outputs is not None:
+        C, D = cascade.C[outputs][:, None], cascade.D[outputs][:, None]
+    elif inputs is not None:
+        P, D = cascade.P.T[inputs][:, :, None], cascade.D.T[inputs][:, :, None]
+    found = torch.cat([cascade.A.expand(k, U, U), P.expand(k, -1, -1)], 2)
     for layer in cascade.layers[1:]:
         own = slice(layer.start, layer.stop)
         weights = cascade.A[own, : layer.start]
         if bool(weights.any()):
             found[:, own] += (weights * c[:, None, : layer.start]) @ found[:, : layer.start]
-    out = torch.cat([cascade.C, cascade.D], 1) + (cascade.C * c[:, None]) @ found
+    out = torch.cat([C.expand(k, -1, -1), D.expand(k, -1, -1)], 2) + (C * c[:, None]) @ found
     return Resolved(found[..., :U], found[..., U:], out[..., :U], out[..., U:], r)
 
 

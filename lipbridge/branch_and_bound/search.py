@@ -1,14 +1,15 @@
 """The search: parts of the tree, best first, until the largest upper bound is the best lower one.
 
-A part keeps for every unit a range of its pieces. It stands for all cells of full dimension on which each unit's
-argument stays between the kinks of one of these pieces. There are finitely many such cells, they are dense, and f is
-affine on each: f is Lipschitz with the largest norm of their matrices, along every segment but for a null set, and with
-no less. So the constant is the largest over cells that have an interior, and what happens on kinks does not count. An
-argument that is constant on a cell, at a kink, has the derivative zero there, whatever slope it is multiplied by: it is
-never made a constraint.
+A part keeps a row of the Jacobian (:mod:`bounds`) and for every unit a range of its pieces. It stands for all cells of
+full dimension on which each unit's argument stays between the kinks of one of these pieces. There are finitely many
+such cells, they are dense, and f is affine on each: f is Lipschitz with the largest norm of their matrices, along every
+segment but for a null set, and with no less. So the constant is the largest over cells that have an interior, and what
+happens on kinks does not count. An argument that is constant on a cell, at a kink, has the derivative zero there,
+whatever slope it is multiplied by: it is never made a constraint.
 
-Children halve one unit's range, so that they cover their parent. A part is done with when its upper bound is no more
-than the best lower bound (but for a relative 1e-10 or so), or its cell is proved to be empty.
+Children halve one unit's range, or decide one sign in the sum that an l_1 norm is, so that they cover their parent. A
+part is done with when its upper bound is no more than the best lower bound (but for a relative 1e-10 or so), or its
+cell is proved to be empty.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Search:
         self.best = lower
         began = time.perf_counter()
         try:
-            self.take(self.expansion.receive(roots, lower))
+            self.take(self.expansion.begin(roots, lower))
             while self.open() or (self.helpers is not None and self.helpers.sent):
                 if time.perf_counter() > self.deadline:
                     self.outcome.status = Status.TIMEOUT
@@ -150,7 +151,7 @@ class Search:
         c = self.expansion.cascade
         m, n = c.D.shape
         points = 8 * POINTS * self.expansion.feasibility.rows.size if self.expansion.feasibility.looks else 0
-        return 4000 + 4 * c.units + 8 * self.expansion.bounds.parts + 4 * (c.units + m + n) + points
+        return 4000 + 4 * c.units + 9 * (c.units + m + n) + points
 
 
 __all__ = ["Outcome", "Search"]

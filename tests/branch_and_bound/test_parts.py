@@ -15,6 +15,7 @@ from lipbridge.branch_and_bound.bounds import Bounds
 from lipbridge.branch_and_bound.cascade import cascade_of
 from lipbridge.branch_and_bound.cells import Domain, Empty, combination, look
 from lipbridge.branch_and_bound.expansion import Expansion
+from lipbridge.branch_and_bound.multipliers import Multipliers, System, proved
 from lipbridge.branch_and_bound.parts import Part
 from lipbridge.branch_and_bound.pieces import PieceTable
 from lipbridge.branch_and_bound.relaxation import resolve
@@ -37,15 +38,19 @@ def test_no_jacobian_of_a_part_is_above_its_bounds(seed: int, turn: int) -> None
     table = PieceTable(cascade)
     bounds = Bounds(cascade, table, p, q)
     low, high = ranges(table, 16)
-    x = bounds.resolved(low, high)
-    cheap = bounds.cheap(x)
-    dear = torch.full_like(cheap, torch.inf)
-    loose = (x.r > 0).any(1).nonzero().flatten()
-    if bounds.has_multipliers() and len(loose):
-        for part in range(bounds.parts):
-            dear[loose, part] = bounds.dear(x.rows(loose), torch.full_like(loose, part), None).bounds
-        assert bool(torch.isfinite(dear[loose]).all())
-    upper = torch.minimum(cheap, dear).amax(1)
+    whole = bounds.cheap(bounds.resolved(low, high))
+    uppers = []
+    for row in range(bounds.rows):
+        x = bounds.row(low, high, torch.full((16,), row), torch.zeros(16, bounds.entries, dtype=torch.float64))
+        cheap = bounds.cheap(x)[:, 0]
+        torch.testing.assert_close(cheap, whole[:, row])
+        loose = (x.r > 0).any(1).nonzero().flatten()
+        if bounds.has_multipliers() and len(loose):
+            dear = bounds.dear(x.rows(loose), None).bounds
+            assert bool(torch.isfinite(dear).all())
+            cheap[loose] = torch.minimum(cheap[loose], dear)
+        uppers.append(cheap)
+    upper = torch.stack(uppers, 1).amax(1)
     middle, radius = table.hull(low, high)
     for _ in range(50):
         e = torch.rand(16, cascade.units, dtype=torch.float64) * 2.0 - 1.0
@@ -54,15 +59,86 @@ def test_no_jacobian_of_a_part_is_above_its_bounds(seed: int, turn: int) -> None
         assert bool((lipbridge.operator_norm(J, p, q) <= upper).all())
 
 
+@pytest.mark.parametrize("norm", [1, "inf"])
+@pytest.mark.parametrize("seed", range(8))
+def test_no_sum_with_decided_signs_is_above_the_bounds_of_its_part(seed: int, norm: Norm) -> None:
+    cascade = cascade_of(tiny(seed))
+    table = PieceTable(cascade)
+    bounds = Bounds(cascade, table, norm, norm)
+    assert bounds.signed == bounds.has_multipliers()
+    low, high = ranges(table, 16)
+    rows = torch.randint(bounds.rows, (16,))
+    signs = torch.randint(-1, 2, (16, bounds.entries)).double()
+    x = bounds.row(low, high, rows, signs)
+    upper = bounds.cheap(x)[:, 0]
+    loose = (x.r > 0).any(1).nonzero().flatten()
+    if bounds.signed and len(loose):
+        upper[loose] = torch.minimum(upper[loose], bounds.dear(x.rows(loose), None).bounds)
+    middle, radius = table.hull(low, high)
+    most = torch.zeros(16, dtype=torch.float64)
+    for _ in range(200):
+        e = torch.rand(16, cascade.units, dtype=torch.float64) * 2.0 - 1.0
+        e = torch.where(torch.rand(16, 1) < 0.8, e.sign(), e)
+        J = resolve(cascade, middle + e * radius, torch.zeros_like(radius)).D
+        row = (J.mT if norm == 1 else J)[torch.arange(16), rows]
+        most = torch.maximum(most, (signs * row).sum(1).abs() + ((signs == 0) * row.abs()).sum(1))
+    assert bool((most <= upper).all())
+    tight = (radius == 0).all(1) & ((signs != 0).sum(1) <= 1)
+    torch.testing.assert_close(most[tight], upper[tight], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("anchor", [0, 2, None])
+def test_multipliers_of_merged_entries_keep_the_bound(anchor: int | None) -> None:
+    torch.manual_seed(0)
+    cascade = cascade_of(lipbridge.capture(nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))))
+    table = PieceTable(cascade)
+    bounds = Bounds(cascade, table, "inf", "inf")
+    low, high = torch.zeros(1, 12, dtype=torch.int64), table.last[None]
+    signs = np.zeros(4, dtype=np.int8)
+    if anchor is not None:
+        signs[anchor] = 1
+    row = torch.tensor([1])
+    found = bounds.dear(bounds.row(low, high, row, torch.tensor(signs[None]).double()), None)
+    T, mu = found.multipliers.T[0].numpy(), found.multipliers.mu[0].numpy()
+    ends = np.zeros(12, dtype=np.int16), np.ones(12, dtype=np.int16)
+    part = Part(*ends, 1, signs, 1.0, 0, np.zeros((2, 12), dtype=bool), branch=12 + 1, multipliers=(T, mu))
+    for half, sign in zip(part.halves(), (1, -1), strict=True):
+        assert half.signs[1] == sign
+        assert half.multipliers is not None
+        x = bounds.row(low, high, row, torch.tensor(half.signs[None]).double())
+        start = Multipliers(*(torch.tensor(t[None]) for t in half.multipliers))
+        # Before any step, the bound is at most what it was.
+        system = System(x, rows=True)
+        assert float(proved(system, start.T, start.mu)) <= float(found.bounds) * (1.0 + 1e-9)
+
+
+@pytest.mark.parametrize("norm", [1, "inf"])
+def test_shares_of_entries_tell_by_how_much_the_bound_falls_with_them(norm: Norm) -> None:
+    torch.manual_seed(0)
+    cascade = cascade_of(lipbridge.capture(nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))))
+    table = PieceTable(cascade)
+    bounds = Bounds(cascade, table, norm, norm)
+    low, high = torch.zeros(1, 12, dtype=torch.int64), table.last[None]
+    x = bounds.row(low, high, torch.tensor([1]), torch.zeros(1, bounds.entries).double())
+    found = bounds.dear(x, None)
+    shares = found.entries[0]
+    assert float(shares.sum()) == pytest.approx(1.0)
+    for entry in range(bounds.entries):
+        scale = torch.ones(bounds.entries, dtype=torch.float64)
+        scale[entry] = 0.9
+        less = bounds.dear(replace(x, B=x.B * scale, D=x.D * scale), None).bounds
+        assert float(1.0 - less / found.bounds) == pytest.approx(0.1 * float(shares[entry]), rel=0.1, abs=2e-3)
+
+
 @pytest.mark.parametrize("norm", [2, "inf"])
 def test_shares_tell_by_how_much_the_bound_falls_with_a_units_uncertainty(norm: Norm) -> None:
     torch.manual_seed(0)
     cascade = cascade_of(lipbridge.capture(nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))))
     table = PieceTable(cascade)
     bounds = Bounds(cascade, table, norm, norm)
-    x = bounds.resolved(torch.zeros(1, 12, dtype=torch.int64), table.last[None])
-    part = torch.zeros(1, dtype=torch.int64)
-    found = bounds.dear(x, part, None)
+    low, high = torch.zeros(1, 12, dtype=torch.int64), table.last[None]
+    x = bounds.row(low, high, torch.tensor([0]), torch.zeros(1, 4).double())
+    found = bounds.dear(x, None)
     shares = found.shares[0]
     assert float(shares.min()) > 0.0
     order = shares.argsort(descending=True)
@@ -70,11 +146,11 @@ def test_shares_tell_by_how_much_the_bound_falls_with_a_units_uncertainty(norm: 
     for unit in (int(order[0]), int(order[-1])):
         r = x.r.clone()
         r[0, unit] *= 0.9
-        less = bounds.dear(replace(x, r=r), part, None).bounds
+        less = bounds.dear(replace(x, r=r), None).bounds
         fell.append(float(1.0 - less / found.bounds))
         assert fell[-1] == pytest.approx(0.1 * float(shares[unit]), rel=0.2, abs=1e-3)
     assert fell[0] > fell[1]
-    less = bounds.dear(replace(x, r=0.9 * x.r), part, None).bounds
+    less = bounds.dear(replace(x, r=0.9 * x.r), None).bounds
     assert float(1.0 - less / found.bounds) == pytest.approx(0.1 * float(shares.sum()), rel=0.2)
 
 
@@ -121,13 +197,15 @@ def test_a_folded_piece_is_one_that_no_point_of_the_part_is_on(ball: bool) -> No
         rng = np.random.default_rng(seed)
         for _ in range(20):
             last = search.table.last.numpy().astype(np.int8)
-            part = Part(0 * last, last, np.array([np.inf]), 0, np.zeros((2, len(last)), dtype=bool))
+            none = np.zeros(0, dtype=np.int8)
+            part = Part(0 * last, last, 0, none, np.inf, 0, np.zeros((2, len(last)), dtype=bool))
             for _ in range(5):
                 _, affine = search.arguments([part])
                 some = np.flatnonzero(affine[0] & (part.low < part.high))
                 if not len(some):
                     break
-                part = part.halves(int(rng.choice(some)))[int(rng.integers(2))]
+                part.branch = int(rng.choice(some))
+                part = part.halves()[int(rng.integers(2))]
                 z, affine = search.arguments([part])
                 if not search.feasibility.inhabited([part], z, affine):
                     break
