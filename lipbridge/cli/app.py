@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.main import get_command
 
-from lipbridge.cli import bound, certify, check, compare, data, export, train, verifiers
+from lipbridge.cli import bound, certify, check, compare, data, export, train, verifiers, verify
 from lipbridge.cli.output import error_line
 from lipbridge.errors import LipbridgeError
 
@@ -30,6 +30,8 @@ app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("certify")(certify.certify)
 app.command("export")(export.export)
+app.command("verify")(verify.verify)
+app.command("supports")(verify.supports)
 app.command("verifiers")(verifiers.verifiers)
 app.add_typer(data.app, name="data")
 

@@ -68,6 +68,10 @@ class Format(ABC):
             ModelFileError: if the file cannot be written.
         """
 
+    def supported(self) -> tuple[Sequence[int], Sequence[str]]:
+        """Versions of the format that are read, in order, and names of its operators; none where it has none."""
+        return (), ()
+
     def require(self) -> None:
         """Raise MissingDependency, with the command that installs them, unless the required modules are there."""
         missing = [module for module in self.requires if find_spec(module) is None]

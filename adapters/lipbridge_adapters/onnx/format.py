@@ -28,6 +28,13 @@ class OnnxFormat(Format):
 
         return read_onnx(path, input_shape, output=output), ()
 
+    def supported(self) -> tuple[Sequence[int], Sequence[str]]:
+        """Opsets and operators."""
+        from lipbridge_adapters.onnx.file import OPSETS
+        from lipbridge_adapters.onnx.reader import OPERATORS
+
+        return OPSETS, sorted(OPERATORS)
+
     def write(self, graph: Graph, path: Path, dialect: str | None = None) -> dict[str, object]:
         """As :func:`lipbridge_adapters.onnx.export.export_onnx`, checked."""
         from lipbridge_adapters.onnx.export import export_onnx

@@ -1,0 +1,166 @@
+"""``lipbridge verify`` and ``lipbridge supports``: the command line that VNN-LIB 2.0 asks of a solver."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lipbridge.cli.output import JsonOption, note, print_json, print_table
+from lipbridge.errors import InvalidArgument, LipbridgeError
+from lipbridge.processes import stdout_to_stderr
+
+if TYPE_CHECKING:
+    from lipbridge.files.queries import QueryFormat
+
+#: Verdicts as the standard writes them.
+WORDS = {"verified": "unsat", "falsified": "sat", "unknown": "unknown", "timeout": "timed-out"}
+#: Seconds if nothing else is said.
+SECONDS = 60
+
+
+def verify(
+    query: Annotated[Path, typer.Argument(metavar="QUERY", help="A .vnnlib file, or a list of them, instances.csv.")],
+    network: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="The ONNX file of the network that the query calls NAME."),
+    ] = None,
+    timeout: Annotated[
+        int | None, typer.Option(metavar="SECONDS", help=f"At most; {SECONDS}, or what the list says, if not given.")
+    ] = None,
+    as_real: Annotated[
+        bool, typer.Option("--as-real", help="Take numbers that the query declares as floats as real ones.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether an input obeys a VNN-LIB query (1.0 or 2.0): unsat is a proof, sat comes with the input.
+
+    The first line is unsat, sat, unknown or timed-out. Proofs hold over the real numbers, after rounding; an input of
+    sat obeys the query in exact arithmetic and when the file is run. Bounds, a search, then branch and bound until the
+    time is over. A list is answered in a table.
+    """
+    from lipbridge.files.queries import query_format_of
+
+    began = time.perf_counter()
+    if timeout is not None and timeout < 1:
+        raise InvalidArgument("--timeout", "be at least 1", timeout)
+    kind, many = query_format_of(query)
+    kind.require()
+    if many:
+        if network:
+            raise InvalidArgument("--network", "not be given with a list, which names its networks", network)
+        return _listed(kind, query, timeout, as_real, as_json)
+    networks = _networks(network or [])
+    row = _answered(kind, query, networks, began, timeout or SECONDS, as_real)
+    if as_json:
+        return print_json([row])
+    typer.echo(row["result"])
+    if row["assignment"]:
+        typer.echo(row["assignment"])
+    if row["detail"]:
+        note(row["detail"])
+    return None
+
+
+def _networks(given: list[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for each in given:
+        name, equals, file = each.partition("=")
+        if not equals or not file:
+            raise InvalidArgument("--network", "be NAME=FILE", each)
+        if name in found:
+            raise InvalidArgument("--network", "name each network once", each)
+        found[name] = Path(file)
+    return found
+
+
+def _answered(
+    kind: QueryFormat, query: Path, networks: Mapping[str, Path], began: float, seconds: float, as_real: bool
+) -> dict[str, Any]:
+    """A row: the result, the assignment for sat, what is to be said of it, and seconds."""
+    from lipbridge.problem.property import Verdict
+    from lipbridge.verifiers.properties import judge
+
+    assignment, detail = None, ""
+    with stdout_to_stderr():
+        read = kind.read(query, networks, as_real=as_real)
+        if read.asked is None:
+            verdict, detail = Verdict.VERIFIED, "the query contradicts itself, whatever the network does"
+        else:
+            found = judge(read.graph, read.asked, tried=read.tried, dtype=read.dtype, deadline=began + 0.95 * seconds)
+            verdict = found.verdict
+            if found.counterexample is not None:
+                assignment = None if read.tried is None else read.confirmed(found.counterexample)
+                if assignment is None:
+                    verdict = Verdict.UNKNOWN
+                    detail = "an input obeys the query over the real numbers, but not when the file is run in floats"
+    spent = time.perf_counter() - began
+    if spent > seconds and assignment is None and verdict is Verdict.UNKNOWN:
+        verdict = Verdict.TIMEOUT
+    return {
+        "query": str(query),
+        "result": WORDS[verdict],
+        "assignment": assignment,
+        "seconds": spent,
+        "detail": detail or (verdict.advice if verdict in (Verdict.UNKNOWN, Verdict.TIMEOUT) else ""),
+    }
+
+
+def _listed(kind: QueryFormat, path: Path, timeout: int | None, as_real: bool, as_json: bool) -> None:
+    rows: list[dict[str, Any]] = []
+    folder = path.parent.resolve()
+    for line in kind.listed(path):
+        began = time.perf_counter()
+        try:
+            row = _answered(kind, line.query, {"": line.network}, began, timeout or line.seconds, as_real)
+        except (LipbridgeError, OSError) as error:
+            spent = time.perf_counter() - began
+            row = {"result": "error", "assignment": None, "seconds": spent, "detail": " ".join(str(error).split())}
+        names = {"network": line.network, "query": line.query}
+        rows.append({**row, **{name: str(file.relative_to(folder)) for name, file in names.items()}})
+    if as_json:
+        return print_json(rows)
+    print_table(
+        f"{path}",
+        {
+            "network": lambda row: str(row["network"]),
+            "query": lambda row: str(row["query"]),
+            "result": lambda row: str(row["result"]),
+            "seconds": lambda row: f"{row['seconds']:.2f}",
+            "": lambda row: str(row["detail"]),
+        },
+        rows,
+    )
+    return None
+
+
+def supports(
+    onnx_opset_versions: Annotated[bool, typer.Option("--onnx-opset-versions", help="The first and the last.")] = False,
+    onnx_element_types: Annotated[bool, typer.Option("--onnx-element-types", help="Of sound proofs.")] = False,
+    onnx_operators: Annotated[bool, typer.Option("--onnx-operators", help="Names of ONNX operators.")] = False,
+    vnnlib_versions: Annotated[bool, typer.Option("--vnnlib-versions", help="The first and the last.")] = False,
+    hidden_node_theories: Annotated[bool, typer.Option("--hidden-node-theories")] = False,
+    multiple_input_output_theories: Annotated[bool, typer.Option("--multiple-input-output-theories")] = False,
+    multiple_network_theories: Annotated[bool, typer.Option("--multiple-network-theories")] = False,
+    multiple_node_comparison_theories: Annotated[bool, typer.Option("--multiple-node-comparison-theories")] = False,
+    arithmetic_complexity_theories: Annotated[bool, typer.Option("--arithmetic-complexity-theories")] = False,
+    optimised_disjunctive_reasoning: Annotated[bool, typer.Option("--optimised-disjunctive-reasoning")] = False,
+    serialise_assignments: Annotated[bool, typer.Option("--serialise-assignments")] = False,
+) -> None:
+    """What verify can read, one capability at a time, as VNN-LIB 2.0 has it."""
+    asked = [name.replace("_", "-") for name, given in locals().items() if given is True]
+    if len(asked) != 1:
+        raise InvalidArgument("supports", "be given one option, such as --vnnlib-versions", asked or "none")
+    from lipbridge.files.queries import list_query_formats
+
+    for kind in list_query_formats():
+        known = kind.capabilities()
+        if asked[0] in known:
+            kind.require()
+            typer.echo("\n".join(known[asked[0]]))
+
+
+__all__ = ["supports", "verify"]
