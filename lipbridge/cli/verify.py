@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lipbridge.cli.output import JsonOption, note, print_json, print_table
-from lipbridge.errors import InvalidArgument, LipbridgeError
+from lipbridge.cli.output import Cell, JsonOption, JsonRow, note, print_json, print_table
+from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError
 from lipbridge.processes import stdout_to_stderr
 
 if TYPE_CHECKING:
     from lipbridge.files.queries import QueryFormat
+    from lipbridge.files.solvers import Solver
 
 #: Verdicts as the standard writes them.
 WORDS = {"verified": "unsat", "falsified": "sat", "unknown": "unknown", "timeout": "timed-out"}
@@ -34,6 +35,14 @@ def verify(
     as_real: Annotated[
         bool, typer.Option("--as-real", help="Take numbers that the query declares as floats as real ones.")
     ] = False,
+    solver: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="Ask another solver too, by VNN-LIB 2.0's command line; several times for several. What it says is "
+            "checked, and told in a table.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Whether an input obeys a VNN-LIB query (1.0 or 2.0): unsat is a proof, sat comes with the input.
@@ -49,10 +58,10 @@ def verify(
         raise InvalidArgument("--timeout", "be at least 1", timeout)
     kind, many = query_format_of(query)
     kind.require()
-    if many:
-        if network:
-            raise InvalidArgument("--network", "not be given with a list, which names its networks", network)
-        return _listed(kind, query, timeout, as_real, as_json)
+    if many and network:
+        raise InvalidArgument("--network", "not be given with a list, which names its networks", network)
+    if many or solver:
+        return _compared(kind, query, many, _networks(network or []), timeout, as_real, solver or [], as_json)
     networks = _networks(network or [])
     row = _answered(kind, query, networks, began, timeout or SECONDS, as_real)
     if as_json:
@@ -109,32 +118,98 @@ def _answered(
     }
 
 
-def _listed(kind: QueryFormat, path: Path, timeout: int | None, as_real: bool, as_json: bool) -> None:
+def _compared(
+    kind: QueryFormat,
+    path: Path,
+    many: bool,
+    networks: Mapping[str, Path],
+    timeout: int | None,
+    as_real: bool,
+    solvers: Sequence[str],
+    as_json: bool,
+) -> None:
+    """A row for each query and solver, ours first."""
+    from lipbridge.files.queries import Listed
+    from lipbridge.files.solvers import get_solver
+
+    others = [get_solver(words) for words in solvers]
     rows: list[dict[str, Any]] = []
-    folder = path.parent.resolve()
-    for line in kind.listed(path):
+    lines = kind.listed(path) if many else [Listed(next(iter(networks.values()), path), path, SECONDS)]
+    for line in lines:
+        seconds = timeout or line.seconds
+        named = {"": line.network} if many else networks
         began = time.perf_counter()
         try:
-            row = _answered(kind, line.query, {"": line.network}, began, timeout or line.seconds, as_real)
+            row = _answered(kind, line.query, named, began, seconds, as_real)
         except (LipbridgeError, OSError) as error:
+            if not many:
+                raise
             spent = time.perf_counter() - began
             row = {"result": "error", "assignment": None, "seconds": spent, "detail": " ".join(str(error).split())}
-        names = {"network": line.network, "query": line.query}
-        rows.append({**row, **{name: str(file.relative_to(folder)) for name, file in names.items()}})
+        own = {"solver": "lipbridge", **row, "startup": None}
+        found = [own, *(_asked(kind, each, line.query, named, seconds, as_real, own) for each in others)]
+        names = {"network": _near(line.network, path), "query": _near(line.query, path)}
+        rows += [{**names, **each, **names} for each in found]
     if as_json:
         return print_json(rows)
-    print_table(
-        f"{path}",
-        {
-            "network": lambda row: str(row["network"]),
-            "query": lambda row: str(row["query"]),
-            "result": lambda row: str(row["result"]),
-            "seconds": lambda row: f"{row['seconds']:.2f}",
-            "": lambda row: str(row["detail"]),
-        },
-        rows,
-    )
+    columns: dict[str, Cell] = {name: _shown(name) for name in ("network", "query", "solver", "result")}
+    columns |= {"seconds": _shown("seconds"), "start": _shown("startup"), "": _shown("detail")}
+    if not others:
+        del columns["solver"]
+    print_table(f"{path}", columns, rows)
     return None
+
+
+def _shown(name: str) -> Cell:
+    def cell(row: JsonRow) -> str:
+        value = row.get(name)
+        return f"{value:.2f}" if isinstance(value, float) else str(value or "")
+
+    return cell
+
+
+def _near(file: Path, path: Path) -> str:
+    folder = path.parent.resolve()
+    whole = file.resolve()
+    return str(whole.relative_to(folder)) if whole.is_relative_to(folder) else str(file)
+
+
+def _asked(
+    kind: QueryFormat,
+    solver: Solver,
+    query: Path,
+    networks: Mapping[str, Path],
+    seconds: float,
+    as_real: bool,
+    own: dict[str, Any],
+) -> dict[str, Any]:
+    """What another solver says, and whether that is true: against our proof, our counterexample, and its own."""
+    from lipbridge.problem.verifier import Budget
+
+    try:
+        named = kind.named(query, networks)
+    except ModelFileError as error:  # it is told of us too
+        return {"solver": solver.name, "result": "error", "detail": " ".join(str(error).split())}
+    answer = solver.answer(query, named, seconds, Budget(seconds=seconds).memory)
+    detail, result = answer.detail, WORDS.get(answer.verdict, "error")
+    if result == "sat" and own["result"] != "error":
+        read = kind.read(query, networks, as_real=as_real)
+        x = read.inputs(answer.assignment)
+        if x is None:
+            detail = "its counterexample cannot be read"
+        elif read.confirmed(x) is None:
+            detail = "its counterexample is none when the file is run"
+    if own["result"] in ("sat", "unsat") and result in ("sat", "unsat") and own["result"] != result:
+        ours = "the opposite is proved" if own["result"] == "unsat" else "a counterexample is known"
+        detail = f"unsound: {ours}" + (f"; {detail}" if detail else "")
+    return {
+        "solver": solver.name,
+        "result": result,
+        "assignment": answer.assignment or None,
+        "seconds": answer.seconds,
+        "startup": solver.startup(),
+        "detail": detail,
+    }
 
 
 def supports(

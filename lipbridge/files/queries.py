@@ -36,6 +36,13 @@ class Query(ABC):
     dtype: torch.dtype
 
     @abstractmethod
+    def inputs(self, assignment: str) -> Tensor | None:
+        """``(*input_shape)`` float64: the input of an assignment that a solver printed; None if it is none.
+
+        It is rounded to what the network takes.
+        """
+
+    @abstractmethod
     def confirmed(self, x: Tensor) -> str | None:
         """A counterexample as text, if it is one too when the file of the network is run; None if not.
 
@@ -82,6 +89,10 @@ class QueryFormat(ABC):
             ModelFileError: for what is not understood, in words.
             InvalidArgument: for too few or too many networks.
         """
+
+    @abstractmethod
+    def named(self, path: Path, networks: Mapping[str, Path]) -> dict[str, Path]:
+        """The networks by the names that the question has for them, where one of any name is given."""
 
     @abstractmethod
     def listed(self, path: Path) -> list[Listed]:

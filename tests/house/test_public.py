@@ -24,6 +24,8 @@ FOR_PLUGINS = (
     "lipbridge.verifiers",
     "lipbridge.files.benchmarks",
     "lipbridge.files.formats",
+    "lipbridge.files.queries",
+    "lipbridge.files.solvers",
     "lipbridge.graph.nodes",
     "lipbridge.graph.graph",
 )
@@ -99,5 +101,5 @@ def test_readme_and_guide_use_public_names_alone(page: Path) -> None:
     for dotted in re.findall(r"`(lipbridge(?:_adapters)?(?:\.\w+)+)", text):
         if not dotted.endswith((".py", ".toml")) and dotted not in FOR_PLUGINS:
             name = dotted.split(".")[1] if dotted.startswith("lipbridge.") else ""
-            groups = ("verifiers", "formats", "functions", "benchmarks")  # of entry points
+            groups = ("verifiers", "formats", "functions", "benchmarks", "queries", "solvers")  # of entry points
             assert name in NAMES or (name in groups and dotted.count(".") == 1), f"{page.name}: {dotted}"

@@ -13,6 +13,7 @@ import csv
 import gzip
 import importlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -35,6 +36,7 @@ from lipbridge_adapters.vnnlib.syntax import Declared, declarations
 MOST_LINES, MOST_SECONDS = 100_000, 10**7
 #: How far outputs of the network's file may be from our network's at the same input, relatively.
 AGREE = 1e-3
+_PAIR = re.compile(r"\(\s*([XY]_[0-9]+)\s+([^\s()]+)\s*\)")
 #: numpy's floats.
 KINDS: dict[torch.dtype, Any] = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
 
@@ -61,6 +63,11 @@ class VnnLib(QueryFormat):
             known = declared.network or "any name"
             raise InvalidArgument("--network", f"give one file, that of `{known}`", sorted(networks))
         return _Asked(declared, ways, next(iter(networks.values())))
+
+    def named(self, path: Path, networks: Mapping[str, Path]) -> dict[str, Path]:
+        """By what a file of version 2.0 calls its network."""
+        name = declarations(_text(path))[0].network or "N"
+        return {known or name: file for known, file in networks.items()}
 
     def _typed(self, declared: Declared, as_real: bool) -> None:
         for tensor in (declared.input, declared.output):
@@ -195,6 +202,29 @@ class _Asked(Query):
         theirs = self.session.run(x, self.declared)
         if theirs is None or not np.allclose(ours, theirs, rtol=AGREE, atol=AGREE * (1.0 + np.abs(ours).max())):
             raise ModelFileError(f"{self.path}: the network, when it is run, gives other outputs than when it is read")
+
+    def inputs(self, assignment: str) -> Tensor | None:
+        """Of either version's form; outputs are not looked at, since they can be computed."""
+        size = self.declared.input.size
+        if self.declared.version == "1.0":
+            pairs = _PAIR.findall(assignment)
+            numbers = [value for name, value in pairs if name.startswith("X_")]
+            if [name for name, _ in pairs[: len(numbers)]] != [f"X_{i}" for i in range(size)]:
+                return None
+        else:
+            words = assignment.replace("[", " [", 1).split()
+            if words[:1] != [self.declared.input.name]:
+                return None
+            after = next((i for i, word in enumerate(words) if word.endswith("]")), len(words))
+            numbers = words[after + 1 : after + 1 + size]
+        try:
+            values = [float(number) for number in numbers]
+        except ValueError:
+            return None
+        if len(values) != size or not all(map(math.isfinite, values)):
+            return None
+        x = torch.tensor(values, dtype=torch.float64).to(self.dtype).double()
+        return x.reshape(self.graph.input_shape) if bool(torch.isfinite(x).all()) else None
 
     def confirmed(self, x: Tensor) -> str | None:
         """All inequalities are looked at once more, in fractions, for the floats that are printed."""

@@ -1,0 +1,1 @@
+"""Other verifiers as processes of their own."""

@@ -1,0 +1,132 @@
+"""Whatever another solver does ends in an answer, and what it says is checked."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from torch import nn
+
+import lipbridge
+from lipbridge.cli.app import run
+from lipbridge.errors import InvalidArgument
+from lipbridge.files.formats import get_format
+from lipbridge.files.solvers import get_solver
+from lipbridge.problem.property import Verdict
+from lipbridge_adapters.process import command as module
+
+QUERY = """(vnnlib-version <2.0>)
+(declare-network f (declare-input X real [1,2]) (declare-output Y real [1,1]))
+(assert (and (>= X[0,0] 0.0) (<= X[0,0] 1.0) (>= X[0,1] 0.0) (<= X[0,1] 1.0)))
+(assert (>= Y[0,0] LIMIT))
+"""
+SAT = "print('sat\\nX real [1,2]\\n1.0\\n1.0\\nY real [1,1]\\n2.0')"
+
+
+def fake(folder: Path, body: str, name: str = "solver") -> str:
+    path = folder / name
+    path.write_text(f"#!{sys.executable}\nimport os, sys, time, signal\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """``f(x) = x_0 + x_1``, and a query that is sat for LIMIT 1 and unsat for 3."""
+    layer = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    get_format("onnx").write(lipbridge.capture(layer), tmp_path / "f.onnx")
+    query = tmp_path / "q.vnnlib"
+    query.write_text(QUERY.replace("LIMIT", "1.0"))
+    return query, tmp_path / "f.onnx"
+
+
+BEHAVIOURS = {
+    "print('unsat')": (Verdict.VERIFIED, ""),
+    "print('loading...\\nunknown')": (Verdict.UNKNOWN, ""),
+    "print('timed-out')": (Verdict.TIMEOUT, ""),
+    SAT: (Verdict.FALSIFIED, ""),
+    "pass": (Verdict.ERROR, "it printed nothing"),
+    "print('unsatisfiable, I think')": (Verdict.ERROR, "it gave no verdict"),
+    "sys.stdout.buffer.write(bytes(range(256)) * 1000)": (Verdict.ERROR, "it gave no verdict"),
+    "sys.exit('no licence')": (Verdict.ERROR, "exit code 1: no licence"),
+    "print('unsat'); sys.stdout.flush(); os.kill(os.getpid(), signal.SIGSEGV)": (Verdict.ERROR, "signal 11"),
+    "time.sleep(1000)": (Verdict.TIMEOUT, "stopped"),
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)": (Verdict.TIMEOUT, "stopped"),
+    "os.fork() or time.sleep(1000); print('unsat')": (Verdict.VERIFIED, ""),
+    "b = bytearray(600 * 2**20); time.sleep(100)": (Verdict.ERROR, "GiB and was stopped"),
+}
+
+
+@pytest.mark.parametrize("body", BEHAVIOURS)
+def test_every_behaviour_ends_in_an_answer(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    monkeypatch.setattr(module, "START", 1.0)
+    solver = get_solver(fake(tmp_path, body))
+    began = time.perf_counter()
+    answer = solver.answer(files[0], {"f": files[1]}, 1.0, 400 * 2**20)
+    assert time.perf_counter() - began < 20.0
+    verdict, told = BEHAVIOURS[body]
+    assert answer.verdict is verdict
+    assert told in answer.detail
+    assert bool(answer.assignment) == (verdict is Verdict.FALSIFIED)
+    left = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path / "solver") in (p.info["cmdline"] or [])]
+    assert left == []
+
+
+def test_it_is_asked_as_the_standard_has_it(files: tuple[Path, Path], tmp_path: Path) -> None:
+    solver = get_solver(fake(tmp_path, "open(sys.argv[0] + '.txt', 'a').write(repr(sys.argv[1:])); print('unknown')"))
+    solver.answer(files[0], {"f": files[1]}, 7.0, 1e10)
+    wanted = ["verify", str(files[0]), "--network", f"f={files[1]}", "--timeout", "7"]
+    assert (tmp_path / "solver.txt").read_text() == repr(wanted)
+    assert 0.0 < solver.startup() < 30.0
+
+
+@pytest.mark.parametrize("words", ["no-such-solver-here", "'", " ", "/etc/passwd"])
+def test_what_is_no_command_is_refused(words: str) -> None:
+    with pytest.raises(InvalidArgument, match="be a command"):
+        get_solver(words)
+
+
+def rows_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
+    assert run(["verify", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_lie_is_told(files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    query, network = files
+    asked = [str(query), "--network", f"f={network}", "--timeout", "5"]
+    honest, liar = fake(tmp_path, SAT, "honest"), fake(tmp_path, "print('unsat')", "liar")
+    ours, first, second = rows_of(capsys, *asked, "--solver", honest, "--solver", liar)
+    assert [row["solver"] for row in (ours, first, second)] == ["lipbridge", "honest", "liar"]
+    assert [row["result"] for row in (ours, first, second)] == ["sat", "sat", "unsat"]
+    assert [row["detail"] for row in (ours, first, second)] == ["", "", "unsound: a counterexample is known"]
+    assert all(row["startup"] > 0.0 for row in (first, second))
+    query.write_text(QUERY.replace("LIMIT", "3.0"))
+    ours, first, second = rows_of(capsys, *asked, "--solver", honest, "--solver", liar)
+    assert [row["result"] for row in (ours, first, second)] == ["unsat", "sat", "unsat"]
+    assert first["detail"] == "unsound: the opposite is proved; its counterexample is none when the file is run"
+    broken = fake(tmp_path, "print('sat\\nX real [1,2]\\n1.0\\nnan')", "broken")
+    query.write_text(QUERY.replace("LIMIT", "1.0"))
+    _, row = rows_of(capsys, *asked, "--solver", broken)
+    assert row["detail"] == "its counterexample cannot be read"
+
+
+def test_a_list_has_a_row_for_each_solver(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "instances.csv").write_text("f.onnx,q.vnnlib,5\nf.onnx,none.vnnlib,5\n")
+    mine = fake(tmp_path, SAT)
+    rows = rows_of(capsys, str(tmp_path / "instances.csv"), "--solver", mine)
+    assert [(row["query"], row["solver"]) for row in rows[:2]] == [("q.vnnlib", "lipbridge"), ("q.vnnlib", "solver")]
+    assert [row["result"] for row in rows] == ["sat", "sat", "error", "error"]
+    assert run(["verify", str(tmp_path / "instances.csv"), "--solver", mine]) == 0
+    assert "q.vnnlib" in capsys.readouterr().out
