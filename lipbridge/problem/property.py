@@ -69,15 +69,11 @@ class Property:
     @property
     def boxes(self) -> list[tuple[Tensor, Tensor, list[Case]]]:
         """The cases by their boxes."""
-        found: list[tuple[Tensor, Tensor, list[Case]]] = []
+        found: dict[tuple[bytes, bytes], tuple[Tensor, Tensor, list[Case]]] = {}
         for case in self.cases:
-            for lower, upper, held in found:
-                if torch.equal(lower, case.lower) and torch.equal(upper, case.upper):
-                    held.append(case)
-                    break
-            else:
-                found.append((case.lower, case.upper, [case]))
-        return found
+            key = case.lower.numpy().tobytes(), case.upper.numpy().tobytes()
+            found.setdefault(key, (case.lower, case.upper, []))[2].append(case)
+        return list(found.values())
 
 
 class Verdict(StrEnum):

@@ -72,11 +72,16 @@ def judge(
         if each.input_shape != graph.input_shape or each.outputs != math.prod(graph.output_shape):
             should = f"be of inputs {graph.input_shape} and {math.prod(graph.output_shape)} outputs, as the network is"
             raise InvalidArgument("asked", should, (each.input_shape, each.outputs))
-    margins = [(lower, upper, cases, _margins(graph, lower, upper, cases)) for lower, upper, cases in asked.boxes]
+    margins: list[tuple[Tensor, Tensor, list[Case], Tensor]] = []
+    for lower, upper, cases in asked.boxes:
+        if deadline is not None and margins and time.perf_counter() > deadline:
+            return Judgement(Verdict.TIMEOUT, -math.inf, None, time.perf_counter() - began)
+        margins.append((lower, upper, cases, _margins(graph, lower, upper, cases)))
     margin = min(float(found.min()) for *_, found in margins)
     if margin > 0.0:
         return Judgement(Verdict.VERIFIED, margin, None, time.perf_counter() - began)
-    found = counterexample(graph, (tried or asked).cases, seed=seed, starts=starts, dtype=dtype)
+    cases = (tried or asked).cases
+    found = counterexample(graph, cases, seed=seed, starts=starts, dtype=dtype, deadline=deadline)
     verdict = Verdict.UNKNOWN if found is None else Verdict.FALSIFIED
     if found is None and deadline is not None:
         waiting = [_Box(lower, upper, _open(cases, own), float(own.min())) for lower, upper, cases, own in margins]
@@ -179,13 +184,16 @@ def counterexample(
     seed: int = 0,
     starts: Tensor | None = None,
     dtype: torch.dtype = torch.float64,
+    deadline: float | None = None,
 ) -> Tensor | None:
     """An input that obeys all inequalities of a case for certain, by signed gradients; None if none was found.
 
-    It holds floats of ``dtype``, as the ends of the boxes do.
+    It holds floats of ``dtype``, as the ends of the boxes do. After the ``deadline`` no further case is looked at.
     """
     generator = torch.Generator().manual_seed(seed)
     for case in cases:
+        if deadline is not None and time.perf_counter() > deadline:
+            return None
         half = 0.5 * case.upper - 0.5 * case.lower
         corners = 2.0 * torch.randint(0, 2, (STARTS - 1, *half.shape), generator=generator).to(half) - 1.0
         x = (0.5 * case.lower + 0.5 * case.upper)[None] + torch.cat([torch.zeros_like(half)[None], corners]) * half

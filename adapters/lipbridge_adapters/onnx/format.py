@@ -31,9 +31,9 @@ class OnnxFormat(Format):
     def supported(self) -> tuple[Sequence[int], Sequence[str]]:
         """Opsets and operators."""
         from lipbridge_adapters.onnx.file import OPSETS
-        from lipbridge_adapters.onnx.reader import OPERATORS
+        from lipbridge_adapters.onnx.reading import operators
 
-        return OPSETS, sorted(OPERATORS)
+        return OPSETS, operators()
 
     def write(self, graph: Graph, path: Path, dialect: str | None = None) -> dict[str, object]:
         """As :func:`lipbridge_adapters.onnx.export.export_onnx`, checked."""

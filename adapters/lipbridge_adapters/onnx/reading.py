@@ -37,7 +37,7 @@ from lipbridge_adapters.onnx import (
 from lipbridge_adapters.onnx.check import FileCheck, check_reading
 from lipbridge_adapters.onnx.file import FLOATS, Fault, open_onnx
 from lipbridge_adapters.onnx.joining import join_stacked_rows, straightened
-from lipbridge_adapters.onnx.reader import MAX_SIZE, OnnxReader
+from lipbridge_adapters.onnx.reader import MAX_SIZE, OPERATORS, OnnxReader
 
 #: Modules that register what they read.
 _REGISTERED = (
@@ -56,6 +56,11 @@ _REGISTERED = (
 
 #: What operators on absurd numbers may raise in torch or Python.
 _PARSING = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, MemoryError)
+
+
+def operators() -> list[str]:
+    """Names of the operators that are read, of values that depend on the input: all files of them are imported here."""
+    return sorted(OPERATORS)
 
 
 def read_onnx(
