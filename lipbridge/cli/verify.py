@@ -197,8 +197,9 @@ def _asked(
         x = read.inputs(answer.assignment)
         if x is None:
             detail = "its counterexample cannot be read"
-        elif read.confirmed(x) is None:
-            detail = "its counterexample is none when the file is run"
+        else:
+            why = read.failing(x)
+            detail = f"its counterexample is none when the file is run: {why}" if why else ""
     if own["result"] in ("sat", "unsat") and result in ("sat", "unsat") and own["result"] != result:
         ours = "the opposite is proved" if own["result"] == "unsat" else "a counterexample is known"
         detail = f"unsound: {ours}" + (f"; {detail}" if detail else "")

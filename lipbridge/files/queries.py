@@ -50,6 +50,10 @@ class Query(ABC):
             x: ``(*input_shape)`` float64, a counterexample of ``tried`` in exact arithmetic.
         """
 
+    @abstractmethod
+    def failing(self, x: Tensor) -> str:
+        """Why an input is no counterexample when the file is run, in words; nothing if it is one."""
+
 
 @dataclass(frozen=True)
 class Listed:

@@ -28,6 +28,8 @@ WORDS = {
 }
 #: Seconds that are given for the start, and bytes of the output that are read.
 START, MOST_OUTPUT = 30.0, 2**26
+#: The exit code of a proof among SAT solvers.
+UNSAT = 20
 
 
 class CommandSolver(Solver):
@@ -90,12 +92,14 @@ class CommandSolver(Solver):
     def _read(self, text: str, told: str, code: int | None, spent: float) -> Answer:
         lines = text.splitlines()
         place = next((i for i, line in enumerate(lines) if line.strip().lower() in WORDS), None)
-        if code != 0:
+        verdict = None if place is None else WORDS[lines[place].strip().lower()]
+        # A code of its own for each verdict is usual; but a proof of one that failed afterwards is none.
+        fine = code == 0 or (code is not None and code > 0 and verdict not in (None, Verdict.VERIFIED))
+        if not fine and not (verdict is Verdict.VERIFIED and code == UNSAT):
             how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
             return Answer(Verdict.ERROR, "", spent, f"it ended with {how}: {told or 'it printed nothing'}")
-        if place is None:
+        if place is None or verdict is None:
             return Answer(Verdict.ERROR, "", spent, f"it gave no verdict: {told or 'it printed nothing'}")
-        verdict = WORDS[lines[place].strip().lower()]
         return Answer(verdict, "\n".join(lines[place + 1 :]) if verdict is Verdict.FALSIFIED else "", spent, "")
 
 

@@ -14,7 +14,7 @@ import gzip
 import importlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -226,6 +226,24 @@ class _Asked(Query):
         x = torch.tensor(values, dtype=torch.float64).to(self.dtype).double()
         return x.reshape(self.graph.input_shape) if bool(torch.isfinite(x).all()) else None
 
+    def failing(self, x: Tensor) -> str:
+        """Of the alternative that is nearest to be obeyed."""
+        y = self.session.run(x, self.declared)
+        if y is None or not np.isfinite(y).all():
+            return "the file gives no finite outputs"
+        xs = [float(value) for value in x.flatten()]
+        ys = [float(value) for value in y]
+        worst: tuple[Fraction, str] | None = None
+        for way in self.ways:
+            broken = [(room, what) for room, strict, what in _rooms(way, xs, ys) if room < 0 or (strict and room == 0)]
+            if not broken:
+                return ""
+            own = min(broken, key=lambda pair: pair[0])
+            worst = own if worst is None or own[0] > worst[0] else worst
+        if worst is None:
+            return "the query contradicts itself"
+        return f"{worst[1]} is broken by {float(-worst[0]):.2g}"
+
     def confirmed(self, x: Tensor) -> str | None:
         """All inequalities are looked at once more, in fractions, for the floats that are printed."""
         y = self.session.run(x, self.declared)
@@ -233,7 +251,7 @@ class _Asked(Query):
             return None
         xs = [float(value) for value in x.flatten()]
         ys = [float(value) for value in y]
-        if not any(_obeys(way, xs, ys) for way in self.ways):
+        if self.failing(x):
             return None
         if self.declared.version == "1.0":
             pairs = [f"({letter}_{i} {exactly(v)})" for letter, vs in (("X", xs), ("Y", ys)) for i, v in enumerate(vs)]
@@ -245,19 +263,14 @@ class _Asked(Query):
         return "\n".join(lines)
 
 
-def _obeys(way: Alternative, x: Sequence[float], y: Sequence[float]) -> bool:
-    if not all(math.isfinite(value) for value in (*x, *y)):
-        return False
+def _rooms(way: Alternative, x: Sequence[float], y: Sequence[float]) -> Iterator[tuple[Fraction, bool, str]]:
+    """By how much each inequality is obeyed, whether it is strict, and what it is of."""
     for bounds, sign in ((way.lower, 1), (way.upper, -1)):
         for place, (bound, strict) in bounds.items():
-            room = sign * (Fraction(x[place]) - bound)
-            if room < 0 or (strict and room == 0):
-                return False
+            yield sign * (Fraction(x[place]) - bound), strict, "a bound of the inputs"
     for factors, limit, strict in way.outputs:
-        room = limit - sum((a * Fraction(y[place]) for place, a in factors.items()), Fraction(0))
-        if room < 0 or (strict and room == 0):
-            return False
-    return True
+        total = sum((a * Fraction(y[place]) for place, a in factors.items()), Fraction(0))
+        yield limit - total, strict, "an inequality of the outputs"
 
 
 class _Rounding:

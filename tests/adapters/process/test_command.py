@@ -58,6 +58,9 @@ BEHAVIOURS = {
     "sys.stdout.buffer.write(bytes(range(256)) * 1000)": (Verdict.ERROR, "it gave no verdict"),
     "sys.exit('no licence')": (Verdict.ERROR, "exit code 1: no licence"),
     "print('unsat'); sys.stdout.flush(); os.kill(os.getpid(), signal.SIGSEGV)": (Verdict.ERROR, "signal 11"),
+    SAT + "; sys.exit(1)": (Verdict.FALSIFIED, ""),
+    "print('unsat'); sys.exit(20)": (Verdict.VERIFIED, ""),
+    "print('unsat'); sys.exit(1)": (Verdict.ERROR, "exit code 1"),
     "time.sleep(1000)": (Verdict.TIMEOUT, "stopped"),
     "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)": (Verdict.TIMEOUT, "stopped"),
     "os.fork() or time.sleep(1000); print('unsat')": (Verdict.VERIFIED, ""),
@@ -113,7 +116,8 @@ def test_a_lie_is_told(files: tuple[Path, Path], tmp_path: Path, capsys: pytest.
     query.write_text(QUERY.replace("LIMIT", "3.0"))
     ours, first, second = rows_of(capsys, *asked, "--solver", honest, "--solver", liar)
     assert [row["result"] for row in (ours, first, second)] == ["unsat", "sat", "unsat"]
-    assert first["detail"] == "unsound: the opposite is proved; its counterexample is none when the file is run"
+    told = "unsound: the opposite is proved; its counterexample is none when the file is run: "
+    assert first["detail"] == told + "an inequality of the outputs is broken by 1"
     broken = fake(tmp_path, "print('sat\\nX real [1,2]\\n1.0\\nnan')", "broken")
     query.write_text(QUERY.replace("LIMIT", "1.0"))
     _, row = rows_of(capsys, *asked, "--solver", broken)
