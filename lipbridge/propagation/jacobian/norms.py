@@ -51,12 +51,18 @@ def factors_of(graph: Graph, norm: Norm) -> dict[int, float]:
 
 
 def path_constants(
-    graph: Graph, derivatives: Sequence[Derivative | None], norm: Norm, factors: Factors, like: Tensor
+    graph: Graph,
+    derivatives: Sequence[Derivative | None],
+    norm: Norm,
+    factors: Factors,
+    like: Tensor,
+    *,
+    middles: bool = True,
 ) -> list[Tensor]:
     """By node, ``(k or 1,)``: upper bounds of its l_p constant on the regions.
 
-    Products and sums of its nodes' constants there; before an activation of up to ``WIDEST`` units, behind another one,
-    also by a middle Jacobian and what the nodes before may add to it, with their own constants.
+    Products and sums of its nodes' constants there; for ``middles``, before an activation of up to ``WIDEST`` units,
+    behind another one, also by a middle Jacobian and what the nodes before may add to it, with their own constants.
     """
     found = [like.new_ones(1)]
     curved = False
@@ -65,7 +71,7 @@ def path_constants(
         own = derivatives[index]
         if isinstance(node, Elementwise) and isinstance(own, Diagonal):
             source = node.inputs[0]
-            if curved and norm_is_cheap(graph, source):
+            if middles and curved and norm_is_cheap(graph, source):
                 rows = torch.eye(math.prod(graph.nodes[source].shape), dtype=like.dtype, device=like.device)[None]
                 part = replace(graph, nodes=graph.nodes[: source + 1])
                 sharper = middle_and_radius(*centers(part, derivatives, rows), found, norm, norm)
@@ -157,7 +163,8 @@ class Norms:
         self.p: Norm = p
         self.cotangents = Cotangents(graph, derivatives, rows, linear=linear)
         self.middle, self.added = centers(graph, derivatives, rows)
-        self.paths = path_constants(graph, derivatives, p, factors, rows)
+        # In l_1 and l_inf the linear bounds of rows are the smaller ones, whatever the middles of hidden nodes give.
+        self.paths = path_constants(graph, derivatives, p, factors, rows, middles=p == 2 or not linear)
         self.cotangents.propagate()
         self.rows_up = self._rows()
 
