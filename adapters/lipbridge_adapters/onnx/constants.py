@@ -34,7 +34,7 @@ def fold(kind: str, inputs: Inputs, attributes: Attributes, opset: int) -> Tenso
     Raises:
         Fault: if its arguments do not fit, or the result is enormous.
     """
-    function = _FOLDS.get(kind)
+    function = FOLDS.get(kind)
     if function is None:
         return None
     try:
@@ -288,7 +288,7 @@ def _gemm(inputs: Inputs, a: Attributes) -> Tensor:
     return made
 
 
-_FOLDS: Mapping[str, Fold] = {
+FOLDS: Mapping[str, Fold] = {
     "Identity": _same,
     "Dropout": _same,
     "Cast": _cast,

@@ -35,6 +35,7 @@ from lipbridge_adapters.onnx import (
     shapes,
 )
 from lipbridge_adapters.onnx.check import FileCheck, check_reading
+from lipbridge_adapters.onnx.constants import FOLDS
 from lipbridge_adapters.onnx.file import FLOATS, Fault, open_onnx
 from lipbridge_adapters.onnx.joining import join_stacked_rows, straightened
 from lipbridge_adapters.onnx.reader import MAX_SIZE, OPERATORS, OnnxReader
@@ -59,8 +60,8 @@ _PARSING = (RuntimeError, ValueError, TypeError, IndexError, KeyError, Attribute
 
 
 def operators() -> list[str]:
-    """Names of the operators that are read, of values that depend on the input: all files of them are imported here."""
-    return sorted(OPERATORS)
+    """Names of the operators that are read, some on constants alone: all files of them are imported here."""
+    return sorted({*OPERATORS, *FOLDS, "Constant"})
 
 
 def read_onnx(
