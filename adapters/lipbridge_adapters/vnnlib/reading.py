@@ -14,6 +14,7 @@ import gzip
 import importlib
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -30,7 +31,7 @@ from lipbridge.graph.graph import with_axes
 from lipbridge.problem.property import Case, Property
 from lipbridge_adapters.vnnlib.decimals import exactly
 from lipbridge_adapters.vnnlib.formulas import Alternative, alternatives
-from lipbridge_adapters.vnnlib.syntax import Declared, declarations
+from lipbridge_adapters.vnnlib.syntax import MOST_TEXT, Declared, declarations
 
 #: Lines of a list at most, and seconds that one may ask for.
 MOST_LINES, MOST_SECONDS = 100_000, 10**7
@@ -52,8 +53,9 @@ class VnnLib(QueryFormat):
 
     def read(self, path: Path, networks: Mapping[str, Path], *, as_real: bool = False) -> Query:
         """One network with one input and one output; boxes of inputs, linear inequalities of outputs."""
+        text = _text(path)
         try:
-            declared, assertions = declarations(_text(path))
+            declared, assertions = declarations(text)
             self._typed(declared, as_real)
             ways = alternatives(declared, assertions)
         except ModelFileError as error:
@@ -131,9 +133,12 @@ class VnnLib(QueryFormat):
 
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    except (OSError, EOFError) as error:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            data = file.read(MOST_TEXT + 1)
+        if len(data) > MOST_TEXT:
+            raise ModelFileError(f"{path}: it holds more than {MOST_TEXT:,} bytes")
+        return data.decode("utf-8")
+    except (OSError, EOFError, zlib.error) as error:
         raise ModelFileError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     except UnicodeDecodeError:
         raise ModelFileError(f"{path}: it is no text in UTF-8") from None

@@ -270,4 +270,17 @@ def declarations(text: str) -> tuple[Declared, list[Node]]:
     return found
 
 
-__all__ = ["Declared", "Node", "Tensor", "declarations", "indices", "line_of", "number", "parsed", "refused", "word"]
+__all__ = [
+    "CONSTANT",
+    "MOST_TEXT",
+    "Declared",
+    "Node",
+    "Tensor",
+    "declarations",
+    "indices",
+    "line_of",
+    "number",
+    "parsed",
+    "refused",
+    "word",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import re
@@ -25,7 +26,7 @@ from lipbridge.files.queries import get_query_format, query_format_of
 from lipbridge.problem.property import robust
 from lipbridge_adapters.vnnlib.formulas import Alternative, alternatives
 from lipbridge_adapters.vnnlib.queries import vnnlib_1, vnnlib_2
-from lipbridge_adapters.vnnlib.syntax import declarations
+from lipbridge_adapters.vnnlib.syntax import MOST_TEXT, declarations
 
 HEAD = "(vnnlib-version <2.0>)\n(declare-network N\n (declare-input X real [1,2])\n (declare-output Y real [1,3])\n)\n"
 BOX = "(assert (and (>= X[0,0] -1.0) (<= X[0,0] 1.0) (>= X[0,1] 0.25) (<= X[0,1] 0.75)))\n"
@@ -375,3 +376,18 @@ def test_the_command_prints_nothing_else(network: tuple[Path, lipbridge.Graph], 
     done = subprocess.run([sys.executable, "-m", "lipbridge", *command], capture_output=True, text=True, check=True)
     assert done.stdout == "unsat\n"
     assert done.stderr == ""
+
+
+def test_files_that_are_none_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = tmp_path / "bomb.vnnlib.gz"
+    packed.write_bytes(gzip.compress(b" " * (MOST_TEXT + 2), 1))
+    cut = tmp_path / "cut.vnnlib.gz"
+    cut.write_bytes(gzip.compress(b"(assert)")[:-6])
+    binary = tmp_path / "b.vnnlib"
+    binary.write_bytes(b"\xff\xfe\x00")
+    cases = {packed: "more than", cut: "end-of-stream", binary: "no text", tmp_path / "none.vnnlib": "No such file"}
+    for path, why in cases.items():
+        assert run(["verify", str(path), "--network", "N=n.onnx"]) == 2
+        told = capsys.readouterr().err
+        assert why in told
+        assert told.count(str(path)) == 1
