@@ -14,7 +14,7 @@ from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError
 from lipbridge.processes import stdout_to_stderr
 
 if TYPE_CHECKING:
-    from lipbridge.files.queries import QueryFormat
+    from lipbridge.files.queries import Query, QueryFormat
     from lipbridge.files.solvers import Solver
 
 #: Verdicts as the standard writes them.
@@ -63,7 +63,7 @@ def verify(
     if many or solver:
         return _compared(kind, query, many, _networks(network or []), timeout, as_real, solver or [], as_json)
     networks = _networks(network or [])
-    row = _answered(kind, query, networks, began, timeout or SECONDS, as_real)
+    row, _ = _answered(kind, query, networks, began, timeout or SECONDS, as_real)
     if as_json:
         return print_json([row])
     typer.echo(row["result"])
@@ -88,8 +88,8 @@ def _networks(given: list[str]) -> dict[str, Path]:
 
 def _answered(
     kind: QueryFormat, query: Path, networks: Mapping[str, Path], began: float, seconds: float, as_real: bool
-) -> dict[str, Any]:
-    """A row: the result, the assignment for sat, what is to be said of it, and seconds."""
+) -> tuple[dict[str, Any], Query]:
+    """A row (result, assignment for sat, what is to be said of it, seconds), and the query as it was read."""
     from lipbridge.problem.property import Verdict
     from lipbridge.verifiers.properties import judge
 
@@ -109,13 +109,14 @@ def _answered(
     spent = time.perf_counter() - began
     if spent > seconds and assignment is None and verdict is Verdict.UNKNOWN:
         verdict = Verdict.TIMEOUT
-    return {
+    row = {
         "query": str(query),
         "result": WORDS[verdict],
         "assignment": assignment,
         "seconds": spent,
         "detail": detail or (verdict.advice if verdict in (Verdict.UNKNOWN, Verdict.TIMEOUT) else ""),
     }
+    return row, read
 
 
 def _compared(
@@ -138,16 +139,19 @@ def _compared(
     for line in lines:
         seconds = timeout or line.seconds
         named = {"": line.network} if many else networks
-        began = time.perf_counter()
+        began, read = time.perf_counter(), None
         try:
-            row = _answered(kind, line.query, named, began, seconds, as_real)
+            row, read = _answered(kind, line.query, named, began, seconds, as_real)
         except (LipbridgeError, OSError) as error:
             if not many:
                 raise
-            spent = time.perf_counter() - began
-            row = {"result": "error", "assignment": None, "seconds": spent, "detail": " ".join(str(error).split())}
-        own = {"solver": "lipbridge", **row, "startup": None}
-        found = [own, *(_asked(kind, each, line.query, named, seconds, as_real, own) for each in others)]
+            row = {**_failed(error), "seconds": time.perf_counter() - began}
+        found = [{"solver": "lipbridge", **row, "startup": None}]
+        try:
+            files = kind.named(line.query, named) if others else {}
+            found += [_asked(each, line.query, files, seconds, read, str(row["result"])) for each in others]
+        except ModelFileError as error:  # no solver can be told which network is meant
+            found += [{"solver": each.name, **_failed(error)} for each in others]
         names = {"network": _near(line.network, path), "query": _near(line.query, path)}
         rows += [{**names, **each, **names} for each in found]
     if as_json:
@@ -158,6 +162,10 @@ def _compared(
         del columns["solver"]
     print_table(f"{path}", columns, rows)
     return None
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    return {"result": "error", "assignment": None, "detail": " ".join(str(error).split())}
 
 
 def _shown(name: str) -> Cell:
@@ -175,34 +183,23 @@ def _near(file: Path, path: Path) -> str:
 
 
 def _asked(
-    kind: QueryFormat,
-    solver: Solver,
-    query: Path,
-    networks: Mapping[str, Path],
-    seconds: float,
-    as_real: bool,
-    own: dict[str, Any],
+    solver: Solver, query: Path, networks: Mapping[str, Path], seconds: float, read: Query | None, ours: str
 ) -> dict[str, Any]:
     """What another solver says, and whether that is true: against our proof, our counterexample, and its own."""
     from lipbridge.problem.verifier import Budget
 
-    try:
-        named = kind.named(query, networks)
-    except ModelFileError as error:  # it is told of us too
-        return {"solver": solver.name, "result": "error", "detail": " ".join(str(error).split())}
-    answer = solver.answer(query, named, seconds, Budget(seconds=seconds).memory)
+    answer = solver.answer(query, networks, seconds, Budget(seconds=seconds).memory)
     detail, result = answer.detail, WORDS.get(answer.verdict, "error")
-    if result == "sat" and own["result"] != "error":
-        read = kind.read(query, networks, as_real=as_real)
+    if result == "sat" and read is not None:
         x = read.inputs(answer.assignment)
         if x is None:
             detail = "its counterexample cannot be read"
         else:
             why = read.failing(x)
             detail = f"its counterexample is none when the file is run: {why}" if why else ""
-    if own["result"] in ("sat", "unsat") and result in ("sat", "unsat") and own["result"] != result:
-        ours = "the opposite is proved" if own["result"] == "unsat" else "a counterexample is known"
-        detail = f"unsound: {ours}" + (f"; {detail}" if detail else "")
+    if {ours, result} == {"sat", "unsat"}:
+        why = "the opposite is proved" if ours == "unsat" else "a counterexample is known"
+        detail = f"unsound: {why}" + (f"; {detail}" if detail else "")
     return {
         "solver": solver.name,
         "result": result,

@@ -51,8 +51,8 @@ class Solver(ABC):
         """
 
     @abstractmethod
-    def startup(self) -> float:
-        """Seconds that it takes to start, measured once."""
+    def startup(self) -> float | None:
+        """Seconds that it takes to start, measured once; None if it cannot be started."""
 
 
 def get_solver(words: str) -> Solver:

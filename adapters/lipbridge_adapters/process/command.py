@@ -53,17 +53,23 @@ class CommandSolver(Solver):
             raise InvalidArgument("--solver", "be a command that can be run, or its path", words)
         self.command[0] = str(Path(program).absolute())
         self.name = Path(program).name if len(self.command) == 1 else words
-        self._startup = math.nan
+        self._startup: list[float | None] = []  # what was measured
 
-    def startup(self) -> float:
+    def startup(self) -> float | None:
         """Of ``supports --vnnlib-versions``."""
-        if math.isnan(self._startup):
-            with tempfile.TemporaryDirectory() as folder:
-                command = [*self.command, "supports", "--vnnlib-versions"]
-                began = time.perf_counter()
+        if not self._startup:
+            self._startup.append(self._measured())
+        return self._startup[0]
+
+    def _measured(self) -> float | None:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [*self.command, "supports", "--vnnlib-versions"]
+            began = time.perf_counter()
+            try:
                 run_child(command, Path(folder), seconds=START, memory=math.inf)
-                self._startup = time.perf_counter() - began
-        return self._startup
+            except OSError:
+                return None
+            return time.perf_counter() - began
 
     def answer(self, query: Path, networks: Mapping[str, Path], seconds: float, memory: float) -> Answer:
         """Of ``verify``."""

@@ -233,11 +233,17 @@ class _Asked(Query):
 
     def failing(self, x: Tensor) -> str:
         """Of the alternative that is nearest to be obeyed."""
+        return self._failing(*self._run(x))
+
+    def _run(self, x: Tensor) -> tuple[list[float], list[float]]:
+        """The numbers of an input and of the file's outputs, none if these are not finite."""
         y = self.session.run(x, self.declared)
-        if y is None or not np.isfinite(y).all():
+        fine = y is not None and bool(np.isfinite(y).all())
+        return [float(value) for value in x.flatten()], [float(value) for value in y] if y is not None and fine else []
+
+    def _failing(self, xs: Sequence[float], ys: Sequence[float]) -> str:
+        if not ys:
             return "the file gives no finite outputs"
-        xs = [float(value) for value in x.flatten()]
-        ys = [float(value) for value in y]
         worst: tuple[Fraction, str] | None = None
         for way in self.ways:
             broken = [(room, what) for room, strict, what in _rooms(way, xs, ys) if room < 0 or (strict and room == 0)]
@@ -251,12 +257,8 @@ class _Asked(Query):
 
     def confirmed(self, x: Tensor) -> str | None:
         """All inequalities are looked at once more, in fractions, for the floats that are printed."""
-        y = self.session.run(x, self.declared)
-        if y is None:
-            return None
-        xs = [float(value) for value in x.flatten()]
-        ys = [float(value) for value in y]
-        if self.failing(x):
+        xs, ys = self._run(x)
+        if self._failing(xs, ys):
             return None
         if self.declared.version == "1.0":
             pairs = [f"({letter}_{i} {exactly(v)})" for letter, vs in (("X", xs), ("Y", ys)) for i, v in enumerate(vs)]

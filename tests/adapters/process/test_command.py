@@ -90,7 +90,9 @@ def test_it_is_asked_as_the_standard_has_it(files: tuple[Path, Path], tmp_path: 
     solver.answer(files[0], {"f": files[1]}, 7.0, 1e10)
     wanted = ["verify", str(files[0]), "--network", f"f={files[1]}", "--timeout", "7"]
     assert (tmp_path / "solver.txt").read_text() == repr(wanted)
-    assert 0.0 < solver.startup() < 30.0
+    started = solver.startup()
+    assert started is not None
+    assert 0.0 < started < 30.0
 
 
 @pytest.mark.parametrize("words", ["no-such-solver-here", "'", " ", "/etc/passwd"])
@@ -122,6 +124,20 @@ def test_a_lie_is_told(files: tuple[Path, Path], tmp_path: Path, capsys: pytest.
     query.write_text(QUERY.replace("LIMIT", "1.0"))
     _, row = rows_of(capsys, *asked, "--solver", broken)
     assert row["detail"] == "its counterexample cannot be read"
+
+
+def test_what_cannot_be_started_is_a_row(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query, network = files
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"\x7fELF is no program")
+    broken.chmod(0o755)
+    ours, row = rows_of(capsys, str(query), "--network", f"f={network}", "--solver", str(broken))
+    assert ours["result"] == "sat"
+    assert row["result"] == "error"
+    assert "it cannot be run" in row["detail"]
+    assert row["startup"] is None
 
 
 def test_a_list_has_a_row_for_each_solver(
