@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 
-from lipbridge.errors import MissingDependency, UnknownName
+from lipbridge.errors import UnknownName
+from lipbridge.files.plugins import Plugin
 from lipbridge.graph.graph import Graph
 from lipbridge.problem.claim import LipschitzClaim
 from lipbridge.problem.property import Judgement, Property
@@ -26,20 +26,16 @@ class Instance:
     known: Judgement
 
 
-class Benchmark(ABC):
+class Benchmark(Plugin, ABC):
     """How a folder of questions is written. Its module imports its tool when asked.
 
     Attributes:
         name: what users type, as in ``export --to vnncomp``.
         summary: one line for people.
-        requires: modules that must be installed.
-        install: the command that installs them.
     """
 
     name: str
     summary: str
-    requires: tuple[str, ...] = ()
-    install: str = ""
 
     @abstractmethod
     def network(self, graph: Graph, folder: Path) -> tuple[Graph, bool]:
@@ -66,12 +62,6 @@ class Benchmark(ABC):
             known: the instances there, in the order of ``claim.properties``.
             timeout: as in :meth:`questions`.
         """
-
-    def require(self) -> None:
-        """Raise MissingDependency, with the command that installs them, unless the required modules are there."""
-        missing = [module for module in self.requires if find_spec(module) is None]
-        if missing:
-            raise MissingDependency(", ".join(missing), self.install)
 
 
 def benchmark_names() -> list[str]:

@@ -6,11 +6,11 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lipbridge.errors import InvalidArgument, MissingDependency, UnknownName
+from lipbridge.errors import InvalidArgument, UnknownName
+from lipbridge.files.plugins import Plugin
 
 if TYPE_CHECKING:
     from lipbridge.graph.graph import Graph
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 GROUP = "lipbridge.formats"
 
 
-class Format(ABC):
+class Format(Plugin, ABC):
     """How files of one format become Graphs, and Graphs become such files. Its module imports its tool when asked.
 
     Attributes:
@@ -28,8 +28,6 @@ class Format(ABC):
         suffixes: of its files, lower case, with the dot.
         takes: what can be said of how a file is read, of ``input_shape`` and ``output``.
         dialects: that it is written in, the usual one first; none if there is but one way.
-        requires: modules that must be installed.
-        install: the command that installs them.
     """
 
     name: str
@@ -38,8 +36,6 @@ class Format(ABC):
     suffixes: tuple[str, ...]
     takes: tuple[str, ...] = ()
     dialects: tuple[str, ...] = ()
-    requires: tuple[str, ...] = ()
-    install: str = ""
 
     @abstractmethod
     def read(
@@ -71,12 +67,6 @@ class Format(ABC):
     def supported(self) -> tuple[Sequence[int], Sequence[str]]:
         """Versions of the format that are read, in order, and names of its operators; none where it has none."""
         return (), ()
-
-    def require(self) -> None:
-        """Raise MissingDependency, with the command that installs them, unless the required modules are there."""
-        missing = [module for module in self.requires if find_spec(module) is None]
-        if missing:
-            raise MissingDependency(", ".join(missing), self.install)
 
 
 def list_formats() -> list[Format]:

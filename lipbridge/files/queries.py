@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lipbridge.errors import MissingDependency, UnknownName
+from lipbridge.errors import UnknownName
+from lipbridge.files.plugins import Plugin
 from lipbridge.graph.graph import Graph
 from lipbridge.problem.property import Property
 
@@ -64,21 +64,17 @@ class Listed:
     seconds: float
 
 
-class QueryFormat(ABC):
+class QueryFormat(Plugin, ABC):
     """How questions are read. Its module imports its tool when asked.
 
     Attributes:
         name: what users type.
         suffixes: of its files, lower case, with the dot; ``lists`` those of lists of them.
-        requires: modules that must be installed.
-        install: the command that installs them.
     """
 
     name: str
     suffixes: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
-    requires: tuple[str, ...] = ()
-    install: str = ""
 
     @abstractmethod
     def read(self, path: Path, networks: Mapping[str, Path], *, as_real: bool = False) -> Query:
@@ -110,12 +106,6 @@ class QueryFormat(ABC):
     def capabilities(self) -> Mapping[str, Sequence[str]]:
         """What is read, by the names of the standard's options: lines each."""
 
-    def require(self) -> None:
-        """Raise MissingDependency, with the command that installs them, unless the required modules are there."""
-        missing = [module for module in self.requires if find_spec(module) is None]
-        if missing:
-            raise MissingDependency(", ".join(missing), self.install)
-
 
 def list_query_formats() -> list[QueryFormat]:
     """All that are registered, by name."""
@@ -126,18 +116,6 @@ def list_query_formats() -> list[QueryFormat]:
             raise TypeError(f"Entry point {point.value!r} of group {GROUP!r} is no QueryFormat.")
         found.append(made)
     return found
-
-
-def get_query_format(name: str) -> QueryFormat:
-    """By its name.
-
-    Raises:
-        UnknownName: with the names that there are.
-    """
-    known = {each.name: each for each in list_query_formats()}
-    if name not in known:
-        raise UnknownName("format of queries", name, sorted(known))
-    return known[name]
 
 
 def query_format_of(path: Path) -> tuple[QueryFormat, bool]:
@@ -155,4 +133,4 @@ def query_format_of(path: Path) -> tuple[QueryFormat, bool]:
     raise UnknownName("kind of query", path.suffix or str(path), known)
 
 
-__all__ = ["Listed", "Query", "QueryFormat", "get_query_format", "list_query_formats", "query_format_of"]
+__all__ = ["Listed", "Query", "QueryFormat", "list_query_formats", "query_format_of"]

@@ -30,6 +30,14 @@ def ranges(table: PieceTable, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     return ends[0], ends[1]
 
 
+def one_layer(norm: Norm) -> tuple[PieceTable, Bounds]:
+    """Of 4-12-3 with relu."""
+    torch.manual_seed(0)
+    cascade = cascade_of(lipbridge.capture(nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))))
+    table = PieceTable(cascade)
+    return table, Bounds(cascade, table, norm, norm)
+
+
 @pytest.mark.parametrize("turn", [0, 3])
 @pytest.mark.parametrize("seed", range(12))
 def test_no_jacobian_of_a_part_is_above_its_bounds(seed: int, turn: int) -> None:
@@ -89,10 +97,7 @@ def test_no_sum_with_decided_signs_is_above_the_bounds_of_its_part(seed: int, no
 
 @pytest.mark.parametrize("anchor", [0, 2, None])
 def test_multipliers_of_merged_entries_keep_the_bound(anchor: int | None) -> None:
-    torch.manual_seed(0)
-    cascade = cascade_of(lipbridge.capture(nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))))
-    table = PieceTable(cascade)
-    bounds = Bounds(cascade, table, "inf", "inf")
+    table, bounds = one_layer("inf")
     low, high = torch.zeros(1, 12, dtype=torch.int64), table.last[None]
     signs = np.zeros(4, dtype=np.int8)
     if anchor is not None:
@@ -114,10 +119,7 @@ def test_multipliers_of_merged_entries_keep_the_bound(anchor: int | None) -> Non
 
 @pytest.mark.parametrize("norm", [1, "inf"])
 def test_shares_of_entries_tell_by_how_much_the_bound_falls_with_them(norm: Norm) -> None:
-    torch.manual_seed(0)
-    cascade = cascade_of(lipbridge.capture(nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))))
-    table = PieceTable(cascade)
-    bounds = Bounds(cascade, table, norm, norm)
+    table, bounds = one_layer(norm)
     low, high = torch.zeros(1, 12, dtype=torch.int64), table.last[None]
     x = bounds.row(low, high, torch.tensor([1]), torch.zeros(1, bounds.entries).double())
     found = bounds.dear(x, None)
@@ -132,10 +134,7 @@ def test_shares_of_entries_tell_by_how_much_the_bound_falls_with_them(norm: Norm
 
 @pytest.mark.parametrize("norm", [2, "inf"])
 def test_shares_tell_by_how_much_the_bound_falls_with_a_units_uncertainty(norm: Norm) -> None:
-    torch.manual_seed(0)
-    cascade = cascade_of(lipbridge.capture(nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))))
-    table = PieceTable(cascade)
-    bounds = Bounds(cascade, table, norm, norm)
+    table, bounds = one_layer(norm)
     low, high = torch.zeros(1, 12, dtype=torch.int64), table.last[None]
     x = bounds.row(low, high, torch.tensor([0]), torch.zeros(1, 4).double())
     found = bounds.dear(x, None)

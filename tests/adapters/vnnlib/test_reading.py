@@ -22,7 +22,7 @@ from lipbridge.checking.network import Network
 from lipbridge.cli.app import run
 from lipbridge.errors import LipbridgeError, ModelFileError
 from lipbridge.files.formats import get_format
-from lipbridge.files.queries import get_query_format, query_format_of
+from lipbridge.files.queries import query_format_of
 from lipbridge.problem.property import robust
 from lipbridge_adapters.vnnlib.formulas import Alternative, alternatives
 from lipbridge_adapters.vnnlib.queries import vnnlib_1, vnnlib_2
@@ -150,7 +150,7 @@ def test_what_we_write_is_read_as_it_was(network: tuple[Path, lipbridge.Graph], 
     for name, text in (("1", vnnlib_1(wanted)), ("2", vnnlib_2(wanted, (1, 2), (1, 3)))):
         query = tmp_path / f"{name}.vnnlib"
         query.write_text(text)
-        found = get_query_format("vnnlib").read(query, {"N": path})
+        found = query_format_of(query)[0].read(query, {"N": path})
         assert found.asked is not None
         assert len(found.asked.cases) == len(wanted.cases)
         for own, other in zip(found.asked.cases, wanted.cases, strict=True):
@@ -362,7 +362,7 @@ def test_mutated_lists_are_refused_in_words_or_understood(tmp_path: Path) -> Non
 
 
 def test_supports_answers_every_capability_of_the_standard(capsys: pytest.CaptureFixture[str]) -> None:
-    known = get_query_format("vnnlib").capabilities()
+    known = query_format_of(Path("q.vnnlib"))[0].capabilities()
     assert len(known) == 11
     for name, lines in known.items():
         assert run(["supports", f"--{name}"]) == 0
