@@ -35,16 +35,14 @@ import torch
 from torch import Tensor, nn
 
 import lipbridge
+from benchmarks.plain_mlp import dense_alone, network
 from lipbridge.data import load_dataset
 from lipbridge.machine import machine_facts
 from lipbridge.propagation.jacobian.local import STEPS, local_constants
-from lipbridge.training.runs import train_run
 
 #: How far above the peer's value, which is rounded and not proved, ours may be.
 ROOM = 1e-6
 SAMPLES = 200
-SETTINGS = {"penalty": 0.0, "epochs": 5, "batch_size": 256, "learning_rate": 1e-3, "shift": 0, "seed": 0}
-CHANGES = {"activation": "relu", "bias": True, "start": "uniform", "gain": 1.0}
 
 
 @dataclass(frozen=True)
@@ -53,15 +51,6 @@ class Found:
 
     values: Tensor
     seconds: float
-
-
-def network(folder: Path, depth: int) -> nn.Module:
-    """The network of so many dense layers, trained if it is not in the folder yet."""
-    out = folder / f"mlp{depth}"
-    if not (out / "model.safetensors").exists():
-        row = train_run("mnist", "2", out, {**CHANGES, "widths": (128,) * (depth - 1)}, SETTINGS)
-        print(f"mlp{depth}: trained, accuracy {row['accuracy']:.2%}", file=sys.stderr)
-    return lipbridge.load(out / "model.safetensors").double().requires_grad_(False)
 
 
 def timed(work: Callable[[], Tensor]) -> Found:
@@ -182,12 +171,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.models or temporary)
         for depth in map(int, options.depths.split(",")):
-            module = network(folder, depth)
+            module = network(folder, f"mlp{depth}", (128,) * (depth - 1))
             graph = lipbridge.capture(module)
             x = images.reshape(len(images), *graph.input_shape)
-            layers = (m for m in module.modules() if not list(m.children()))
-            dense = nn.Sequential(*(m if isinstance(m, nn.Linear) else nn.ReLU() for m in layers if _is_kept(m)))
-            assert torch.allclose(dense(x.flatten(1)), graph(x))
+            dense = dense_alone(module, graph, x)
             trivial = lipbridge.trivial_bound(graph, "inf").value
             local_constants(graph, lipbridge.Ball(x[:1], 1 / 255, "inf"), "inf", "inf")  # a first call is not timed
             for units in map(int, options.radii.split(",")):
@@ -207,11 +194,6 @@ def main() -> None:
                     found = peer and peer.bound(dense, x.flatten(1), radius, mode == "optimised")
                     cells += cell(ours, found, least)
                 print("| " + " | ".join([*cells, f"{os.getloadavg()[0]:.1f}"]) + " |", flush=True)
-
-
-def _is_kept(module: nn.Module) -> bool:
-    """Whether a leaf of the network is a dense layer or its activation; what only reshapes is left out."""
-    return not isinstance(module, nn.Flatten | nn.Unflatten | nn.Identity)
 
 
 if __name__ == "__main__":

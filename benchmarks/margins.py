@@ -21,27 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import lipbridge
+from benchmarks.plain_mlp import dense_alone, network
 from lipbridge.data import load_dataset
 from lipbridge.machine import machine_facts
 from lipbridge.propagation.bounds import layer_norms
 from lipbridge.propagation.forms import least_of_forms
-from lipbridge.training.runs import train_run
 from lipbridge_adapters.lirpa import shim
 from lipbridge_adapters.lirpa.runner import SOUND_OPTIONS
-
-SETTINGS = {"penalty": 0.0, "epochs": 5, "batch_size": 256, "learning_rate": 1e-3, "shift": 0, "seed": 0}
-CHANGES = {"activation": "relu", "bias": True, "start": "uniform", "gain": 1.0, "widths": (256, 256)}
-
-
-def network(folder: Path) -> nn.Module:
-    """Trained if it is not in the folder yet."""
-    out = folder / "plain"
-    if not (out / "model.safetensors").exists():
-        train_run("mnist", "2", out, CHANGES, SETTINGS)
-    return lipbridge.load(out / "model.safetensors").double().requires_grad_(False)
 
 
 def timed(work: Callable[[], Tensor], repeat: int) -> tuple[Tensor, float]:
@@ -66,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     data = load_dataset("mnist")
     with tempfile.TemporaryDirectory() as temporary:
-        module = network(Path(options.models or temporary))
+        module = network(Path(options.models or temporary), "plain", (256, 256))
     graph = lipbridge.capture(module)
     images = data.test_inputs[: 2 * options.points + 20].double().reshape(-1, *graph.input_shape)
     labels = data.test_labels[: len(images)]
@@ -74,9 +63,7 @@ def main() -> None:
     x, labels = images[right], labels[right]
     eye = torch.eye(10, dtype=torch.float64)
     rows = torch.stack([(eye[y] - eye)[torch.arange(10) != y] for y in map(int, labels)])
-    layers = (m for m in module.modules() if not list(m.children()))
-    dense = nn.Sequential(*(m if isinstance(m, nn.Linear) else nn.ReLU() for m in layers if _is_kept(m)))
-    assert torch.allclose(dense(x.flatten(1)), graph(x))
+    dense = dense_alone(module, graph, x)
     tool: Any = shim.load()
     print(json.dumps(machine_facts(options.threads) | {"auto_LiRPA": shim.version(tool), "points": len(x)}))
     norms = layer_norms(graph, "inf")
@@ -114,11 +101,6 @@ def main() -> None:
 
 def _share(margins: Tensor) -> str:
     return f"{100.0 * float((margins > 0).all(1).double().mean()):.1f} %"
-
-
-def _is_kept(module: nn.Module) -> bool:
-    """Whether a leaf of the network is a dense layer or its activation; what only reshapes is left out."""
-    return not isinstance(module, nn.Flatten | nn.Unflatten | nn.Identity)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def judge(
 
 @dataclass(eq=False)
 class _Box:
-    """A part of a case's box, the cases that are open there, and the least margin that is known of its parent."""
+    """A part of a case's box, the cases that are open there, and the least margin there, if it is known."""
 
     lower: Tensor
     upper: Tensor
@@ -103,7 +103,7 @@ class _Box:
         low, high = self.lower.clone(), self.upper.clone()
         middle = 0.5 * self.lower.flatten()[entry] + 0.5 * self.upper.flatten()[entry]
         low.view(-1)[entry] = high.view(-1)[entry] = middle
-        return _Box(self.lower, high, self.cases, self.margin), _Box(low, self.upper, self.cases, self.margin)
+        return _Box(self.lower, high, self.cases), _Box(low, self.upper, self.cases)
 
 
 def _split(
