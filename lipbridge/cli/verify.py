@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lipbridge.cli.output import Cell, JsonOption, JsonRow, note, print_json, print_table
-from lipbridge.errors import InvalidArgument, LipbridgeError, ModelFileError
-from lipbridge.processes import stdout_to_stderr
+from lipbridge.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from lipbridge.files.queries import Query, QueryFormat
-    from lipbridge.files.solvers import Solver
+    from lipbridge.files.queries import QueryFormat
 
-#: Verdicts as the standard writes them.
-WORDS = {"verified": "unsat", "falsified": "sat", "unknown": "unknown", "timeout": "timed-out"}
 #: Seconds if nothing else is said.
 SECONDS = 60
 
@@ -38,11 +34,14 @@ def verify(
     solver: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="COMMAND",
-            help="Ask another solver too, by VNN-LIB 2.0's command line; several times for several. What it says is "
-            "checked, and told in a table.",
+            metavar="NAME|COMMAND",
+            help="Ask another solver too: one that `lipbridge verifiers` lists, or any command with VNN-LIB 2.0's "
+            "command line; several times for several. What it says is checked, and told in a table.",
         ),
     ] = None,
+    keep: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where queries are kept that a solver is wrong about.")
+    ] = Path("contradictions"),
     as_json: JsonOption = False,
 ) -> None:
     """Whether an input obeys a VNN-LIB query (1.0 or 2.0): unsat is a proof, sat comes with the input.
@@ -52,6 +51,7 @@ def verify(
     time is over. A list is answered in a table.
     """
     from lipbridge.files.queries import query_format_of
+    from lipbridge.study.verdicts import our_verdict
 
     began = time.perf_counter()
     if timeout is not None and timeout < 1:
@@ -61,16 +61,16 @@ def verify(
     if many and network:
         raise InvalidArgument("--network", "not be given with a list, which names its networks", network)
     if many or solver:
-        return _compared(kind, query, many, _networks(network or []), timeout, as_real, solver or [], as_json)
+        return _compared(kind, query, many, _networks(network or []), timeout, as_real, solver or [], keep, as_json)
     networks = _networks(network or [])
-    row, _ = _answered(kind, query, networks, began, timeout or SECONDS, as_real)
+    row, _ = our_verdict(kind, query, networks, began, timeout or SECONDS, as_real=as_real)
     if as_json:
-        return print_json([row])
-    typer.echo(row["result"])
-    if row["assignment"]:
-        typer.echo(row["assignment"])
-    if row["detail"]:
-        note(row["detail"])
+        return print_json([row.facts()])
+    typer.echo(row.result)
+    if row.assignment:
+        typer.echo(row.assignment)
+    if row.detail:
+        note(row.detail)
     return None
 
 
@@ -86,39 +86,6 @@ def _networks(given: list[str]) -> dict[str, Path]:
     return found
 
 
-def _answered(
-    kind: QueryFormat, query: Path, networks: Mapping[str, Path], began: float, seconds: float, as_real: bool
-) -> tuple[dict[str, Any], Query]:
-    """A row (result, assignment for sat, what is to be said of it, seconds), and the query as it was read."""
-    from lipbridge.problem.property import Verdict
-    from lipbridge.verifiers.properties import judge
-
-    assignment, detail = None, ""
-    with stdout_to_stderr():
-        read = kind.read(query, networks, as_real=as_real)
-        if read.asked is None:
-            verdict, detail = Verdict.VERIFIED, "the query contradicts itself, whatever the network does"
-        else:
-            found = judge(read.graph, read.asked, tried=read.tried, dtype=read.dtype, deadline=began + 0.95 * seconds)
-            verdict = found.verdict
-            if found.counterexample is not None:
-                assignment = None if read.tried is None else read.confirmed(found.counterexample)
-                if assignment is None:
-                    verdict = Verdict.UNKNOWN
-                    detail = "an input obeys the query over the real numbers, but not when the file is run in floats"
-    spent = time.perf_counter() - began
-    if spent > seconds and assignment is None and verdict is Verdict.UNKNOWN:
-        verdict = Verdict.TIMEOUT
-    row = {
-        "query": str(query),
-        "result": WORDS[verdict],
-        "assignment": assignment,
-        "seconds": spent,
-        "detail": detail or (verdict.advice if verdict in (Verdict.UNKNOWN, Verdict.TIMEOUT) else ""),
-    }
-    return row, read
-
-
 def _compared(
     kind: QueryFormat,
     path: Path,
@@ -127,45 +94,31 @@ def _compared(
     timeout: int | None,
     as_real: bool,
     solvers: Sequence[str],
+    keep: Path,
     as_json: bool,
 ) -> None:
     """A row for each query and solver, ours first."""
     from lipbridge.files.queries import Listed
     from lipbridge.files.solvers import get_solver
+    from lipbridge.study.verdicts import verdicts
 
     others = [get_solver(words) for words in solvers]
     rows: list[dict[str, Any]] = []
     lines = kind.listed(path) if many else [Listed(next(iter(networks.values()), path), path, SECONDS)]
     for line in lines:
-        seconds = timeout or line.seconds
         named = {"": line.network} if many else networks
-        began, read = time.perf_counter(), None
-        try:
-            row, read = _answered(kind, line.query, named, began, seconds, as_real)
-        except (LipbridgeError, OSError) as error:
-            if not many:
-                raise
-            row = {**_failed(error), "seconds": time.perf_counter() - began}
-        found = [{"solver": "lipbridge", **row, "startup": None}]
-        try:
-            files = kind.named(line.query, named) if others else {}
-            found += [_asked(each, line.query, files, seconds, read, str(row["result"])) for each in others]
-        except ModelFileError as error:  # no solver can be told which network is meant
-            found += [{"solver": each.name, **_failed(error)} for each in others]
+        seconds = timeout or line.seconds
+        found = verdicts(kind, line, named, seconds, others, as_real=as_real, keep=keep, strict=not many)
         names = {"network": _near(line.network, path), "query": _near(line.query, path)}
-        rows += [{**names, **each, **names} for each in found]
+        rows += [{**row.facts(), **names} for row in found]
     if as_json:
         return print_json(rows)
     columns: dict[str, Cell] = {name: _shown(name) for name in ("network", "query", "solver", "result")}
     columns |= {"seconds": _shown("seconds"), "start": _shown("startup"), "": _shown("detail")}
     if not others:
-        del columns["solver"]
+        del columns["solver"], columns["start"]
     print_table(f"{path}", columns, rows)
     return None
-
-
-def _failed(error: Exception) -> dict[str, Any]:
-    return {"result": "error", "assignment": None, "detail": " ".join(str(error).split())}
 
 
 def _shown(name: str) -> Cell:
@@ -180,34 +133,6 @@ def _near(file: Path, path: Path) -> str:
     folder = path.parent.resolve()
     whole = file.resolve()
     return str(whole.relative_to(folder)) if whole.is_relative_to(folder) else str(file)
-
-
-def _asked(
-    solver: Solver, query: Path, networks: Mapping[str, Path], seconds: float, read: Query | None, ours: str
-) -> dict[str, Any]:
-    """What another solver says, and whether that is true: against our proof, our counterexample, and its own."""
-    from lipbridge.problem.verifier import Budget
-
-    answer = solver.answer(query, networks, seconds, Budget(seconds=seconds).memory)
-    detail, result = answer.detail, WORDS.get(answer.verdict, "error")
-    if result == "sat" and read is not None:
-        x = read.inputs(answer.assignment)
-        if x is None:
-            detail = "its counterexample cannot be read"
-        else:
-            why = read.failing(x)
-            detail = f"its counterexample is none when the file is run: {why}" if why else ""
-    if {ours, result} == {"sat", "unsat"}:
-        why = "the opposite is proved" if ours == "unsat" else "a counterexample is known"
-        detail = f"unsound: {why}" + (f"; {detail}" if detail else "")
-    return {
-        "solver": solver.name,
-        "result": result,
-        "assignment": answer.assignment or None,
-        "seconds": answer.seconds,
-        "startup": solver.startup(),
-        "detail": detail,
-    }
 
 
 def supports(

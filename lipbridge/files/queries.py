@@ -28,12 +28,16 @@ class Query(ABC):
             counterexample, since the file contradicts itself.
         tried: every counterexample of it that holds floats of ``dtype`` is one of the file's numbers, and an input
             that the network takes; None if there is none.
+        version: of the format, that the question is written in.
+        operators: that the network's file is made of.
     """
 
     graph: Graph
     asked: Property | None
     tried: Property | None
     dtype: torch.dtype
+    version: str
+    operators: frozenset[str]
 
     @abstractmethod
     def inputs(self, assignment: str) -> Tensor | None:
@@ -51,8 +55,11 @@ class Query(ABC):
         """
 
     @abstractmethod
-    def failing(self, x: Tensor) -> str:
-        """Why an input is no counterexample when the file is run, in words; nothing if it is one."""
+    def failing(self, x: Tensor) -> tuple[float, str]:
+        """By how much an input misses to be a counterexample when the file is run, and at what, in words.
+
+        Nothing, and no words, if it is one.
+        """
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,14 @@ class QueryFormat(Plugin, ABC):
     @abstractmethod
     def named(self, path: Path, networks: Mapping[str, Path]) -> dict[str, Path]:
         """The networks by the names that the question has for them, where one of any name is given."""
+
+    @abstractmethod
+    def write(self, asked: Property, path: Path, version: str) -> None:
+        """A file of a property, in a version of the format, with no digit lost.
+
+        Raises:
+            UnsupportedProblem: if the version cannot say it.
+        """
 
     @abstractmethod
     def listed(self, path: Path) -> list[Listed]:

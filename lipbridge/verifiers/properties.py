@@ -153,7 +153,7 @@ def _near(graph: Graph, box: _Box, tried: Property, dtype: torch.dtype) -> Tenso
 
 def _margins(graph: Graph, lower: Tensor, upper: Tensor, cases: Sequence[Case]) -> Tensor:
     """By how much some inequality of each case is broken at least, all over the box: ``(cases,)``."""
-    graph, ball = _cube(graph, lower, upper)
+    graph, ball = as_cube(graph, lower, upper)
     rows = torch.cat([case.rows for case in cases]).to(graph.device)
     least = least_of_forms(graph, ball, rows[None], layer_norms(graph, "inf"))[0].cpu()
     limits = torch.cat([case.limits for case in cases])
@@ -162,8 +162,11 @@ def _margins(graph: Graph, lower: Tensor, upper: Tensor, cases: Sequence[Case]) 
     return torch.stack([broken[end - len(case.rows) : end].max() for case, end in zip(cases, ends, strict=True)])
 
 
-def _cube(graph: Graph, lower: Tensor, upper: Tensor) -> tuple[Graph, Ball]:
-    """A box as a ball in l_inf: of the network itself, or of one behind a factor for each entry of the input."""
+def as_cube(graph: Graph, lower: Tensor, upper: Tensor) -> tuple[Graph, Ball]:
+    """A box as a ball in l_inf: of the network itself, or of one behind a factor for each entry of the input.
+
+    The nodes of the network stand at the end of the other one's.
+    """
     center = 0.5 * lower + 0.5 * upper
     reach = torch.nextafter(torch.maximum(upper - center, center - lower), torch.full_like(center, math.inf))
     most = float(reach.max().clamp_min(FLOOR))
@@ -255,4 +258,4 @@ def _in_fractions(graph: Graph, case: Case, x: Tensor) -> bool:
     return True
 
 
-__all__ = ["counterexample", "judge"]
+__all__ = ["as_cube", "counterexample", "judge"]

@@ -47,16 +47,16 @@ def activations(program: Program, reach: Reach) -> Pattern:
     for W, b, hinges, (lower, upper), states in zip(
         network.weights, network.biases, network.hinges, reach.arguments, reach.states, strict=False
     ):
-        t = program.held(y.image(W, b), *_wider(lower, upper))
+        t = program.held(y.image(W, b), *wider(lower, upper))
         columns = states.copy()
-        rectified: list[Affine] = []
+        parts: list[Affine] = []
         for j, kink in enumerate(hinges.kinks):
             above = t.image(np.eye(len(lower)), np.full(len(lower), -kink))
             free = np.flatnonzero(states[:, j] == FREE)
             a = program.binaries(len(free))
             columns[free, j] = a
-            rectified.append(_rectified(program, above, free, a, lower - kink, upper - kink, states[:, j] == ON))
-        y = _blocks(hinges, t, rectified)
+            parts.append(rectified(program, above, free, a, lower - kink, upper - kink, states[:, j] == ON))
+        y = blocks_of(hinges, t, parts)
         found.append(columns)
     return Pattern(x, found)
 
@@ -99,9 +99,9 @@ def column_program(reach: Reach, columns: Vector, tangents: Sequence[Ends]) -> t
     for W, hinges, slopes, ends in zip(network.weights[1:], network.hinges, pattern.slopes, tangents, strict=False):
         lower, upper = _hull((ends[0].T, ends[1].T), columns)
         if not u.known:
-            u = program.held(u, *_wider(lower, upper))
+            u = program.held(u, *wider(lower, upper))
         parts = [_product(program, slopes[:, j], u, lower, upper) for j in range(len(hinges.kinks))]
-        u = _blocks(replace(hinges, value=0.0 * hinges.value), u, parts).image(W)
+        u = blocks_of(replace(hinges, value=0.0 * hinges.value), u, parts).image(W)
     program.objective = total([_absolute(program, u, *_hull((tangents[-1][0].T, tangents[-1][1].T), columns))])
     return program, pattern
 
@@ -116,7 +116,7 @@ def _row(reach: Reach, rows: Vector, cotangents: Sequence[Ends]) -> tuple[Progra
         hinges, slopes = network.hinges[index], pattern.slopes[index]
         lower, upper = _hull(cotangents[index], rows)
         if not c.known:
-            c = program.held(c, *_wider(lower, upper))
+            c = program.held(c, *wider(lower, upper))
         units = len(slopes)
         blocks = [np.arange(k * units, (k + 1) * units) for k in range(hinges.components)]
         found = _weighted(c, blocks, hinges.first)
@@ -169,17 +169,15 @@ def _on_a_face(program: Program, d: Affine) -> None:
     program.at_most(d, down.image(-2.0 * np.eye(n), 1.0))
 
 
-def _rectified(
-    program: Program, t: Affine, free: Vector, a: Vector, lower: Vector, upper: Vector, on: Vector
-) -> Affine:
+def rectified(program: Program, t: Affine, free: Vector, a: Vector, lower: Vector, upper: Vector, on: Vector) -> Affine:
     """``max(t, 0)`` for t between bounds; a is 1 where t > 0, 0 where t < 0."""
-    lower, upper = _wider(lower, upper)
+    lower, upper = wider(lower, upper)
     low, high = np.minimum(lower[free], 0.0), np.maximum(upper[free], 0.0)
     h, own, binary = Affine.of(program.variables(0.0 * high, high)), t.take(free), Affine.of(a)
     program.at_most(own, h)
     program.at_most(h, binary.times(high))
     program.at_most(h, own.plus(binary.times(low)).image(np.eye(len(free)), -low))
-    return _placed(h, free, len(lower)).plus(t.times(on.astype(float)))
+    return placed(h, free, len(lower)).plus(t.times(on.astype(float)))
 
 
 def _product(program: Program, columns: Vector, value: Affine, lower: Vector, upper: Vector) -> Affine:
@@ -191,15 +189,15 @@ def _product(program: Program, columns: Vector, value: Affine, lower: Vector, up
     binary = Affine.of(columns[free])
     own = value.take(free)
     if own.known:
-        return certain.plus(_placed(binary.times(own.constant), free, count))
-    low, high = _wider(lower[free], upper[free])
+        return certain.plus(placed(binary.times(own.constant), free, count))
+    low, high = wider(lower[free], upper[free])
     m = Affine.of(program.variables(np.minimum(low, 0.0), np.maximum(high, 0.0)))
     eye = np.eye(len(free))
     program.at_most(m, binary.times(high))
     program.at_most(binary.times(low), m)
     program.at_most(m, own.plus(binary.times(low)).image(eye, -low))
     program.at_most(own.plus(binary.times(high)).image(eye, -high), m)
-    return certain.plus(_placed(m, free, count))
+    return certain.plus(placed(m, free, count))
 
 
 def _absolute(program: Program, value: Affine, lower: Vector, upper: Vector) -> Affine:
@@ -210,18 +208,18 @@ def _absolute(program: Program, value: Affine, lower: Vector, upper: Vector) -> 
     certain = value.times(sign)
     if not len(mixed):
         return certain
-    low, high = _wider(lower[mixed], upper[mixed])
+    low, high = wider(lower[mixed], upper[mixed])
     own = program.held(value.take(mixed), low, high)
     u = Affine.of(program.variables(0.0 * high, np.maximum(high, -low)))
     positive = Affine.of(program.binaries(len(mixed)))
     program.at_most(u, own.plus(positive.times(2.0 * low)).image(np.eye(len(mixed)), -2.0 * low))
     program.at_most(u, own.times(-np.ones(len(mixed))).plus(positive.times(2.0 * high)))
-    return certain.plus(_placed(u, mixed, len(lower)))
+    return certain.plus(placed(u, mixed, len(lower)))
 
 
 def _largest(program: Program, value: Affine, lower: Vector, upper: Vector) -> Affine:
     """A number that is at most the largest absolute value of the entries, and may be equal to it."""
-    low, high = _wider(lower, upper)
+    low, high = wider(lower, upper)
     most = float(np.maximum(high, -low).max(initial=0.0))
     n = len(lower)
     own = program.held(value, low, high)
@@ -235,7 +233,7 @@ def _largest(program: Program, value: Affine, lower: Vector, upper: Vector) -> A
     return best
 
 
-def _blocks(hinges: Hinges, t: Affine, rectified: Sequence[Affine]) -> Affine:
+def blocks_of(hinges: Hinges, t: Affine, rectified: Sequence[Affine]) -> Affine:
     """The components of an activation, one block after the other, from t and ``max(t - kink, 0)``."""
     units = len(t.constant)
     parts: list[Affine] = []
@@ -256,16 +254,27 @@ def _weighted(value: Affine, blocks: Sequence[Vector], factors: Vector) -> Affin
     return value.image(matrix)
 
 
-def _placed(value: Affine, rows: Vector, count: int) -> Affine:
+def placed(value: Affine, rows: Vector, count: int) -> Affine:
     """The entries at some places of a vector of zeros."""
     matrix = np.zeros((count, len(rows)))
     matrix[rows, np.arange(len(rows))] = 1.0
     return value.image(matrix)
 
 
-def _wider(lower: Vector, upper: Vector) -> tuple[Vector, Vector]:
+def wider(lower: Vector, upper: Vector) -> tuple[Vector, Vector]:
+    """The same bounds with room for the rounding of a program's own numbers."""
     room = ROOM * np.maximum(np.abs(lower), np.abs(upper))
     return lower - room, upper + room
 
 
-__all__ = ["Pattern", "activations", "column_program", "entry_program", "row_program"]
+__all__ = [
+    "Pattern",
+    "activations",
+    "blocks_of",
+    "column_program",
+    "entry_program",
+    "placed",
+    "rectified",
+    "row_program",
+    "wider",
+]

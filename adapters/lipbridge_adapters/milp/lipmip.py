@@ -38,6 +38,7 @@ from lipbridge_adapters.milp.formulation import Pattern, column_program, entry_p
 from lipbridge_adapters.milp.network import ON, Network, Reach, network_of, reach
 from lipbridge_adapters.milp.points import proved_witness
 from lipbridge_adapters.milp.program import Program, Vector
+from lipbridge_adapters.milp.solving import highs
 
 #: By how much, relatively, the solver's tolerances may make its dual bound too small.
 SLACK = 1e-7
@@ -231,7 +232,7 @@ class _Run:
             if all(np.all(own < 0) for own in pattern.slopes):
                 self._try(piece, [_numbers(own, np.zeros(1)) for own in pattern.slopes])
             return min(float(program.objective.constant[0]) * (1.0 + SLACK), piece.most)
-        answer = program.maximise(seconds, gap=self.gap, seed=self.budget.seed)
+        answer = highs(program.scaled(), seconds, gap=self.gap, seed=self.budget.seed)
         self.programs, self.nodes = self.programs + 1, self.nodes + answer.nodes
         if answer.timed_out:
             self.status = Status.TIMEOUT

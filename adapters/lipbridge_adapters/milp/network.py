@@ -79,13 +79,14 @@ def network_of(graph: Graph) -> Network:
     _ = as_chain(graph, rounded=True)  # refuses what is none, before anything large is built
     lowered = lower_to_dense(graph, largest=LARGEST_CHAIN_MATRIX).graph
     chain = as_chain(lowered)
-    hinges = [_hinges(activation) for activation in chain.activations]
+    hinges = [hinges_of(activation) for activation in chain.activations]
     weights = [layer.weight.cpu().numpy() for layer in chain.layers]
     biases = [np.zeros(len(layer.weight)) if layer.bias is None else layer.bias.cpu().numpy() for layer in chain.layers]
     return Network(lowered, chain, weights, biases, hinges)
 
 
-def _hinges(activation: Activation) -> Hinges:
+def hinges_of(activation: Activation) -> Hinges:
+    """A piecewise linear activation; for another one UnsupportedProblem is raised."""
     pieces = pieces_of(activation)
     if pieces is None:
         raise UnsupportedProblem(f"its activation `{activation.name}` is not piecewise linear")
@@ -192,4 +193,4 @@ def _ends(interval: Interval, shape: tuple[int, int] | None) -> tuple[Vector, Ve
     return lower.expand(shape).numpy(), upper.expand(shape).numpy()
 
 
-__all__ = ["FREE", "OFF", "ON", "Hinges", "Network", "Reach", "network_of", "reach"]
+__all__ = ["FREE", "OFF", "ON", "Hinges", "Network", "Reach", "hinges_of", "network_of", "reach"]

@@ -1,7 +1,7 @@
-"""A mixed-integer linear program that grows, and what HiGHS says of it.
+"""A mixed-integer linear program that grows, and what a solver says of it.
 
-HiGHS' tolerances are absolute, and weights may be of any size: every variable is handed over in units of a power of two
-near its largest value, every row and the objective with a largest coefficient near one.
+Solvers' tolerances are absolute, and weights may be of any size: every variable is handed over in units of a power of
+two near its largest value, every row and the objective with a largest coefficient near one.
 """
 
 from __future__ import annotations
@@ -9,13 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from lipbridge.processes import stdout_to_stderr
 
 Vector = NDArray[Any]
 
@@ -66,7 +63,7 @@ class Answer:
     """What the solver said: nothing of it is proved.
 
     Attributes:
-        status: of HiGHS, in its own words; ``optimal`` and ``timed_out`` are read from it.
+        status: of the solver, in its own words; ``optimal``, ``timed_out`` and ``infeasible`` are read from it.
         dual: no objective is above it, by the solver's account; infinite where it has none.
         primal: the objective of the best point; minus infinity without one.
         point: that point, or None.
@@ -76,6 +73,7 @@ class Answer:
     status: str
     optimal: bool
     timed_out: bool
+    infeasible: bool
     dual: float
     primal: float
     point: Vector | None
@@ -132,18 +130,10 @@ class Program:
         """Entries of the matrix."""
         return sum(len(value) for _, _, value in self.entries)
 
-    def maximise(self, seconds: float, *, gap: float, seed: int = 0, least: float | None = None) -> Answer:
-        """HiGHS' answer within about so many seconds of wall time, on one thread.
-
-        Args:
-            seconds: its time limit.
-            gap: relative distance of primal and dual bound at which it stops.
-            seed: of its random choices.
-            least: only objectives of at least so much are looked for.
-        """
+    def scaled(self) -> Scaled:
+        """In units of powers of two."""
         from scipy import sparse
 
-        highspy: Any = import_module("highspy")
         lower, upper, whole = (np.concatenate(x) for x in (self.lower, self.upper, self.whole))
         unit = np.where(whole, 1.0, _power(np.maximum(np.abs(lower), np.abs(upper))))
         row, column, value = (np.concatenate(x) for x in zip(*self.entries, strict=True))
@@ -153,59 +143,48 @@ class Program:
         largest = np.zeros(self.height)
         np.maximum.at(largest, row, np.abs(value * unit[column]))
         weight = 1.0 / _power(largest)
-        matrix = sparse.csc_matrix(sparse.diags(weight) @ matrix)
         cost = np.zeros(self.size)
         np.add.at(cost, self.objective.columns, self.objective.matrix[0])
         shift, cost = float(self.objective.constant[0]), cost * unit
         size = float(_power(np.array([max(np.abs(cost).max(initial=0.0), 0.0)]))[0])
-
-        lp = highspy.HighsLp()
-        lp.num_col_, lp.num_row_ = self.size, self.height
-        lp.col_cost_, lp.col_lower_, lp.col_upper_ = cost / size, lower / unit, upper / unit
-        lp.row_lower_, lp.row_upper_ = least_row * weight, most_row * weight
-        lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-        lp.a_matrix_.start_, lp.a_matrix_.index_, lp.a_matrix_.value_ = matrix.indptr, matrix.indices, matrix.data
-        lp.sense_ = highspy.ObjSense.kMaximize
-        kinds = highspy.HighsVarType
-        lp.integrality_ = [kinds.kInteger if x else kinds.kContinuous for x in whole]
-
-        with stdout_to_stderr():  # its first instance prints a line
-            solver = highspy.Highs()
-        for name, chosen in (
-            ("output_flag", False),
-            ("threads", 1),
-            ("parallel", "off"),
-            ("random_seed", seed % 2**31),
-            ("time_limit", max(seconds, 1e-3)),
-            ("mip_rel_gap", gap),
-            ("mip_abs_gap", 1e-9),
-            ("mip_feasibility_tolerance", TOLERANCE),
-            ("primal_feasibility_tolerance", TOLERANCE),
-            ("dual_feasibility_tolerance", TOLERANCE),
-        ):
-            solver.setOptionValue(name, chosen)
-        solver.passModel(lp)
-        solver.run()
-        info, status = solver.getInfo(), solver.getModelStatus()
-        point = np.array(solver.getSolution().col_value)
-        feasible = highspy.SolutionStatus.kSolutionStatusFeasible
-        found = len(point) == self.size and info.primal_solution_status == feasible
-        mip = bool(whole.any())
-        primal = info.objective_function_value * size + shift if found else -math.inf
-        dual = info.mip_dual_bound * size + shift if mip else primal
-        statuses = highspy.HighsModelStatus
-        return Answer(
-            status=str(solver.modelStatusToString(status)),
-            optimal=status == statuses.kOptimal,
-            timed_out=status == statuses.kTimeLimit,
-            dual=dual if math.isfinite(dual) and (mip or status == statuses.kOptimal) else math.inf,
-            primal=primal,
-            point=point * unit if found else None,
-            nodes=max(int(info.mip_node_count), 0),
+        return Scaled(
+            cost=cost / size,
+            lower=lower / unit,
+            upper=upper / unit,
+            whole=whole,
+            matrix=sparse.csc_matrix(sparse.diags(weight) @ matrix),
+            least=least_row * weight,
+            most=most_row * weight,
+            unit=unit,
+            size=size,
+            shift=shift,
         )
 
 
-#: HiGHS' feasibility and integrality tolerances, in the units that it is handed.
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """``maximise cost v`` for ``lower <= v <= upper``, some v whole, and ``least <= matrix v <= most``.
+
+    The program's variables are ``unit v``, its objective is ``size cost v + shift``.
+    """
+
+    cost: Vector
+    lower: Vector
+    upper: Vector
+    whole: Vector
+    matrix: Any
+    least: Vector
+    most: Vector
+    unit: Vector
+    size: float
+    shift: float
+
+    def objective(self, value: float) -> float:
+        """Of the program, from that of the scaled one."""
+        return value * self.size + self.shift
+
+
+#: The solvers' feasibility and integrality tolerances, in the units that they are handed.
 TOLERANCE = 1e-9
 
 
@@ -222,4 +201,4 @@ def total(parts: Sequence[Affine]) -> Affine:
     return found
 
 
-__all__ = ["TOLERANCE", "Affine", "Answer", "Program", "Vector", "total"]
+__all__ = ["TOLERANCE", "Affine", "Answer", "Program", "Scaled", "Vector", "total"]

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lipbridge.disk.atomic import write_atomically
 from lipbridge.errors import InvalidArgument, ModelFileError
 from lipbridge.files.formats import get_format
 from lipbridge.files.queries import Listed, Query, QueryFormat
@@ -31,6 +32,7 @@ from lipbridge.graph.graph import with_axes
 from lipbridge.problem.property import Case, Property
 from lipbridge_adapters.vnnlib.decimals import exactly
 from lipbridge_adapters.vnnlib.formulas import Alternative, alternatives
+from lipbridge_adapters.vnnlib.queries import vnnlib_1, vnnlib_2
 from lipbridge_adapters.vnnlib.syntax import MOST_TEXT, Declared, declarations
 
 #: Lines of a list at most, and seconds that one may ask for.
@@ -70,6 +72,12 @@ class VnnLib(QueryFormat):
         """By what a file of version 2.0 calls its network."""
         name = declarations(_text(path))[0].network or "N"
         return {known or name: file for known, file in networks.items()}
+
+    def write(self, asked: Property, path: Path, version: str) -> None:
+        """Version 1.0, or 2.0 of a network that has one row of inputs and one of outputs."""
+        shapes = (1, *asked.input_shape), (1, asked.outputs)
+        text = vnnlib_1(asked) if version == "1.0" else vnnlib_2(asked, *shapes)
+        write_atomically(path, text.encode())
 
     def _typed(self, declared: Declared, as_real: bool) -> None:
         for tensor in (declared.input, declared.output):
@@ -131,6 +139,19 @@ class VnnLib(QueryFormat):
         }
 
 
+def _operators(path: Path) -> frozenset[str]:
+    """Of the nodes of a file that was read before, and of what is nested in them."""
+    onnx: Any = importlib.import_module("onnx")
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        graphs: list[Any] = [onnx.load_model_from_string(file.read()).graph]
+    found: set[str] = set()
+    while graphs:
+        for node in graphs.pop().node:
+            found.add(node.op_type)
+            graphs += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    return frozenset(found)
+
+
 def _text(path: Path) -> str:
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
@@ -150,6 +171,7 @@ class _Asked(Query):
         # Whatever the file's own shapes say: the network is read, and checked, by the reader of networks.
         self.graph = with_axes(get_format("onnx").read(path)[0])
         self.session = _Session(path)
+        self.version, self.operators = declared.version, _operators(path)
         for tensor, own, shape, what in (
             (declared.input, self.graph.input_shape, self.session.input_shape, "input"),
             (declared.output, self.graph.output_shape, self.session.output_shape, "output"),
@@ -211,7 +233,7 @@ class _Asked(Query):
     def inputs(self, assignment: str) -> Tensor | None:
         """Of either version's form; outputs are not looked at, since they can be computed."""
         size = self.declared.input.size
-        if self.declared.version == "1.0":
+        if assignment.lstrip().startswith("("):
             pairs = _PAIR.findall(assignment)
             numbers = [value for name, value in pairs if name.startswith("X_")]
             if [name for name, _ in pairs[: len(numbers)]] != [f"X_{i}" for i in range(size)]:
@@ -231,7 +253,7 @@ class _Asked(Query):
         x = torch.tensor(values, dtype=torch.float64).to(self.dtype).double()
         return x.reshape(self.graph.input_shape) if bool(torch.isfinite(x).all()) else None
 
-    def failing(self, x: Tensor) -> str:
+    def failing(self, x: Tensor) -> tuple[float, str]:
         """Of the alternative that is nearest to be obeyed."""
         return self._failing(*self._run(x))
 
@@ -241,24 +263,24 @@ class _Asked(Query):
         fine = y is not None and bool(np.isfinite(y).all())
         return [float(value) for value in x.flatten()], [float(value) for value in y] if y is not None and fine else []
 
-    def _failing(self, xs: Sequence[float], ys: Sequence[float]) -> str:
+    def _failing(self, xs: Sequence[float], ys: Sequence[float]) -> tuple[float, str]:
         if not ys:
-            return "the file gives no finite outputs"
+            return math.inf, "the file gives no finite outputs"
         worst: tuple[Fraction, str] | None = None
         for way in self.ways:
             broken = [(room, what) for room, strict, what in _rooms(way, xs, ys) if room < 0 or (strict and room == 0)]
             if not broken:
-                return ""
+                return 0.0, ""
             own = min(broken, key=lambda pair: pair[0])
             worst = own if worst is None or own[0] > worst[0] else worst
         if worst is None:
-            return "the query contradicts itself"
-        return f"{worst[1]} is broken by {float(-worst[0]):.2g}"
+            return math.inf, "the query contradicts itself"
+        return float(-worst[0]), f"{worst[1]} is broken by {float(-worst[0]):.2g}"
 
     def confirmed(self, x: Tensor) -> str | None:
         """All inequalities are looked at once more, in fractions, for the floats that are printed."""
         xs, ys = self._run(x)
-        if self._failing(xs, ys):
+        if self._failing(xs, ys)[1]:
             return None
         if self.declared.version == "1.0":
             pairs = [f"({letter}_{i} {exactly(v)})" for letter, vs in (("X", xs), ("Y", ys)) for i, v in enumerate(vs)]

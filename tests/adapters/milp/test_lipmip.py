@@ -266,9 +266,9 @@ def test_at_the_time_limit_the_value_is_the_dual_bound_so_far() -> None:
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
-    known = {"status": "Optimal", "optimal": True, "timed_out": False, "dual": 0.0, "primal": 0.0}
-    answer = program.Answer(**{**known, "point": None, "nodes": 0, **changes})
-    monkeypatch.setattr(program.Program, "maximise", lambda *_, **__: answer)
+    known = {"status": "Optimal", "optimal": True, "timed_out": False, "infeasible": False}
+    answer = program.Answer(**{**known, "dual": 0.0, "primal": 0.0, "point": None, "nodes": 0, **changes})
+    monkeypatch.setattr(lipmip, "highs", lambda *_, **__: answer)
 
 
 def test_the_value_is_the_dual_bound_and_not_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,11 @@ from torch import nn
 import lipbridge
 from lipbridge.cli.app import run
 from lipbridge.errors import InvalidArgument
+from lipbridge.files import solver_processes as module
 from lipbridge.files.formats import get_format
-from lipbridge.files.solvers import get_solver
+from lipbridge.files.queries import query_format_of
+from lipbridge.files.solvers import Asked, get_solver
 from lipbridge.problem.property import Verdict
-from lipbridge_adapters.process import command as module
 
 QUERY = """(vnnlib-version <2.0>)
 (declare-network f (declare-input X real [1,2]) (declare-output Y real [1,1]))
@@ -46,6 +47,10 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     query = tmp_path / "q.vnnlib"
     query.write_text(QUERY.replace("LIMIT", "1.0"))
     return query, tmp_path / "f.onnx"
+
+
+def asked_of(query: Path, network: Path) -> Asked:
+    return Asked(query, {"f": network}, query_format_of(query)[0], None)
 
 
 BEHAVIOURS = {
@@ -75,7 +80,7 @@ def test_every_behaviour_ends_in_an_answer(
     monkeypatch.setattr(module, "START", 1.0)
     solver = get_solver(fake(tmp_path, body))
     began = time.perf_counter()
-    answer = solver.answer(files[0], {"f": files[1]}, 1.0, 400 * 2**20)
+    answer = solver.answer(asked_of(*files), 1.0, 400 * 2**20)
     assert time.perf_counter() - began < 20.0
     verdict, told = BEHAVIOURS[body]
     assert answer.verdict is verdict
@@ -97,7 +102,7 @@ def ended_within(seconds: float, program: str) -> bool:
 
 def test_it_is_asked_as_the_standard_has_it(files: tuple[Path, Path], tmp_path: Path) -> None:
     solver = get_solver(fake(tmp_path, "open(sys.argv[0] + '.txt', 'a').write(repr(sys.argv[1:])); print('unknown')"))
-    solver.answer(files[0], {"f": files[1]}, 7.0, 1e10)
+    solver.answer(asked_of(*files), 7.0, 1e10)
     wanted = ["verify", str(files[0]), "--network", f"f={files[1]}", "--timeout", "7"]
     assert (tmp_path / "solver.txt").read_text() == repr(wanted)
     started = solver.startup()
@@ -109,6 +114,12 @@ def test_it_is_asked_as_the_standard_has_it(files: tuple[Path, Path], tmp_path: 
 def test_what_is_no_command_is_refused(words: str) -> None:
     with pytest.raises(InvalidArgument, match="be a command"):
         get_solver(words)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contradictions are kept in the working folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 def rows_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
@@ -123,13 +134,22 @@ def test_a_lie_is_told(files: tuple[Path, Path], tmp_path: Path, capsys: pytest.
     ours, first, second = rows_of(capsys, *asked, "--solver", honest, "--solver", liar)
     assert [row["solver"] for row in (ours, first, second)] == ["lipbridge", "honest", "liar"]
     assert [row["result"] for row in (ours, first, second)] == ["sat", "sat", "unsat"]
-    assert [row["detail"] for row in (ours, first, second)] == ["", "", "unsound: a counterexample is known"]
+    told = "unsound: the counterexample of lipbridge is one when the file is run; kept in contradictions/f-q"
+    assert [row["detail"] for row in (ours, first, second)] == ["", "", told]
+    assert [row["unsound"] for row in (ours, first, second)] == [False, False, True]
+    kept = tmp_path / "contradictions" / "f-q"
+    assert {file.name for file in kept.iterdir()} == {"f.onnx", "q.vnnlib", "README.txt", "verdicts.json"}
+    again = [word for word in (kept / "README.txt").read_text().split("\n") if word.startswith("    lipbridge verify")]
+    assert len(again) == 1
+    assert [row["solver"] for row in json.loads((kept / "verdicts.json").read_text())] == [
+        *("lipbridge", "honest", "liar")
+    ]
     assert all(row["startup"] > 0.0 for row in (first, second))
     query.write_text(QUERY.replace("LIMIT", "3.0"))
     ours, first, second = rows_of(capsys, *asked, "--solver", honest, "--solver", liar)
     assert [row["result"] for row in (ours, first, second)] == ["unsat", "sat", "unsat"]
     told = "unsound: the opposite is proved; its counterexample is none when the file is run: "
-    assert first["detail"] == told + "an inequality of the outputs is broken by 1"
+    assert first["detail"] == told + "an inequality of the outputs is broken by 1; kept in contradictions/f-q"
     broken = fake(tmp_path, "print('sat\\nX real [1,2]\\n1.0\\nnan')", "broken")
     query.write_text(QUERY.replace("LIMIT", "1.0"))
     _, row = rows_of(capsys, *asked, "--solver", broken)

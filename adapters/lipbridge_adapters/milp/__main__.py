@@ -1,0 +1,96 @@
+"""Solvers of mixed-integer programs with VNN-LIB 2.0's command line: ``python -m lipbridge_adapters.milp TOOL ...``.
+
+``verify QUERY --network NAME=FILE --timeout SECONDS`` prints a verdict and, after ``sat``, the input. What it says is
+a claim: the solvers compute in floats, and nothing is proved after rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from lipbridge.errors import LipbridgeError
+from lipbridge.files.queries import query_format_of
+from lipbridge.graph.graph import Graph
+from lipbridge.problem.property import Property
+from lipbridge.verifiers.properties import counterexample
+from lipbridge_adapters.milp.program import Vector
+from lipbridge_adapters.milp.properties import case_program
+from lipbridge_adapters.milp.solving import TOOLS, Tool
+
+#: A solver stops at the first point by which inequalities are obeyed with so much to spare, in units of the outputs.
+ENOUGH = 1e-6
+#: The relative gap of an answer that is near zero.
+GAP = 1e-9
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Answer; 1 for what is not understood."""
+    parser = argparse.ArgumentParser(prog="lipbridge_adapters.milp", description=__doc__)
+    parser.add_argument("tool", choices=list(TOOLS))
+    parser.add_argument("action", choices=["verify", "supports"])
+    parser.add_argument("query", nargs="?", type=Path)
+    parser.add_argument("--network", action="append", default=[], metavar="NAME=FILE")
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
+    given = parser.parse_args(arguments)
+    began = time.perf_counter()
+    tool = TOOLS[given.tool]
+    import_module(tool.module)
+    if given.action == "supports" or given.query is None:
+        return 0
+    pairs = [pair.partition("=") for pair in given.network]
+    try:
+        kind, _ = query_format_of(given.query)
+        read = kind.read(given.query, {name: Path(file) for name, _, file in pairs}, as_real=True)
+        if read.asked is None:
+            _say("unsat")
+        else:
+            _say(answer(tool, read.graph, read.asked, began + given.timeout))
+    except LipbridgeError as error:
+        sys.stderr.write(f"{' '.join(str(error).split())}\n")
+        return 1
+    return 0
+
+
+def answer(tool: Tool, graph: Graph, asked: Property, deadline: float) -> str:
+    """The verdict on a property, and the input after ``sat``: of a search by gradients, or of a tool's point.
+
+    Args:
+        tool: that is asked, once for each case.
+        graph: the network.
+        asked: what no input may do.
+        deadline: of ``time.perf_counter``.
+    """
+    found = counterexample(graph, asked.cases, deadline=deadline)
+    if found is not None:
+        return "sat\n" + _assignment(found.flatten().numpy())
+    worst = "unsat"
+    for count, case in enumerate(asked.cases):
+        seconds = (deadline - time.perf_counter()) / (len(asked.cases) - count)
+        if seconds <= 0.0:
+            return "timed-out"
+        made = case_program(graph, case)
+        told = tool.maximise(made.program.scaled(), seconds, gap=GAP, target=ENOUGH)
+        if told.point is not None:
+            return "sat\n" + _assignment(made.input(told.point, case))
+        if not told.infeasible:
+            worst = "timed-out" if told.timed_out else "unknown"
+    return worst
+
+
+def _assignment(x: Vector) -> str:
+    return "(" + "\n".join(f"(X_{i} {np.format_float_positional(v)})" for i, v in enumerate(x)) + ")"
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Scripts that the Pythons of other tools run; they import nothing of lipbridge."""
