@@ -9,6 +9,7 @@ import pytest
 
 import lipbridge
 from lipbridge.activations import registry
+from lipbridge.files.solvers import list_solvers
 from lipbridge.verifiers import list_verifiers
 
 ROOT = Path(__file__).parent.parent
@@ -49,9 +50,15 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "guide" / "verifiers.md"], ids=lambda p: p.stem)
 def test_verifiers_of_the_tables_are_those_of_the_registry(page: Path) -> None:
-    table = re.findall(r"^\| `([\w-]+)` \|", page.read_text(), re.MULTILINE)
+    text, heading, solvers = page.read_text().partition("## Solvers of queries")
+    table = re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)
     ours = {info.name for info in list_verifiers() if info.package == "lipbridge"}
     assert set(table) == ours
+    if page.stem == "verifiers":
+        assert heading
+        rows = re.findall(r"^\| ((?:`[\w-]+`(?:, )?)+) \|", solvers, re.MULTILINE)
+        named = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
+        assert named == {info.name for info in list_solvers() if info.package == "lipbridge"} - {"command"}
 
 
 def test_install_commands_of_the_readme_are_those_of_the_registry() -> None:

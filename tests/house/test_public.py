@@ -25,6 +25,7 @@ FOR_PLUGINS = (
     "lipbridge.files.benchmarks",
     "lipbridge.files.formats",
     "lipbridge.files.queries",
+    "lipbridge.files.solver_processes",
     "lipbridge.files.solvers",
     "lipbridge.graph.nodes",
     "lipbridge.graph.graph",
