@@ -6,7 +6,7 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -31,6 +31,8 @@ STEPS, STARTS = 40, 4
 RATES = (0.5, 0.02)
 #: Steps from the middle of a part of a box.
 FEW_STEPS = 4
+#: Boxes that are halved at once.
+TOGETHER = 64
 #: Boxes whose sides differ by less, relatively, are cubes; sides count as at least so much of the longest.
 EVEN, THIN = 1e-9, 1e-9
 #: Weights at most of networks that are evaluated in fractions.
@@ -76,7 +78,7 @@ def judge(
     for lower, upper, cases in asked.boxes:
         if deadline is not None and margins and time.perf_counter() > deadline:
             return Judgement(Verdict.TIMEOUT, -math.inf, None, time.perf_counter() - began)
-        margins.append((lower, upper, cases, _margins(graph, lower, upper, cases)))
+        margins.append((lower, upper, cases, _margins(graph, lower[None], upper[None], cases, norms=True)[0]))
     margin = min(float(found.min()) for *_, found in margins)
     if margin > 0.0:
         return Judgement(Verdict.VERIFIED, margin, None, time.perf_counter() - began)
@@ -92,47 +94,74 @@ def judge(
 
 @dataclass(eq=False)
 class _Box:
-    """A part of a case's box, the cases that are open there, and the least margin there, if it is known."""
+    """A part of a case's box, the cases that are open there, and the least margin there."""
 
     lower: Tensor
     upper: Tensor
     cases: list[Case]
-    margin: float = -math.inf
+    margin: float
 
-    def halves(self, entry: int) -> tuple[_Box, _Box]:
+    def halves(self, entry: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Along an entry of the input; none where floats end."""
         low, high = self.lower.clone(), self.upper.clone()
         middle = 0.5 * self.lower.flatten()[entry] + 0.5 * self.upper.flatten()[entry]
         low.view(-1)[entry] = high.view(-1)[entry] = middle
-        return _Box(self.lower, high, self.cases), _Box(low, self.upper, self.cases)
+        if not (torch.equal(high, self.upper) or torch.equal(low, self.lower)):
+            yield self.lower, high
+            yield low, self.upper
 
 
 def _split(
     graph: Graph, boxes: list[_Box], tried: Property, dtype: torch.dtype, deadline: float
 ) -> tuple[Verdict, Tensor | None]:
-    """Branch and bound on the inputs: the box of the least margin is halved along the entry that moves it most."""
+    """Branch and bound on the inputs: boxes of the least margins are halved along the entry that moves outputs most.
+
+    Halves of one shape are bounded together.
+    """
     count = itertools.count()
     heap = [(box.margin, next(count), box) for box in boxes]
     heapq.heapify(heap)
     while heap:
         if time.perf_counter() > deadline:
             return Verdict.TIMEOUT, None
-        box = heapq.heappop(heap)[2]
-        middle = (0.5 * box.lower + 0.5 * box.upper)[None]
-        case = box.cases[0]
-        reach = (_slope(graph, case, middle)[0].abs() * (box.upper - box.lower)).flatten()
-        entry = int((reach if bool(reach.isfinite().all()) and bool(reach.any()) else box.upper - box.lower).argmax())
-        for half in box.halves(entry):
-            if torch.equal(half.lower, box.lower) and torch.equal(half.upper, box.upper):
-                return Verdict.UNKNOWN, None  # floats end here
-            own = _margins(graph, half.lower, half.upper, half.cases)
-            half.cases = _open(half.cases, own)
-            if half.cases:
-                half.margin = float(own.min())
-                heapq.heappush(heap, (half.margin, next(count), half))
-                found = _near(graph, half, tried, dtype)
-                if found is not None:
-                    return Verdict.FALSIFIED, found
+        taken = [heapq.heappop(heap)[2] for _ in range(min(len(heap), TOGETHER))]
+        shapes: dict[bytes, list[tuple[_Box, Tensor, Tensor]]] = {}
+        for box, entry in zip(taken, _entries(graph, taken), strict=True):
+            parts = list(box.halves(entry))
+            if not parts:
+                return Verdict.UNKNOWN, None
+            for lower, upper in parts:
+                shapes.setdefault((upper - lower).float().numpy().tobytes(), []).append((box, lower, upper))
+        for group in shapes.values():
+            lower, upper = torch.stack([low for _, low, _ in group]), torch.stack([high for *_, high in group])
+            cases = list({id(case): case for box, _, _ in group for case in box.cases}.values())
+            own = _margins(graph, lower, upper, cases, norms=False)
+            found = _near(graph, lower, upper, tried, dtype)
+            if found is not None:
+                return Verdict.FALSIFIED, found
+            for (box, low, high), margins in zip(group, own, strict=True):
+                held = {id(case) for case in box.cases}
+                known = [(case, margin) for case, margin in zip(cases, margins, strict=True) if id(case) in held]
+                still = [(case, float(margin)) for case, margin in known if not float(margin) > 0.0]
+                if still:
+                    least = min(margin for _, margin in still)
+                    heapq.heappush(heap, (least, next(count), _Box(low, high, [case for case, _ in still], least)))
     return Verdict.VERIFIED, None
+
+
+def _entries(graph: Graph, boxes: Sequence[_Box]) -> list[int]:
+    """The entry of each box's input that moves the open cases' inequalities most, by its width and their slopes."""
+    middle = torch.stack([0.5 * box.lower + 0.5 * box.upper for box in boxes])
+    width = torch.stack([box.upper - box.lower for box in boxes]).flatten(1)
+    cases = list({id(case): case for box in boxes for case in box.cases}.values())
+    moved = torch.zeros_like(width)
+    for case in cases:
+        has = torch.tensor([any(case is own for own in box.cases) for box in boxes])
+        for row in range(len(case.rows)):
+            slope = _slope(graph, case, middle, row).flatten(1).abs() * width
+            moved += torch.where(has[:, None], slope, 0.0)
+    usable = (moved.isfinite().all(1) & moved.any(1))[:, None]
+    return [int(entry) for entry in torch.where(usable, moved, width).argmax(1)]
 
 
 def _open(cases: Sequence[Case], margins: Tensor) -> list[Case]:
@@ -140,44 +169,54 @@ def _open(cases: Sequence[Case], margins: Tensor) -> list[Case]:
     return [case for case, margin in zip(cases, margins, strict=True) if not float(margin) > 0.0]
 
 
-def _near(graph: Graph, box: _Box, tried: Property, dtype: torch.dtype) -> Tensor | None:
-    """A counterexample at the middle of a box, or a few steps from it."""
-    middle = (0.5 * box.lower + 0.5 * box.upper)[None]
+def _near(graph: Graph, lower: Tensor, upper: Tensor, tried: Property, dtype: torch.dtype) -> Tensor | None:
+    """A counterexample at the middles of boxes, or a few steps from them."""
+    middle, half = 0.5 * lower + 0.5 * upper, 0.5 * upper - 0.5 * lower
     for case in tried.cases:
-        if bool((case.lower <= box.upper).all()) and bool((box.lower <= case.upper).all()):
-            found = _descended(graph, case, middle, 0.5 * box.upper - 0.5 * box.lower, FEW_STEPS, dtype)
+        meets = ((case.lower <= upper) & (lower <= case.upper)).flatten(1).all(1)
+        if bool(meets.any()):
+            found = _descended(graph, case, middle[meets], half[meets], FEW_STEPS, dtype)
             if found is not None:
                 return found
     return None
 
 
-def _margins(graph: Graph, lower: Tensor, upper: Tensor, cases: Sequence[Case]) -> Tensor:
-    """By how much some inequality of each case is broken at least, all over the box: ``(cases,)``."""
+def _margins(graph: Graph, lower: Tensor, upper: Tensor, cases: Sequence[Case], *, norms: bool) -> Tensor:
+    """By how much some inequality of each case is broken at least, all over each box: ``(boxes, cases)``.
+
+    ``norms`` says whether the layers' norms are worth their time.
+    """
     graph, ball = as_cube(graph, lower, upper)
     rows = torch.cat([case.rows for case in cases]).to(graph.device)
-    least = least_of_forms(graph, ball, rows[None], layer_norms(graph, "inf"))[0].cpu()
+    least = least_of_forms(graph, ball, rows[None], layer_norms(graph, "inf") if norms else None).cpu()
     limits = torch.cat([case.limits for case in cases])
     broken = least - limits - 4.0 * UNIT * (least.abs() + limits.abs())
     ends = list(itertools.accumulate(len(case.rows) for case in cases))
-    return torch.stack([broken[end - len(case.rows) : end].max() for case, end in zip(cases, ends, strict=True)])
+    parts = [broken[:, end - len(case.rows) : end].amax(1) for case, end in zip(cases, ends, strict=True)]
+    return torch.stack(parts, 1)
 
 
 def as_cube(graph: Graph, lower: Tensor, upper: Tensor) -> tuple[Graph, Ball]:
-    """A box as a ball in l_inf: of the network itself, or of one behind a factor for each entry of the input.
+    """Boxes as balls in l_inf: of the network itself, or of one behind a factor for each entry of the input.
 
-    The nodes of the network stand at the end of the other one's.
+    The nodes of the network stand at the end of the other one's. Boxes of one shape lose nothing by being together.
+
+    Args:
+        graph: the network.
+        lower, upper: ``(k, *input_shape)`` float64, the ends of k boxes.
     """
     center = 0.5 * lower + 0.5 * upper
-    reach = torch.nextafter(torch.maximum(upper - center, center - lower), torch.full_like(center, math.inf))
+    reach = torch.maximum(upper - center, center - lower).amax(0)
+    reach = torch.nextafter(reach, torch.full_like(reach, math.inf))
     most = float(reach.max().clamp_min(FLOOR))
     if float(reach.min()) >= most * (1.0 - EVEN) or most <= THIN * float(center.abs().max()):
-        return graph, Ball(center[None].to(graph.device), most, "inf")
+        return graph, Ball(center.to(graph.device), most, "inf")
     factors = reach.clamp_min(THIN * most)
     middle = center / factors
     ends = torch.stack([upper / factors - middle, middle - lower / factors])
     lost = 8.0 * UNIT * (upper.abs() + lower.abs() + center.abs()) / factors + FLOOR
     radius = float((ends.amax(0) + lost).max() * (1.0 + 4.0 * UNIT))
-    return stretched(graph, factors), Ball(middle[None].to(graph.device), radius, "inf")
+    return stretched(graph, factors), Ball(middle.to(graph.device), radius, "inf")
 
 
 def counterexample(
@@ -225,11 +264,12 @@ def _descended(graph: Graph, case: Case, x: Tensor, half: Tensor, steps: int, dt
     return None
 
 
-def _slope(graph: Graph, case: Case, x: Tensor) -> Tensor:
+def _slope(graph: Graph, case: Case, x: Tensor, row: int | None = None) -> Tensor:
+    """The gradient of an inequality's left side, or of that which is broken most."""
     with torch.enable_grad():
         leaf = x.to(graph.device, copy=True).requires_grad_()
         y = graph(leaf).flatten(1) @ case.rows.T.to(graph.device) - case.limits.to(graph.device)
-        (slope,) = torch.autograd.grad(y.amax(1).sum(), leaf)
+        (slope,) = torch.autograd.grad((y.amax(1) if row is None else y[:, row]).sum(), leaf)
     return slope.cpu()
 
 

@@ -52,7 +52,7 @@ def case_program(graph: Graph, case: Case) -> CaseProgram:
         NumericalFailure: for bounds beyond float64.
     """
     graph = lower_to_dense(lower_selections(with_axes(graph))).graph
-    cube, ball = as_cube(graph, case.lower, case.upper)
+    cube, ball = as_cube(graph, case.lower[None], case.upper[None])
     found = forward_bounds(cube, ball, layer_norms(cube, "inf"), steps=0)[len(cube.nodes) - len(graph.nodes) :]
     program = Program()
     low, high = (end.flatten().cpu().numpy() for end in (case.lower, case.upper))

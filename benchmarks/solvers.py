@@ -1,0 +1,179 @@
+"""Solvers of queries side by side: MNIST networks on l_inf balls, and Lipschitz claims of small ones as twin networks.
+
+    python -m benchmarks.solvers mnist|twins --out FOLDER [--solver NAME ...] [--seconds 60] [--points 20]
+        [--radii 0.02,0.05] [--threads 1]
+
+``mnist`` (``$LIPBRIDGE_DATA``): 784-50-10 with abs and 784-64-64-10 with relu, each trained for a small l_inf bound and
+plainly, unless FOLDER has them; balls around the first test images of the radii. ``twins``: for 2-16-16-2 and 4-32-3
+(relu, torch's initialisation) the claim ``|f(x) - f(y)| <= L |x - y|`` in l_inf with L 1.01 and 0.99 times the exact
+constant on a ball, asked about pairs near the pair where it is attained. The folders are those of ``lipbridge export
+--to vnncomp``; the rows of ``lipbridge verify instances.csv --solver NAME`` are appended to FOLDER/rows.jsonl as they
+come, and what is there is not asked again. A table is printed at the end: verdicts, seconds (start apart), and what is
+unsound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import lipbridge
+from lipbridge import Ball, Budget, Problem, Question, get_verifier
+from lipbridge.cli.app import run
+from lipbridge.data import load_dataset
+from lipbridge.files.queries import query_format_of
+from lipbridge.files.solvers import get_solver
+from lipbridge.machine import machine_facts
+from lipbridge.study.verdicts import verdicts
+from lipbridge.training.recipes import recipe
+
+NETWORKS = (("abs", (50,)), ("relu", (64, 64)))
+#: Widths of the twins' networks.
+TWINS = ((2, 16, 16, 2), (4, 32, 3))
+#: Half the side of the box of x, and distances of the pairs.
+BOX, NEAREST, FARTHEST = 0.4, 0.02, 0.1
+
+
+def mnist(out: Path, points: int, radii: str, seconds: int) -> Iterator[Path]:
+    """A folder of questions for each network."""
+    data = load_dataset("mnist")
+    for activation, widths in NETWORKS:
+        for penalty in (None, 0.0):
+            name = f"{'bound' if penalty is None else 'plain'}-{'-'.join(map(str, widths))}-{activation}"
+            folder, run_folder = out / name, out / f"{name}.run"
+            if not (run_folder / "model.safetensors").exists():
+                known = recipe(data, "inf")
+                config = replace(known.config, epochs=10, **({} if penalty is None else {"penalty": penalty}))
+                chosen = replace(known, config=config, widths=widths, activation=activation, bias=activation == "relu")
+                fitted = lipbridge.fit(chosen.build(data), data, chosen.config)
+                run_folder.mkdir(parents=True, exist_ok=True)
+                lipbridge.save(fitted.module, run_folder / "model.safetensors")
+            if not (folder / "instances.csv").exists():
+                words = ["--data", "mnist", "--points", str(points), "--radius", radii, "--timeout", str(seconds)]
+                _exported(run_folder / "model.safetensors", folder, words)
+            yield folder
+
+
+def twins(out: Path, seconds: int) -> Iterator[Path]:
+    """A folder of questions for each network and claim."""
+    for widths in TWINS:
+        torch.manual_seed(0)
+        layers = [layer for n, m in pairwise(widths) for layer in (nn.Linear(n, m), nn.ReLU())][:-1]
+        graph = lipbridge.capture(nn.Sequential(*layers))
+        name = "-".join(map(str, widths))
+        file = out / f"{name}.onnx"
+        lipbridge.export_onnx(graph, file)
+        ball = Ball(torch.zeros(1, widths[0]), BOX + FARTHEST, "inf")
+        known = get_verifier("exact").prepare(Problem(graph, Question.on(ball))).bound(Budget(seconds=600))
+        print(f"{name}: {known!r}", flush=True)
+        for factor in (1.01, 0.99):
+            folder = out / f"{name}-{factor}"
+            if not (folder / "instances.csv").exists():
+                words = ["--lipschitz", repr(factor * known.value), "--norm", "inf", f"--box=-{BOX},{BOX}"]
+                words += ["--distance", f"{NEAREST},{FARTHEST}", "--timeout", str(seconds)]
+                _exported(file, folder, words)
+            yield folder
+
+
+def _exported(model: Path, folder: Path, words: Sequence[str]) -> None:
+    if run(["export", str(model), "--to", "vnncomp", "--out", str(folder), *words]):
+        raise SystemExit(f"{folder} could not be written")
+
+
+def asked(folders: Sequence[Path], names: Sequence[str], seconds: int, rows_file: Path) -> list[dict[str, Any]]:
+    """Rows of all folders, those that a file has already and those that are added to it."""
+    rows: list[dict[str, Any]] = []
+    if rows_file.exists():
+        rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    done = {(row["network"], row["query"]) for row in rows}
+    solvers = [get_solver(name) for name in names]
+    for folder in folders:
+        kind, _ = query_format_of(folder / "instances.csv")
+        for line in kind.listed(folder / "instances.csv"):
+            if (str(line.network), str(line.query)) in done:
+                continue
+            keep = rows_file.parent / "contradictions"
+            found = verdicts(kind, line, {"": line.network}, seconds, solvers, as_real=True, keep=keep, strict=False)
+            with open(rows_file, "a") as file:
+                for row in found:
+                    load = os.getloadavg()[0]
+                    rows.append({**row.facts(), "folder": folder.name, "load": round(load, 2)})
+                    file.write(json.dumps(rows[-1]) + "\n")
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]], part: str) -> None:
+    """A line for each folder, radius (or claim) and solver."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        about = f"radius {row['query'].rpartition('radius')[2].removesuffix('.vnnlib')}" if part == "mnist" else ""
+        groups.setdefault((row["folder"], about, row["solver"]), []).append(row)
+    head = (
+        "network",
+        "about",
+        "solver",
+        "unsat",
+        "sat",
+        "unkn.",
+        "time",
+        "error",
+        "median s",
+        "max s",
+        "start s",
+        "unsound",
+    )
+    print(" | ".join(head))
+    for (folder, about, solver), group in groups.items():
+        counts = [
+            sum(row["result"] == name for row in group) for name in ("unsat", "sat", "unknown", "timed-out", "error")
+        ]
+        spent = [row["seconds"] for row in group]
+        start = group[0]["startup"] or 0.0
+        figures = [f"{statistics.median(spent):.2f}", f"{max(spent):.2f}", f"{start:.2f}"]
+        wrong = sum(row["unsound"] for row in group)
+        print(" | ".join([folder, about, solver, *map(str, counts), *figures, str(wrong)]))
+    loads = sorted(row["load"] for row in rows)
+    print(f"load of the machine: {loads[0]:.1f} to {loads[-1]:.1f}, median {statistics.median(loads):.1f}")
+    verdicts_of: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        if row["result"] in ("sat", "unsat"):
+            verdicts_of.setdefault((row["network"], row["query"]), set()).add(row["result"])
+    against = [query for query, said in verdicts_of.items() if len(said) > 1]
+    print(f"{len(verdicts_of)} queries answered by somebody, {len(against)} contradictions {against or ''}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["mnist", "twins"])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--solver", action="append", default=[])
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--points", type=int, default=20)
+    parser.add_argument("--radii", default="0.02,0.05")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    facts = machine_facts(options.threads) | {"seconds": options.seconds, "solvers": options.solver}
+    print(json.dumps(facts), flush=True)
+    if options.part == "mnist":
+        folders = list(mnist(options.out, options.points, options.radii, options.seconds))
+    else:
+        folders = list(twins(options.out, options.seconds))
+    table(asked(folders, options.solver, options.seconds, options.out / "rows.jsonl"), options.part)
+
+
+if __name__ == "__main__":
+    main()
