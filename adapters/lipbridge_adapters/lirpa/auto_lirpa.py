@@ -1,12 +1,14 @@
-"""Local output bounds and certified predictions by auto_LiRPA: IBP, CROWN and alpha-CROWN.
+"""Local output bounds and certified predictions by auto_LiRPA: IBP, CROWN-IBP, CROWN and alpha-CROWN.
 
 Source: Xu et al. 2020, "Automatic perturbation analysis for scalable certified robustness and beyond" (the tool);
-Zhang et al. 2018 (CROWN); Xu et al. 2021 (alpha-CROWN). The tool never sees the user's module: it gets one built here
-from the Graph, in float64, of nothing but sums of linear layers and the few nonlinear functions it bounds soundly.
+Zhang et al. 2018 (CROWN); Zhang et al. 2020 (CROWN-IBP); Xu et al. 2021 (alpha-CROWN). The tool never sees the user's
+module: it gets one built here from the Graph, in float64, of nothing but sums of linear layers and the few nonlinear
+functions it bounds soundly.
 
-Convolutions, and whatever else moves or mixes coordinates, are written as matrices first, if those are small: CROWN
-keeps a matrix of that size for every activation anyway, and release 0.3's own convolution knows only two axes of space
-with equal zero padding. Max pooling and sorting become comparisons, max(a, b) = b + relu(a - b).
+Convolutions stay convolutions where release 0.3 has them: one or two axes of space, zeros for padding, as many on
+either side. Whatever else moves or mixes coordinates is written as a matrix, if that is small. Max pooling and sorting
+become comparisons, max(a, b) = b + relu(a - b). |z| becomes 2 relu(z) - z for lines: that is tighter than the tool's
+own, which fails behind convolutions in the tool's default mode.
 
 Its arithmetic is not rounded outward. We widen what it returns by an a-priori estimate of its rounding error
 (:meth:`Network.slack`), which makes a contradiction by a witness unlikely, but not impossible: nothing here is proved.
@@ -64,7 +66,7 @@ class AutoLirpaVerifier(Verifier):
     """
 
     name = "auto_lirpa"
-    summary = "local output bounds and certified predictions by auto_LiRPA: IBP, CROWN, alpha-CROWN"
+    summary = "local output bounds and certified predictions by auto_LiRPA: IBP, CROWN-IBP, CROWN, alpha-CROWN"
     norms = "2, inf (local)"
     proved = False
     certifies = True
@@ -96,7 +98,8 @@ class AutoLirpaVerifier(Verifier):
     def prepare(self, problem: Problem) -> Task | Refusal:
         """It takes the deviation over l_2 and l_inf balls of networks with the functions that it bounds.
 
-        Convolutions only if their matrices are small (:func:`lipbridge.lowering.dense.lower_to_dense`).
+        Of linear layers other than convolutions the matrices must be small
+        (:func:`lipbridge.lowering.dense.lower_to_dense`).
         """
         try:
             return _Task(problem, _require(problem), _lowered(problem.graph, None))

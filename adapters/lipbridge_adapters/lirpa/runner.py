@@ -14,7 +14,7 @@ from lipbridge.vocabulary import Norm, exponent
 from lipbridge_adapters.lirpa import shim
 from lipbridge_adapters.lirpa.network import Network
 
-_NAMES = {"IBP": "IBP", "CROWN": "CROWN", "alpha-CROWN": "CROWN-Optimized"}
+_NAMES = {"IBP": "IBP", "CROWN-IBP": "CROWN-IBP", "CROWN": "CROWN", "alpha-CROWN": "CROWN-Optimized"}
 
 
 #: Every shortcut of the tool that replaces a computed bound by a cheaper one. With the first two on, release 0.3 is
