@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -35,6 +35,7 @@ from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
 from lipbridge.rounding.scalars import gamma
 from lipbridge.vocabulary import Quantity, Side, Status
 from lipbridge_adapters.lirpa import shim
+from lipbridge_adapters.lirpa.jacobian import TOO_OLD, JacobianRunner, asked_for, network_of
 from lipbridge_adapters.lirpa.network import METHODS, Method, Network
 from lipbridge_adapters.lirpa.runner import Runner
 
@@ -62,12 +63,13 @@ def _lowered(graph: Graph, asked: str | None) -> Network:
 class AutoLirpaVerifier(Verifier):
     """auto_LiRPA: how far the outputs can move inside an l_2 or l_inf ball, and which predictions hold there.
 
-    The method is CROWN unless another is asked for, or IBP for activations that the tool bounds by intervals only.
+    The method is CROWN unless another is asked for, or IBP for activations that the tool bounds by intervals only. From
+    release 0.7 on also the Lipschitz constant in such balls (:mod:`lipbridge_adapters.lirpa.jacobian`).
     """
 
     name = "auto_lirpa"
-    summary = "local output bounds and certified predictions by auto_LiRPA: IBP, CROWN-IBP, CROWN, alpha-CROWN"
-    norms = "2, inf (local)"
+    summary = "output bounds in balls, certificates and, with 0.7, local constants: IBP, CROWN-IBP, CROWN, alpha-CROWN"
+    norms = "2, inf (local); with 0.7 also 1, 1->2, 1->inf, 2->inf"
     proved = False
     certifies = True
     options = (
@@ -98,70 +100,27 @@ class AutoLirpaVerifier(Verifier):
     def prepare(self, problem: Problem) -> Task | Refusal:
         """It takes the deviation over l_2 and l_inf balls of networks with the functions that it bounds.
 
+        With release 0.7 or newer also the Lipschitz constant there, if it differentiates the functions.
         Of linear layers other than convolutions the matrices must be small
         (:func:`lipbridge.lowering.dense.lower_to_dense`).
         """
         try:
-            return _Task(problem, _require(problem), _lowered(problem.graph, None))
+            balls = _require(problem)
+            if problem.quantity is Quantity.DEVIATION:
+                return _Task(problem, balls, _lowered(problem.graph, None))
+            return _LipschitzTask(problem, balls, network_of(problem.graph, "CROWN"))
         except UnsupportedProblem as error:
             return Refusal(self.name, str(error))
 
 
-class _Task(Task):
-    """The network lowered for the method that the tool takes by default."""
+class _Certifier(Task):
+    """Predictions in balls of a problem's input norm."""
 
-    def __init__(self, problem: Problem, balls: Ball, network: Network) -> None:
-        self.problem, self.balls, self.network = problem, balls, network
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
 
-    def _lowered(self, options: Mapping[str, Any]) -> Network:
-        method: str | None = options["method"]
-        known = method is None or method.lower() == self.network.method.lower()
-        return self.network if known else _lowered(self.problem.graph, method)
-
-    def bound(self, budget: Budget) -> Bound:
-        """sup ||f(x) - f(c)||_p / r over each l_p ball from the interval of every output; the largest over the balls.
-
-        The Bound's ``extra`` has ``values`` and ``seconds_per_ball`` by method, and ``centers_done``. Law: no point of
-        a ball moves the output further than value times radius.
-
-        Raises:
-            InvalidArgument: for an option of the budget out of its domain.
-        """
-        start = time.perf_counter()
-        options = read_options(AutoLirpaVerifier.name, AutoLirpaVerifier.options, budget.options)
-        problem, balls = self.problem, self.balls
-        values: list[float] = []
-        name, status, detail, value = "auto_LiRPA", Status.OK, "", math.nan
-        extra: dict[str, object] = {}
-        try:
-            network = self._lowered(options)
-            name = f"auto_LiRPA {network.method}"
-            for part in _deviations(Runner(network, budget, options["iterations"]), problem.graph, balls):
-                values.extend(part)
-                if time.perf_counter() - start > budget.seconds:
-                    break
-            if len(values) == len(balls.centers):
-                value = max(values)
-            else:
-                status = Status.TIMEOUT
-                detail = f"{len(values)} of {len(balls.centers)} balls done; the largest so far is {max(values):.6g}"
-            per_ball = (time.perf_counter() - start) / len(values)
-            extra = {"values": {network.method: values}, "seconds_per_ball": {network.method: per_ball}}
-        except InvalidArgument:
-            raise
-        except Exception as error:  # whatever the tool does is a row, not the end of a study
-            status, detail = _outcome(error)
-        return Bound(
-            value=value,
-            side=Side.UPPER,
-            proved=False,
-            question=problem.question,
-            method=name,
-            seconds=time.perf_counter() - start,
-            status=status,
-            detail=detail,
-            extra={**extra, "centers_done": len(values)},
-        )
+    def lowered(self, options: Mapping[str, Any]) -> Network:
+        return _lowered(self.problem.graph, options["method"])
 
     def certify(self, inputs: Tensor, labels: Tensor, radius: float, budget: Budget) -> Tensor:
         """Bool ``(n,)``: whether f_y - f_j stays positive on the whole closed ball for every rival j of the label y.
@@ -177,12 +136,14 @@ class _Task(Task):
         """
         start = time.perf_counter()
         options = read_options(AutoLirpaVerifier.name, AutoLirpaVerifier.options, budget.options)
-        graph, norm = self.problem.graph, self.balls.norm
+        graph, norm = self.problem.graph, self.problem.input_norm
+        if norm == 1:
+            raise UnsupportedProblem("l1 balls are not offered, only l2 and linf")
         _check(graph, inputs, labels, radius)
         outputs = graph.output_shape[0]
         result = torch.zeros(len(inputs), dtype=torch.bool)
         try:
-            network = self._lowered(options)
+            network = self.lowered(options)
             method, device = network.method, network.device
             x = inputs.to(device, torch.float64)
             predicted = graph(x).argmax(-1).cpu()
@@ -209,17 +170,125 @@ class _Task(Task):
         return result
 
 
+class _Task(_Certifier):
+    """The network lowered for the method that the tool takes by default."""
+
+    def __init__(self, problem: Problem, balls: Ball, network: Network) -> None:
+        super().__init__(problem)
+        self.balls, self.network = balls, network
+
+    def lowered(self, options: Mapping[str, Any]) -> Network:
+        method: str | None = options["method"]
+        known = method is None or method.lower() == self.network.method.lower()
+        return self.network if known else _lowered(self.problem.graph, method)
+
+    def bound(self, budget: Budget) -> Bound:
+        """sup ||f(x) - f(c)||_p / r over each l_p ball from the interval of every output; the largest over the balls.
+
+        The Bound's ``extra`` has ``values`` and ``seconds_per_ball`` by method, and ``centers_done``. Law: no point of
+        a ball moves the output further than value times radius.
+
+        Raises:
+            InvalidArgument: for an option of the budget out of its domain.
+        """
+        options = read_options(AutoLirpaVerifier.name, AutoLirpaVerifier.options, budget.options)
+
+        def parts() -> tuple[str, Iterator[list[float]]]:
+            network = self.lowered(options)
+            runner = Runner(network, budget, options["iterations"])
+            return f"auto_LiRPA {network.method}", _deviations(runner, self.problem.graph, self.balls)
+
+        return _largest(self.problem, self.balls, budget, parts)
+
+
+class _LipschitzTask(_Certifier):
+    """A network whose Jacobian the tool bounds."""
+
+    def __init__(self, problem: Problem, balls: Ball, network: Network) -> None:
+        super().__init__(problem)
+        self.balls, self.network = balls, network
+
+    def bound(self, budget: Budget) -> Bound:
+        """The largest over the balls of the norm of the tool's Jacobian; a claim, not proved.
+
+        The Bound's ``extra`` has ``values`` and ``seconds_per_ball`` by method, ``centers_done``, and ``ball``, whose
+        value is the largest. Law: no Jacobian in a ball has a larger norm.
+
+        Raises:
+            InvalidArgument: for an option of the budget out of its domain.
+        """
+        options = read_options(AutoLirpaVerifier.name, AutoLirpaVerifier.options, budget.options)
+
+        def parts() -> tuple[str, Iterator[list[float]]]:
+            problem, asked = self.problem, _method(options["method"] or self.network.method)
+            network = self.network if asked == self.network.method else network_of(problem.graph, asked)
+            memory, iterations = budget.memory // 2, options["iterations"]
+            runner = JacobianRunner(network, problem.input_norm, problem.output_norm, memory, iterations)
+            centers = self.balls.centers.to(network.device, torch.float64).flatten(1)
+            found = ([runner.value(center, self.balls.radius, self.balls.norm)] for center in centers)
+            return f"auto_LiRPA Jacobian {asked}", found
+
+        return _largest(self.problem, self.balls, budget, parts)
+
+
+def _largest(
+    problem: Problem, balls: Ball, budget: Budget, parts: Callable[[], tuple[str, Iterator[list[float]]]]
+) -> Bound:
+    """The largest of the balls' values, which come part after part while time lasts; ``parts`` names the method too."""
+    start = time.perf_counter()
+    values: list[float] = []
+    name, status, detail, value = "auto_LiRPA", Status.OK, "", math.nan
+    extra: dict[str, object] = {}
+    try:
+        name, found = parts()
+        for part in found:
+            values.extend(part)
+            if time.perf_counter() - start > budget.seconds:
+                break
+        if len(values) == len(balls.centers):
+            value = max(values)
+            extra["ball"] = values.index(value)
+        else:
+            status = Status.TIMEOUT
+            detail = f"{len(values)} of {len(balls.centers)} balls done; the largest so far is {max(values):.6g}"
+        method = name.split()[-1]
+        extra["values"] = {method: values}
+        extra["seconds_per_ball"] = {method: (time.perf_counter() - start) / len(values)}
+    except InvalidArgument:
+        raise
+    except Exception as error:  # whatever the tool does is a row, not the end of a study
+        status, detail, value = *_outcome(error), math.nan
+    return Bound(
+        value=value,
+        side=Side.UPPER,
+        proved=False,
+        question=problem.question,
+        method=name,
+        seconds=time.perf_counter() - start,
+        status=status,
+        detail=detail,
+        extra={**extra, "centers_done": len(values)},
+    )
+
+
+def _method(asked: str) -> Method:
+    return next(method for method in METHODS if method.lower() == asked.lower())
+
+
 def _require(problem: Problem) -> Ball:
     """The balls of a problem that the tool can take, as far as norms and quantity go."""
     balls = problem.region
-    if problem.quantity is not Quantity.DEVIATION or balls is None:
-        raise UnsupportedProblem(
-            "it bounds the deviation from a centre, which compare and certify ask for; release 0.3 has no Jacobian, "
-            "hence no Lipschitz constant"
-        )
+    if balls is None:
+        raise UnsupportedProblem("it bounds what happens in balls, and no Lipschitz constant of the whole space")
     if balls.norm not in (2, "inf"):
         raise UnsupportedProblem(f"l{balls.norm} balls are not offered, only l2 and linf")
-    if not problem.input_norm == problem.output_norm == balls.norm:
+    if problem.quantity is Quantity.LIPSCHITZ:
+        if not shim.has_jacobian():
+            raise UnsupportedProblem(TOO_OLD)
+        asked_for(problem.input_norm, problem.output_norm)
+        if len(problem.graph.output_shape) != 1:
+            raise UnsupportedProblem(f"outputs of shape {problem.graph.output_shape} are not handled, only vectors")
+    elif not problem.input_norm == problem.output_norm == balls.norm:
         raise UnsupportedProblem(f"the ball is l{balls.norm}, so both norms must be, not {problem.norm_name}")
     return balls
 

@@ -51,7 +51,9 @@ BY_INTERVALS: tuple[Method, ...] = ("IBP", "CROWN-IBP")
 class Function:
     """A nonlinear function of the tool: its value, its steepest line, an upper bound of |value|, and its methods.
 
-    ``steepness(m)`` and ``magnitude(m)`` hold for |t| <= m. ``reach`` is where release 0.3's relaxation ends.
+    ``steepness(m)`` and ``magnitude(m)`` hold for |t| <= m. ``reach`` is where release 0.3's relaxation ends, and
+    ``derivative`` says whether release 0.7 bounds the Jacobian of a network with it soundly; no slope of it is larger
+    than ``steepest`` where a Network uses it.
     """
 
     value: Callable[[Tensor], Tensor]
@@ -59,18 +61,24 @@ class Function:
     steepness: Callable[[Tensor], Tensor] = torch.ones_like
     methods: tuple[Method, ...] = METHODS
     reach: float = math.inf
+    derivative: bool = False
+    steepest: float = 1.0
 
 
 FUNCTIONS: dict[str, Function] = {
-    "relu": Function(torch.relu, lambda m: m),
+    "relu": Function(torch.relu, lambda m: m, derivative=True),
     "abs": Function(torch.abs, lambda m: m),
-    "tanh": Function(torch.tanh, torch.ones_like, reach=500.0),
-    "sigmoid": Function(torch.sigmoid, torch.ones_like, reach=500.0),
+    "tanh": Function(torch.tanh, torch.ones_like, reach=500.0, derivative=True),
+    "sigmoid": Function(torch.sigmoid, torch.ones_like, reach=500.0, derivative=True),
     "sin": Function(torch.sin, torch.ones_like),
     "cos": Function(torch.cos, torch.ones_like),
     # A product of two bounded factors, whose planes are as steep as a factor is large.
-    "silu": Function(lambda z: z * torch.sigmoid(z), lambda m: m, lambda m: 1.0 + m, reach=500.0),
+    "silu": Function(
+        lambda z: z * torch.sigmoid(z), lambda m: m, lambda m: 1.0 + m, reach=500.0, derivative=True, steepest=1.1
+    ),
     # exp(min(t, 0)), for elu; the tool has no minimum with a constant that it bounds by lines.
+    # For elu's derivative, of arguments below zero.
+    "exp": Function(torch.exp, torch.exp, torch.exp, derivative=True),
     "exp_negative": Function(lambda z: torch.exp(-torch.relu(-z)), torch.ones_like),
     # The tool bounds softplus by intervals only.
     "softplus": Function(nn.Softplus(), lambda m: m + 1.0, methods=("IBP",)),
@@ -125,20 +133,22 @@ class Network(nn.Module):
         graph: the network.
         method: of bounding it.
         convolutions: whether the tool gets convolutions as such; matrices if not.
+        derivative: whether it is for the tool's Jacobian, which takes fewer functions and no convolutions.
 
     Raises:
         UnsupportedProblem: naming the first layer or activation that it cannot take.
     """
 
-    def __init__(self, graph: Graph, method: Method, *, convolutions: bool = True) -> None:
+    def __init__(self, graph: Graph, method: Method, *, convolutions: bool = True, derivative: bool = False) -> None:
         super().__init__()
         self.method: Method = method
+        self.derivative = derivative
         self.steps: list[Affine | Call] = []  # signal i + 1
         self.layers = nn.ModuleList()
         self.input_size = math.prod(graph.input_shape)
         self._known: dict[tuple[object, ...], int] = {}
         self.device = graph.device
-        graph = _readable(graph, convolutions)
+        graph = _readable(graph, convolutions and not derivative)
         self.images = any(_kernel_of(node, graph) is not None for node in graph.nodes)
         self._affine(graph.fold(self._read(0), lambda index, node, inputs: self._lower(node, index, inputs, graph)))
 
@@ -199,6 +209,17 @@ class Network(nn.Module):
             sizes.append(total)
             errors.append(error + g * total)
         return 2 * errors[-1]
+
+    def steepest(self) -> Tensor:
+        """``(outputs, inputs)``: no entry of a Jacobian is larger, nor is the sum of the magnitudes that it is summed of."""
+        found = [torch.eye(self.input_size, dtype=torch.float64, device=self.device)]  # inputs first: rows are images
+        for step in self.steps:
+            if isinstance(step, Call):
+                found.append(FUNCTIONS[step.name].steepest * found[step.source])
+            else:
+                parts = [_absolute(weight, found[signal]) for signal, weight in step.terms.items()]
+                found.append(torch.stack(parts).sum(0))
+        return found[-1].T
 
     # -- building --
 
@@ -352,7 +373,11 @@ class Network(nn.Module):
             return self._kink(key, inner, *sides).scaled(c)
         if name == "elu":
             (alpha,) = term.parameters
-            part = self._function("exp_negative", key, inner).scaled(alpha, -alpha)
+            if self.derivative:  # of exp(-r) at r = relu(-t), whose minus it takes as a weight alone
+                below = self._function("relu", (*key, "minus"), inner.scaled(-1.0))
+                part = self._function("exp", (*key, "exp"), below.scaled(-1.0)).scaled(alpha, -alpha)
+            else:
+                part = self._function("exp_negative", key, inner).scaled(alpha, -alpha)
             return added_up([self._function("relu", key, inner), part]).scaled(c)
         if name == "sin_squared":  # (1 - cos 2t) / 2
             return self._function("cos", (*key, 2), inner.scaled(2.0)).scaled(-0.5 * c, 0.5 * c)
@@ -381,6 +406,8 @@ class Network(nn.Module):
             raise UnsupportedProblem(f"{name} is not supported by auto_LiRPA")
         if self.method not in FUNCTIONS[name].methods:
             raise UnsupportedProblem(f"{name} is bounded by {', '.join(FUNCTIONS[name].methods)} only")
+        if self.derivative and not FUNCTIONS[name].derivative:
+            raise UnsupportedProblem(f"auto_LiRPA's Jacobian does not know {name}")
         known = (name, *key)
         if known not in self._known:
             source = self._linear(key, argument)

@@ -22,6 +22,7 @@ import types
 import warnings
 from collections.abc import Callable, Generator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,11 @@ from lipbridge.errors import MissingDependency
 
 #: auto-LiRPA pins a torch that no current Python has, so it can only be installed without its dependencies.
 INSTALL = 'pip install --no-deps auto-LiRPA==0.3 && pip install "lipbridge[lirpa]"'
+#: Newer releases are in its repository alone.
+INSTALL_NEWEST = (
+    "pip install --no-deps git+https://github.com/Verified-Intelligence/auto_LiRPA && "
+    'pip install graphviz "lipbridge[lirpa]"'
+)
 
 _C: Any = torch._C  # pyright: ignore[reportPrivateUsage]
 _lock = threading.RLock()
@@ -61,6 +67,18 @@ def load() -> Any:
 def version(tool: Any) -> tuple[int, ...]:
     """The release as numbers, e.g. ``(0, 3)``."""
     return tuple(int(part) for part in str(tool.__version__).split(".")[:3] if part.isdigit())
+
+
+def has_jacobian() -> bool:
+    """Whether the installed release is 0.7 or newer, the first whose Jacobian is known to us.
+
+    Whether there is one at all is seen without an import.
+    """
+    found = find_spec("auto_LiRPA")
+    folders = (found and found.submodule_search_locations) or []
+    if not any((Path(folder) / "jacobian.py").exists() for folder in folders):
+        return False
+    return version(load()) >= (0, 7)
 
 
 @contextlib.contextmanager
