@@ -35,7 +35,7 @@ from lipbridge.problem.verifier import Budget, Refusal, Task, Verifier
 from lipbridge.rounding.scalars import gamma
 from lipbridge.vocabulary import Quantity, Side, Status
 from lipbridge_adapters.lirpa import shim
-from lipbridge_adapters.lirpa.jacobian import TOO_OLD, JacobianRunner, asked_for, network_of
+from lipbridge_adapters.lirpa.jacobian import TOO_OLD, JacobianRunner, network_of, require_pair
 from lipbridge_adapters.lirpa.network import METHODS, Method, Network
 from lipbridge_adapters.lirpa.runner import Runner
 
@@ -285,7 +285,7 @@ def _require(problem: Problem) -> Ball:
     if problem.quantity is Quantity.LIPSCHITZ:
         if not shim.has_jacobian():
             raise UnsupportedProblem(TOO_OLD)
-        asked_for(problem.input_norm, problem.output_norm)
+        require_pair(problem.input_norm, problem.output_norm)
         if len(problem.graph.output_shape) != 1:
             raise UnsupportedProblem(f"outputs of shape {problem.graph.output_shape} are not handled, only vectors")
     elif not problem.input_norm == problem.output_norm == balls.norm:

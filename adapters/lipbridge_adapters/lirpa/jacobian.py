@@ -1,16 +1,17 @@
-"""Local Lipschitz constants by auto_LiRPA's Jacobian: intervals of its entries, or of its sums of rows or columns.
+"""Local Lipschitz constants by auto_LiRPA's Jacobian: intervals of its entries, or the sums of its rows.
 
 Source: Shi et al. 2022, "Efficiently computing local Lipschitz constants of neural networks via bound propagation".
 The tool has it from release 0.7 on, which is in its repository only. Of what release 0.7.1 differentiates we found
 sound what is used here: sums of dense layers, relu, tanh, sigmoid, silu and exp. Its joins of vectors are not (they are
 folded into the dense layers), its convolutions cannot be built (they are written as matrices), and of several balls at
-once it gives all one and the same value (they are asked one by one).
+once it gives all one and the same value (they are asked one by one). Outputs are asked one by one as well: the tool
+carries all outputs along in every bound of an entry.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,20 +39,11 @@ WIDER, WIDER_BY_CENTRE = 2.0**-30, 2.0**-45
 #: The least radius that the tool is asked for: its lines above exp are wrong on intervals shorter than 1e-8.
 LEAST = 1e-7
 
-Summed = Literal["entries", "rows", "columns"]
 
-
-def asked_for(p: Norm, q: Norm) -> Summed:
-    """What the tool is asked for the norm from l_p to l_q.
-
-    Raises:
-        UnsupportedProblem: for inf->1, inf->2 and 2->1.
-    """
+def require_pair(p: Norm, q: Norm) -> None:
+    """Raise :class:`UnsupportedProblem` for inf->1, inf->2 and 2->1."""
     if (p, q) not in CHEAP_PAIRS:
         raise UnsupportedProblem(f"the norm {p}->{q} of a matrix is NP-hard")
-    if p == q == "inf":
-        return "rows"
-    return "columns" if p == q == 1 else "entries"
 
 
 def network_of(graph: Graph, method: Method) -> Network:
@@ -65,18 +57,17 @@ def network_of(graph: Graph, method: Method) -> Network:
     return Network(graph, method, derivative=True)
 
 
-class _Jacobian(nn.Module):
-    """``(batch, outputs, inputs)``, or the sums of its magnitudes: (batch, outputs) or (batch, inputs)."""
+class _Row(nn.Module):
+    """A row of the Jacobian, ``(batch, inputs)``, or the sum of its magnitudes, ``(batch,)``; one output is chosen."""
 
-    def __init__(self, network: Network, summed: Summed) -> None:
+    def __init__(self, network: Network, summed: bool) -> None:
         super().__init__()
-        self.network = network
-        self.axis = {"entries": None, "rows": -1, "columns": 1}[summed]
+        self.network, self.summed = network, summed
         self.operator: Any = importlib.import_module("auto_LiRPA.jacobian").JacobianOP
 
-    def forward(self, x: Tensor) -> Tensor:
-        jacobian: Tensor = self.operator.apply(self.network(x), x)
-        return jacobian if self.axis is None else jacobian.abs().sum(self.axis)
+    def forward(self, x: Tensor, chosen: Tensor) -> Tensor:
+        jacobian: Tensor = self.operator.apply(self.network(x).matmul(chosen), x)  # (batch, 1, inputs)
+        return jacobian.abs().sum(-1) if self.summed else jacobian
 
 
 class JacobianRunner:
@@ -98,19 +89,21 @@ class JacobianRunner:
         self.network = network
         self.p: Norm = p
         self.q: Norm = q
-        self.summed = asked_for(p, q)
-        entries = network.widths[-1] * network.input_size
-        need = network.sample_bytes() + 96 * entries * max(network.widths)
+        require_pair(p, q)
+        self.summed = p == q == "inf"
+        need = network.sample_bytes() + 96 * network.input_size * max(network.widths)
         if memory < need:
             raise MemoryError(f"the Jacobian by {network.method} needs about {need / 2**20:.3g} MiB")
         # Where terms cancel, their rounding is relative to the terms.
         self.slack = 4.0 * gamma(16 + sum(network.widths)) * float(operator_norm(network.steepest(), p, q))
         start = torch.zeros(1, network.input_size, dtype=torch.float64, device=network.device)
+        self.outputs = torch.eye(network.widths[-1], dtype=torch.float64, device=network.device).unsqueeze(-1)
+        self.chosen = self.outputs[0].clone()
         settings = {"iteration": iterations}
         with shim.session():
             self.model = self.tool.BoundedModule(
-                _Jacobian(network, self.summed),
-                (start,),
+                _Row(network, self.summed),
+                (self.tool.BoundedTensor(start), self.chosen),  # a plain tensor beside it is not perturbed
                 bound_opts={**SOUND_OPTIONS, "optimize_bound_args": settings},
                 device=start.device,
                 custom_ops=shim.operators(self.tool),
@@ -122,18 +115,24 @@ class JacobianRunner:
         Raises:
             NumericalFailure: if the tool's bounds are infinite or NaN.
         """
-        optimize = self.network.method == "alpha-CROWN"
-        point = center[None]
         wide = max(radius, LEAST) * (1.0 + WIDER) + WIDER_BY_CENTRE * float(center.abs().max())
-        with shim.session(), torch.set_grad_enabled(optimize):
-            ball = self.tool.PerturbationLpNorm(norm=exponent(norm), eps=wide)
-            region = self.tool.BoundedTensor(point, ball)
-            low, high = self.model.compute_jacobian_bounds((region,), optimize=optimize)
-        low, high = low.detach()[0], high.detach()[0]
+        rows = [self._row(center[None], wide, norm, output) for output in self.outputs]
+        low, high = (torch.cat([row[i] for row in rows]) for i in (0, 1))
         if not bool((low.isfinite() & high.isfinite()).all()):
             raise NumericalFailure("the tool's bounds are infinite or NaN")
-        value = float(high.max()) if self.summed != "entries" else norm_of(low, high, self.p, self.q)
+        value = float(high.max()) if self.summed else norm_of(low, high, self.p, self.q)
         return value * (1.0 + MARGIN) + self.slack
+
+    def _row(self, point: Tensor, radius: float, norm: Norm, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of one output's row, ``(1, inputs)``, or its sum, ``(1, 1)``, whose lower bound is not asked for."""
+        optimize = self.network.method == "alpha-CROWN"
+        self.chosen.copy_(output)
+        with shim.session(), torch.set_grad_enabled(optimize):
+            ball = self.tool.PerturbationLpNorm(norm=exponent(norm), eps=radius)
+            inputs = self.tool.BoundedTensor(point, ball), self.chosen
+            low, high = self.model.compute_jacobian_bounds(inputs, optimize=optimize, bound_lower=not self.summed)
+        high = high.detach().flatten(1)
+        return (torch.zeros_like(high) if self.summed else low.detach().flatten(1)), high
 
 
 def norm_of(low: Tensor, high: Tensor, p: Norm, q: Norm) -> float:

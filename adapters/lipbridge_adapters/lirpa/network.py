@@ -211,7 +211,7 @@ class Network(nn.Module):
         return 2 * errors[-1]
 
     def steepest(self) -> Tensor:
-        """``(outputs, inputs)``: no entry of a Jacobian is larger, nor is the sum of the magnitudes that it is summed of."""
+        """``(outputs, inputs)``: no entry of a Jacobian is larger, nor are the magnitudes of its terms together."""
         found = [torch.eye(self.input_size, dtype=torch.float64, device=self.device)]  # inputs first: rows are images
         for step in self.steps:
             if isinstance(step, Call):
