@@ -11,7 +11,7 @@ from torch import Tensor
 from lipbridge.errors import NumericalFailure
 from lipbridge.problem.verifier import Budget
 from lipbridge.vocabulary import Norm, exponent
-from lipbridge_adapters.lirpa import shim
+from lipbridge_adapters.lirpa import custom, shim
 from lipbridge_adapters.lirpa.network import Network
 
 _NAMES = {"IBP": "IBP", "CROWN-IBP": "CROWN-IBP", "CROWN": "CROWN", "alpha-CROWN": "CROWN-Optimized"}
@@ -49,7 +49,7 @@ class Runner:
                 start,
                 bound_opts={**SOUND_OPTIONS, "optimize_bound_args": settings},
                 device=start.device,
-                custom_ops=shim.operators(self.tool),
+                custom_ops=custom.operators(self.tool),
             )
 
     def chunks(

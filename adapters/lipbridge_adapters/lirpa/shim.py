@@ -259,6 +259,11 @@ def upper_line(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return k, _highest(low, high, k)[0]
 
 
+def sine_maximum(low: Tensor, high: Tensor) -> Tensor:
+    """The largest value of sin t on [low, high]."""
+    return _highest(low, high, torch.zeros_like(low))[0]
+
+
 def _highest(low: Tensor, high: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """Maximum of sin t - k t over [low, high] for |k| <= 1, and where it is attained."""
     # Local maxima lie at arccos k + 2 pi n; the first in the interval is the highest for k >= 0, the last for k < 0.
