@@ -19,7 +19,7 @@ NAMES = sorted(
     [alias.asname for node in STUB.body if isinstance(node, ast.ImportFrom) for alias in node.names if alias.asname]
     + [node.name for node in STUB.body if isinstance(node, ast.FunctionDef)]
 )
-#: Modules of which the guide may use names that a plugin's author alone needs.
+#: Modules of which the guide may use names that a plugin's author alone needs, or a user of the tool itself.
 FOR_PLUGINS = (
     "lipbridge.verifiers",
     "lipbridge.files.benchmarks",
@@ -29,6 +29,7 @@ FOR_PLUGINS = (
     "lipbridge.files.solvers",
     "lipbridge.graph.nodes",
     "lipbridge.graph.graph",
+    "lipbridge_adapters.lirpa.custom",
 )
 
 

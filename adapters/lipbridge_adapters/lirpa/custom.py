@@ -63,11 +63,11 @@ def register() -> Any:
     Law: no value of the model in the ball is outside the bounds of IBP, CROWN-IBP and CROWN, up to rounding.
     """
     tool = shim.load()
-    for name, bound in operators(tool).items():
-        tool.register_custom_op(name, bound)
     with _lock:
         convert = tool.BoundedModule._convert_nodes
         if not getattr(convert, "lipbridge", False):
+            for name, bound in operators(tool).items():
+                tool.register_custom_op(name, bound)
 
             @functools.wraps(convert)
             def with_operators(*args: Any, **kwargs: Any) -> Any:
@@ -77,6 +77,17 @@ def register() -> Any:
             with_operators.lipbridge = True  # type: ignore[attr-defined]
             tool.BoundedModule._convert_nodes = with_operators
     return tool
+
+
+def unregister() -> None:
+    """Undo :func:`register`; without it nothing changes."""
+    tool = shim.load()
+    with _lock:
+        convert = tool.BoundedModule._convert_nodes
+        if getattr(convert, "lipbridge", False):
+            tool.BoundedModule._convert_nodes = convert.__wrapped__
+            for name in operators(tool):
+                tool.unregister_custom_op(name)
 
 
 @functools.cache
@@ -429,4 +440,4 @@ def _as_operators() -> Generator[None]:
 
 _FORWARDS = _forwards()
 
-__all__ = ["MODULES", "Curve", "component_range", "curve_of", "operators", "register", "upper_lines"]
+__all__ = ["MODULES", "Curve", "component_range", "curve_of", "operators", "register", "unregister", "upper_lines"]

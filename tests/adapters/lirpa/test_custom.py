@@ -33,12 +33,8 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {"max_min": MaxMin, "sorted_pairs":
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
     """Registering is for a whole process; the other tests see the tool as it was."""
-    tool, table = shim.load(), shim.load().bound_op_map.bound_op_map
-    convert, names = tool.BoundedModule._convert_nodes, dict(table)
     yield
-    tool.BoundedModule._convert_nodes = convert
-    table.clear()
-    table.update(names)
+    custom.unregister()
 
 
 def layer(name: str, dim: int = -1) -> nn.Module:
@@ -270,6 +266,17 @@ def test_registering_twice_changes_nothing_more() -> None:
     tool = custom.register()
     convert = tool.BoundedModule._convert_nodes
     assert custom.register().BoundedModule._convert_nodes is convert
+
+
+def test_unregistering_leaves_nothing() -> None:
+    tool = shim.load()
+    convert, names = tool.BoundedModule._convert_nodes, dict(tool.bound_op_map.bound_op_map)
+    custom.register()
+    assert tool.BoundedModule._convert_nodes is not convert
+    custom.unregister()
+    custom.unregister()
+    assert tool.BoundedModule._convert_nodes is convert
+    assert tool.bound_op_map.bound_op_map == names
 
 
 def test_the_bounded_module_computes_the_model() -> None:
