@@ -15,6 +15,7 @@ WIDTH, HEIGHT, GAP, LEFT = 820, 34, 8, 20
 #: What stands on a storey, for those who look at the picture alone.
 WORDS = {
     "cli": "parses, calls, prints",
+    "auditing": "families of networks whose truth is known",
     "study": "plans, cells, judge, rows",
     "training": "penalty, fit, recipes",
     "report": "the page and its plots",

@@ -7,6 +7,8 @@ from .activations.registry import (
     activation_module as activation_module,
     activation_names as activation_names,
 )
+from .auditing.audit import audit as audit
+from .auditing.rows import AuditRow as AuditRow
 from .constants.trivial import trivial_bound as trivial_bound
 from .data import Dataset as Dataset, load_dataset as load_dataset
 from .errors import (

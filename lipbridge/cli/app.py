@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.main import get_command
 
-from lipbridge.cli import bound, certify, check, compare, data, export, train, verifiers, verify
+from lipbridge.cli import audit, bound, certify, check, compare, data, export, train, verifiers, verify
 from lipbridge.cli.output import error_line
 from lipbridge.errors import LipbridgeError
 
@@ -19,7 +19,7 @@ OK, NO_VALUE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 app = typer.Typer(
     name="lipbridge",
     help="Train networks whose Lipschitz bound you can read off, prove the bound, compare every verifier on it.",
-    epilog="Exit codes: 0 done, 1 no verifier gave a value, 2 bad input, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 no verifier gave a value, or audit found a wrong one, 2 bad input, 130 interrupted.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -28,6 +28,7 @@ app.command("train")(train.train)
 app.command("bound")(bound.bound)
 app.command("check")(check.check)
 app.command("compare")(compare.compare)
+app.command("audit")(audit.audit)
 app.command("certify")(certify.certify)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)

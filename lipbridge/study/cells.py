@@ -30,7 +30,8 @@ from lipbridge.vocabulary import Side, Status
 
 #: Seconds that a process may take to import what it needs, which is not the verifier's time.
 STARTUP_SECONDS = 120.0
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+#: By which libraries are told how many threads they may have.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +144,7 @@ def _run(cell: Cell, folder: Path) -> Ended:
         return current, limits[current]
 
     command, environment = python_module("lipbridge.study.worker", str(folder))
-    environment |= dict.fromkeys(_THREAD_VARIABLES, str(cell.threads))
+    environment |= dict.fromkeys(THREAD_VARIABLES, str(cell.threads))
     environment["TMPDIR"] = str(folder)  # what a solver leaves behind when it is ended goes with the folder
     return run_child(command, folder, seconds=phase, memory=cell.budget.memory, environment=environment)
 

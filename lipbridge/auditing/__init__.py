@@ -1,0 +1,1 @@
+"""The audit: networks whose truth is known, put to every verifier; a claim that the truth contradicts is a finding."""
