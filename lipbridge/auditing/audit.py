@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +48,10 @@ CHUNK = 250
 
 #: Told after each row: how many there are so far, how many there will be.
 Progress = Callable[[int, int], None]
+
+
+#: A number of an instance and its row; None from a thread that has ended, or what went wrong in it.
+_Told = queue.SimpleQueue[tuple[int, AuditRow] | BaseException | None]
 
 
 class _Stopped(Exception):
@@ -148,9 +152,10 @@ def ask(
     waiting: queue.SimpleQueue[_Work] = queue.SimpleQueue()
     for work in works:
         waiting.put(work)
-    told: queue.SimpleQueue[tuple[int, AuditRow] | BaseException | None] = queue.SimpleQueue()
+    told: _Told = queue.SimpleQueue()
     stop = threading.Event()
     worst: dict[tuple[str, str], tuple[float, int, AuditRow]] = {}
+    done = 0
     with temporary_folder() as here:
         for number, instance in enumerate(asked):
             (here / str(number)).mkdir()
@@ -162,34 +167,46 @@ def ask(
         try:
             for thread in threads:
                 thread.start()
-            done, alive = 0, len(threads)
-            while alive:
-                item = told.get()
-                if item is None:
-                    alive -= 1
-                elif isinstance(item, BaseException):
-                    raise item
-                else:
-                    number, row = item
-                    done += 1
-                    if progress is not None:
-                        progress(done, total)
-                    if row.status is Finding.UNSOUND:
-                        key, size = (row.verifier, row.family), shortfall(asked[number], row)
-                        if key not in worst or worst[key][0] < size:
-                            worst[key] = size, number, row
-                    yield row
+            for number, row in _told(told, len(threads)):
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+                if row.status is Finding.UNSOUND:
+                    key, size = (row.verifier, row.family), shortfall(asked[number], row)
+                    if key not in worst or worst[key][0] < size:
+                        worst[key] = size, number, row
+                yield row
+        except KeyboardInterrupt:
+            _end(stop, threads)
+            told.put(None)
+            yield from (row for _, row in _told(told, 1))
+            raise
         finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
+            _end(stop, threads)
     if folder is not None:
         for (name, _), (_, number, row) in worst.items():
-            keep(
-                folder,
-                asked[number],
-                replace(row, detail=f"{row.detail}; {_alone(name, verifiers, asked[number], limits)}"),
-            )
+            told_again = _alone(name, verifiers, asked[number], limits)
+            keep(folder, asked[number], replace(row, detail=f"{row.detail}; {told_again}"))
+
+
+def _told(told: _Told, threads: int) -> Iterator[tuple[int, AuditRow]]:
+    """What so many threads tell until they end; what went wrong in one is raised."""
+    while threads:
+        item = told.get()
+        if item is None:
+            threads -= 1
+        elif isinstance(item, BaseException):
+            raise item
+        else:
+            yield item
+
+
+def _end(stop: threading.Event, threads: Sequence[threading.Thread]) -> None:
+    """Their processes end within a moment, and what these have answered is told."""
+    stop.set()
+    for thread in threads:
+        if thread.is_alive():
+            thread.join()
 
 
 def _works(name: str, verifier: Verifier | None, asked: Sequence[Any]) -> list[_Work]:
@@ -204,7 +221,7 @@ def _works(name: str, verifier: Verifier | None, asked: Sequence[Any]) -> list[_
 
 def _take(
     waiting: queue.SimpleQueue[_Work],
-    told: queue.SimpleQueue[tuple[int, AuditRow] | BaseException | None],
+    told: _Told,
     stop: threading.Event,
     asked: Sequence[Any],
     here: Path,

@@ -10,7 +10,6 @@ from torch import Tensor
 
 import lipbridge
 from lipbridge.auditing.exactly import jacobian, length, moved, numbers, values
-from lipbridge.auditing.families.planted import RADIUS
 from lipbridge.auditing.families.polynomials import sawtooth, square
 from lipbridge.auditing.instance import Instance, Prediction, PropertyInstance, breaks, made, obeys, proved_by
 from lipbridge.auditing.registry import FAMILIES, instances, property_instances
@@ -147,13 +146,13 @@ def test_properties_have_their_verdicts() -> None:
             assert not obeys(instance, case.lower + ends * (case.upper - case.lower)), instance.name
 
 
-def planned_the_planted_input_is_not_found_by_the_search_for_counterexamples() -> None:
-    """That is what planting is for: signed gradients from the middle and from corners miss it in most networks."""
+def test_the_planted_input_is_not_found_by_the_search_for_counterexamples() -> None:
+    """That is what planting is for: signed gradients from the middle and from corners miss it."""
     missed = []
     for seed in range(3):
         for found in property_instances(["planted"], seed):
             x = counterexample(found.graph, found.asked_property.cases, seed=1)
-            missed.append(x is None or float((x - found.counterexample).abs().max()) > RADIUS)
+            missed.append(x is None)
     assert sum(missed) >= len(missed) / 2
 
 

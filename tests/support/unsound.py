@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+import os
 from pathlib import Path
 
 import torch
@@ -178,7 +178,7 @@ class Crashes(Base):
 
     def value(self, problem: Problem) -> float:
         if len(problem.graph.nodes) == 4:
-            raise SystemExit(9)
+            os._exit(9)
         return trivial_bound(problem.graph, 2).value
 
 

@@ -22,30 +22,39 @@ from lipbridge.problem.question import Ball, Question
 from lipbridge.vocabulary import Quantity
 
 #: Inputs and units of each of two hidden layers; steps of training, points of its attack and how far they move.
-SIZES = ((4, 16), (8, 24))
-STEPS, POINTS = 400, 64
+SIZES = ((4, 16), (8, 32))
+STEPS, POINTS = 150, 64
 ATTACK = (1.0, 0.5, 0.25, 0.1, 0.05)
 RADIUS = 0.5
-#: In parts of the radius, how near the planted input an attack may come.
-NEAR = 0.15
+#: In parts of the radius: how near the planted input, in l_1, another class may be found, and how near an attack may
+#: come, in l_inf.
+REACH, NEAR = 0.3, 0.3
 #: The margins that are trained: of the planted input, and of what an attack finds.
 PLANTED, OTHERS = 0.25, 0.5
 
 
 def trained(inputs: int, width: int, seed: int) -> tuple[Graph, Tensor]:
-    """A network of two outputs, and the input of the cube of RADIUS around zero at which output 1 is the larger."""
+    """A network of two outputs, and the input of the cube of RADIUS around zero at which output 1 is the larger.
+
+    The training starts from random weights and one unit of the second layer that is active near the planted input
+    alone: ``relu(REACH - |x - planted|_1)``.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     sizes = [(width, inputs), (width, width), (2, width)]
-    weights = [normal(m, n) * (2.0 / n) ** 0.5 for m, n in sizes]
+    weights = [normal(m, n) * (0.5 / n) ** 0.5 for m, n in sizes]
     biases = [0.1 * normal(m) for m, _ in sizes]
-    hidden = RADIUS * (1.0 - 2.0 * torch.randint(0, 2, (inputs,), generator=generator).double())
-    hidden[::3] *= 0.75
+    hidden = RADIUS * torch.randint(-12, 13, (inputs,), generator=generator).double() / 16
+    eye = torch.eye(inputs, dtype=torch.float64)
+    weights[0][: 2 * inputs], biases[0][: 2 * inputs] = torch.cat([eye, -eye]), torch.cat([-hidden, hidden])
+    weights[1][0], biases[1][0] = 0.0, REACH * RADIUS
+    weights[1][0, : 2 * inputs] = -1.0
+    weights[2][:, 0], biases[2][0] = torch.tensor([0.0, 3.0 / REACH / RADIUS]).double(), 1.0
     parameters = [t.requires_grad_() for t in (*weights, *biases)]
-    optimiser = torch.optim.Adam(parameters, lr=1e-2)
+    optimiser = torch.optim.Adam(parameters, lr=2e-3)
 
     def margin(x: Tensor) -> Tensor:
         """Output 0 less output 1."""
