@@ -206,6 +206,7 @@ class Steep:
         matrices: the law: no Jacobian has a larger norm than the largest of theirs; that at the base if not given.
         norms: those that are asked.
         local: whether balls are asked about.
+        mixed: whether the constant is asked from l_1 to l_2 and l_inf, and from l_2 to l_inf, too.
     """
 
     family: str
@@ -216,11 +217,18 @@ class Steep:
     matrices: Sequence[Matrix] = ()
     norms: Sequence[Norm] = NORMS
     local: bool = True
+    mixed: bool = False
 
     def instances(self) -> Iterator[Instance]:
         """The constant everywhere; on balls of l_2 and l_inf the constant and the deviation."""
         J = jacobian(self.graph, self.base, 0.5 * self.reach)
         laws = list(self.matrices) or [J]
+        mixed: tuple[tuple[Norm, Norm], ...] = ((1, 2), (1, "inf"), (2, "inf")) if self.mixed else ()
+        for p, q in mixed:
+            v = steepest(J, p, q).reshape(self.base.shape)
+            pair = torch.stack([self.base, self.base + 0.5 * self.reach * v / _size(v, p)])
+            question, most = Question.everywhere(p, q), max(norm_up(law, p, q) for law in laws)
+            yield made(self.family, f"{self.name}-l{p}-l{q}", self.graph, question, pair, most)
         for p in self.norms:
             v = steepest(J, p, p).reshape(self.base.shape)
             pair = torch.stack([self.base, self.base + 0.5 * self.reach * v / _size(v, p)])

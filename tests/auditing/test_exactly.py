@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from lipbridge.auditing import exactly
-from lipbridge.auditing.exactly import Matrix, norm_up, numbers, root_down, root_up, solved, times, values
+from lipbridge.auditing.exactly import Matrix, moved, norm_up, numbers, root_down, root_up, solved, times, values
 from lipbridge.auditing.families.slopes import GELU_AT, SILU_AT, _steepest
 from lipbridge.auditing.instance import Instance
+from lipbridge.auditing.networks import chain
 from lipbridge.auditing.registry import instances
 from lipbridge.checking.network import Network
 
@@ -42,6 +43,16 @@ def test_smooth_functions_are_enclosed(name: str) -> None:
         assert found.off < Fraction(1, 10**20)
         slope = PRECISE.diff(FUNCTIONS[name], as_many_digits(x))
         assert abs(slope) <= as_many_digits(steepest)
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu", "tanh"])
+def test_differences_are_never_above_the_true_ones(name: str) -> None:
+    generator, graph = random.Random(2), chain(([[1.0]], None), name)
+    for _ in range(40):
+        x, y = (torch.tensor([generator.uniform(-4, 4)], dtype=torch.float64) for _ in range(2))
+        true = abs(FUNCTIONS[name](PRECISE.mpf(float(x))) - FUNCTIONS[name](PRECISE.mpf(float(y))))
+        found = as_many_digits(moved(graph, x, y, 2))
+        assert found <= true < found + PRECISE.mpf(10) ** -20
 
 
 def test_where_silu_and_gelu_are_steepest() -> None:

@@ -41,7 +41,7 @@ def nonnegative(seed: int) -> Iterator[Instance]:
     for widths in WIDTHS:
         graph = chain(*_relu(_layers(generator, widths)))
         name = "nonnegative-" + "-".join(map(str, widths))
-        yield from Steep("nonnegative", name, graph, _ones(widths[0]), 0.5).instances()
+        yield from Steep("nonnegative", name, graph, _ones(widths[0]), 0.5, mixed=True).instances()
 
 
 def dead_and_duplicated(seed: int) -> Iterator[Instance]:
