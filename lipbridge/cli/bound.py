@@ -57,6 +57,13 @@ SettingOption = Annotated[
     typer.Option("--option", metavar="VERIFIER.NAME=VALUE", help="An option of a verifier; may be repeated."),
 ]
 
+KeepOption = Annotated[
+    Path,
+    typer.Option(
+        "--keep", metavar="FOLDER", help="Where networks are kept, with what shows it, that a verifier is wrong about."
+    ),
+]
+
 
 def bound(
     model: ModelArgument,
@@ -97,6 +104,7 @@ def bound(
     input_shape: ShapeOption = None,
     classes: ClassesOption = None,
     output: OutputOption = None,
+    keep: KeepOption = Path("contradictions"),
     as_json: JsonOption = False,
 ) -> None:
     """Bound a network's Lipschitz constant, everywhere or with --radius in balls around test points.
@@ -135,7 +143,9 @@ def bound(
         _provable(graph, norm, output_norm)
     with spinner() as show, stdout_to_stderr():
         show(f"{name}: {', '.join(names)}")
-        rows = bound_network(name, graph, names, norm, output_norm, region=region, budget=budget, options=settings)
+        rows = bound_network(
+            name, graph, names, norm, output_norm, region=region, budget=budget, options=settings, keep=keep
+        )
         if keep_proof is not None and math.isfinite(rows[0].value):
             show(f"{name}: proof")
             _keep(keep_proof, graph, norm, output_norm, region, rows[0], time_limit)

@@ -10,6 +10,7 @@ import typer
 from lipbridge.cli import parse
 from lipbridge.cli.bound import (
     ClassesOption,
+    KeepOption,
     MemoryOption,
     NormOption,
     OutputNormOption,
@@ -61,6 +62,7 @@ def compare(
     input_shape: ShapeOption = None,
     classes: ClassesOption = None,
     output: OutputOption = None,
+    keep: KeepOption = Path("contradictions"),
     as_json: JsonOption = False,
 ) -> None:
     """Put verifiers side by side on one or more networks.
@@ -123,6 +125,7 @@ def compare(
             options=settings,
             threads=cores,
             progress=lambda done, total, network, verifier: show(f"{done + 1} of {total}: {verifier} on {network}"),
+            keep=keep,
         )
     json_rows: list[dict[str, Any]] = [row.to_json() for row in rows]
     if as_json:

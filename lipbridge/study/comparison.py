@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import Tensor
 
@@ -68,6 +69,7 @@ def compare(
     threads: int = 1,
     isolate: bool = True,
     progress: Progress | None = None,
+    keep: Path | None = None,
 ) -> list[Row]:
     """Every verifier on every network, side by side: same norm, dtype, threads and limits, tightness and time.
 
@@ -89,6 +91,8 @@ def compare(
         isolate: each cell in a process of its own. Without, limits are the verifiers' own affair and exceptions pass:
             for debugging.
         progress: told before each cell.
+        keep: a folder where each network is kept on which a witness contradicts a verifier, with the question, the
+            witness and a script that asks again; nothing is kept if not given.
 
     Raises:
         UnknownName, MissingDependency: for a verifier, before anything runs; UnknownName also for an option that none
@@ -116,7 +120,7 @@ def compare(
                 progress(done, total, cell.network, cell.verifier)
             outcomes.append((cell, run_cell(cell) if task is None else run_here(cell, found[cell.verifier], task)))
             done += 1
-        rows += _with_trivial(judged_together(outcomes), outcomes)
+        rows += _with_trivial(judged_together(outcomes, keep), outcomes)
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from lipbridge.errors import LipbridgeError
 from lipbridge.problem.bound import Witness
@@ -12,6 +13,7 @@ from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Question
 from lipbridge.search import witness_value
 from lipbridge.study.cells import Cell, Outcome
+from lipbridge.study.contradictions import keep_bound
 from lipbridge.study.rows import Row, make_row
 from lipbridge.vocabulary import Side, Status
 
@@ -20,20 +22,26 @@ TOLERANCE = 1e-9
 
 
 def best_lower(problem: Problem, witnesses: Iterable[Witness | None]) -> float | None:
-    """The largest value that any of the witnesses proves for a problem, None if none does.
+    """The largest value that any of the witnesses proves for a problem, None if none does."""
+    found = best_witness(problem, witnesses)
+    return None if found is None else found[0]
+
+
+def best_witness(problem: Problem, witnesses: Iterable[Witness | None]) -> tuple[float, Witness] | None:
+    """The largest value that any of the witnesses proves for a problem, and that witness; None if none does.
 
     Each is evaluated anew and rounded down, so a verifier that claims too much cannot discredit the others. A pair
     found in a ball is a witness of the global constant too: every witness may be tried on every problem.
     """
-    values: list[float] = []
+    found: list[tuple[float, Witness]] = []
     for witness in witnesses:
         if witness is None:
             continue
         try:
-            values.append(witness_value(problem, witness))
+            found.append((witness_value(problem, witness), witness))
         except (LipbridgeError, RuntimeError, IndexError):
             continue  # a point on a kink or outside the region, or a shape that does not fit
-    return max(values, default=None)
+    return max(found, key=lambda pair: pair[0], default=None)
 
 
 def judged(row: Row, lower: float | None) -> Row:
@@ -52,15 +60,27 @@ def judged(row: Row, lower: float | None) -> Row:
     return replace(row, tightness=tightness)
 
 
-def judged_together(outcomes: Sequence[tuple[Cell, Outcome]]) -> list[Row]:
-    """The rows of one network's cells, each judged by the best witness of its own question."""
+def judged_together(outcomes: Sequence[tuple[Cell, Outcome]], keep: Path | None = None) -> list[Row]:
+    """The rows of one network's cells, each judged by the best witness of its own question.
+
+    Args:
+        outcomes: of the cells.
+        keep: where what is contradicted is kept, in a folder of its own; nothing is if not given.
+    """
     witnesses = [outcome.bound.witness for _, outcome in outcomes]
-    lower: dict[Question, float | None] = {}
+    lower: dict[Question, tuple[float, Witness] | None] = {}
     rows: list[Row] = []
     for cell, outcome in outcomes:
         question = cell.problem.question
         if question not in lower:
-            lower[question] = best_lower(cell.problem, witnesses)
+            lower[question] = best_witness(cell.problem, witnesses)
+        best = lower[question]
         row = make_row(cell.network, cell.verifier, outcome.bound, outcome.total_seconds)
-        rows.append(judged(row, lower[question]))
+        row = judged(row, None if best is None else best[0])
+        if row.status is Status.UNSOUND and best is not None and keep is not None:
+            row = replace(row, detail=f"{row.detail}; kept in {keep_bound(keep, cell, row, best[1])}")
+        rows.append(row)
     return rows
+
+
+__all__ = ["TOLERANCE", "best_lower", "best_witness", "judged", "judged_together"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -32,8 +33,11 @@ def bound_network(
     region: Ball | None = None,
     budget: Budget | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
+    keep: Path | None = None,
 ) -> list[Row]:
     """The verifiers' bounds of one network, everywhere or on balls; those with foreign packages in their own process.
+
+    What a witness contradicts is kept in a folder of ``keep``, if that is given.
 
     Raises:
         UnknownName, MissingDependency, UnsupportedProblem: for a verifier that cannot do it, before any one runs.
@@ -55,7 +59,7 @@ def bound_network(
         else:
             bound, _ = bound_or_failure(verifier, own, problem, limits[verifier])
             outcomes.append((cell, Outcome(bound, bound.seconds)))
-    return judged_together(outcomes)
+    return judged_together(outcomes, keep)
 
 
 def certified_rows(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,13 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lipbridge.disk.atomic import write_atomically
 from lipbridge.errors import LipbridgeError, ModelFileError
 from lipbridge.files.queries import Listed, Query, QueryFormat
 from lipbridge.files.solvers import Answer, Asked, Solver
 from lipbridge.problem.property import Property, Verdict
 from lipbridge.problem.verifier import Budget
 from lipbridge.processes import stdout_to_stderr
+from lipbridge.study.contradictions import keep_query
 from lipbridge.verifiers.properties import judge
 
 #: Verdicts as the standard writes them: a query describes its counterexamples.
@@ -144,7 +141,7 @@ def verdicts(
     found = _judged(rows[0], read, [(each, answer) for each, answer in zip(solvers, answers, strict=True)])
     kept = ""
     if any(row.unsound for row in found):
-        kept = str(_keep(keep, asked, found))
+        kept = str(keep_query(keep, asked, [each.name for each in solvers], [row.facts() for row in found]))
     return [replace(row, detail=f"{row.detail}; kept in {kept}") if row.unsound else row for row in found]
 
 
@@ -212,25 +209,6 @@ def _missed(read: Query | None, answer: Answer) -> tuple[float, str] | None:
 def _moved(tried: Property | None, x: Tensor) -> list[Tensor]:
     """The nearest points of the boxes: solvers compute in floats, and may leave a box by as much."""
     return [] if tried is None else [x.clamp(lower, upper) for lower, upper, _ in tried.boxes]
-
-
-def _keep(folder: Path, asked: Asked, rows: Sequence[VerdictRow]) -> Path:
-    """The query, its network, all rows, and how to ask once more."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{next(iter(asked.networks.values())).stem}-{asked.query.stem}")
-    place = folder / name
-    place.mkdir(parents=True, exist_ok=True)
-    words: list[str] = []
-    shutil.copyfile(asked.query, place / asked.query.name)
-    for each, file in asked.networks.items():
-        shutil.copyfile(file, place / file.name)
-        words.append(f"--network {each}={file.name}")
-    others = " ".join(f'--solver "{row.solver}"' for row in rows if row.solver != OURS)
-    command = f"lipbridge verify {asked.query.name} {' '.join(words)} --as-real {others}"
-    wrong = [f"- {row.solver} says {row.result}: {row.detail}" for row in rows if row.unsound]
-    text = "\n".join(["A contradiction. Ask once more, in this folder:", "", f"    {command}", "", *wrong, ""])
-    write_atomically(place / "README.txt", text.encode())
-    write_atomically(place / "verdicts.json", json.dumps([row.facts() for row in rows], indent=1).encode())
-    return place
 
 
 __all__ = ["OURS", "VerdictRow", "our_verdict", "verdicts"]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +82,31 @@ def test_a_lie_is_unsound_and_no_longer_proved(rows: Mapping[str, Row]) -> None:
     assert "witness proves" in row.detail
     assert row.tightness is not None
     assert row.tightness < 1
+
+
+def test_what_a_witness_contradicts_is_kept(
+    network: lipbridge.Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network, the question and the witness, and a script that asks again and says the same."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    monkeypatch.syspath_prepend(str(third_party.install(theirs)))
+    found = compare({"my net": network}, ["liar", "trivial"], isolate=False, keep=tmp_path / "kept")
+    row = next(row for row in found if row.verifier == "liar")
+    own = tmp_path / "kept" / "my_net-liar-l2-lipschitz"
+    assert row.status == "unsound"
+    assert row.detail.endswith(f"kept in {own}")
+    assert [folder.name for folder in (tmp_path / "kept").iterdir()] == [own.name]
+    assert lipbridge.trivial_bound(lipbridge.load_graph(own / "model.safetensors")).value == pytest.approx(
+        lipbridge.trivial_bound(network).value, rel=1e-12
+    )
+    environment = {**os.environ, "PYTHONPATH": str(theirs)}
+    said = subprocess.run([sys.executable, own / "again.py"], capture_output=True, text=True, env=environment)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith(f"liar says upper {row.value!r}; the witness proves ")
+    assert float(said.stdout.split()[-1]) > row.value
+    assert "liar on my net" in (own / "README.txt").read_text()
+    assert compare({"net": network}, ["liar"], isolate=False)[1].status == "unsound"  # nothing is kept unless asked for
 
 
 def test_a_lower_bound_without_witness_discredits_nobody(rows: Mapping[str, Row]) -> None:
