@@ -8,6 +8,7 @@ cell of a study, before it is kept.
 from __future__ import annotations
 
 import queue
+import re
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -28,10 +29,12 @@ from lipbridge.auditing.rows import (
     no_answer,
     shortfall,
 )
+from lipbridge.auditing.solving import solved
 from lipbridge.auditing.worker import ASKED, JUDGE, READY, answer_file, judged, read_judgement
 from lipbridge.disk.temporary import temporary_folder
 from lipbridge.errors import LipbridgeError, UnknownName
 from lipbridge.files.container import load_tensors
+from lipbridge.files.solvers import Solver, get_solver, list_solvers
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.property import Judgement
 from lipbridge.problem.question import Question
@@ -58,12 +61,16 @@ class _Stopped(Exception):
     """The audit was interrupted."""
 
 
+#: Who is asked, by name: a verifier, a solver of queries, or None for our verdicts on properties.
+Asked = Verifier | Solver | None
+
+
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What one process is asked: a verifier (None for our verdicts on properties), and numbers of instances."""
+    """What one process, or one solver, is asked: numbers of instances."""
 
     name: str
-    verifier: Verifier | None
+    verifier: Asked
     numbers: tuple[int, ...]
 
 
@@ -120,27 +127,32 @@ def audited(
     return ask(instances(families, seed), found, limits, jobs, None if keep is None else Path(keep), progress)
 
 
-def chosen(names: Iterable[str] | None) -> dict[str, Verifier | None]:
-    """Verifiers by name, and None for ``judge``.
+def chosen(names: Iterable[str] | None) -> dict[str, Asked]:
+    """Verifiers and solvers of queries by name, and None for ``judge``.
+
+    A solver that needs words is named with them, as ``"nnenum CHECKOUT"``.
 
     Raises:
         UnknownName, MissingDependency: for one that there is not.
+        InvalidArgument: for words that a solver cannot take.
     """
-    known = list_verifiers()
+    known, solvers = list_verifiers(), list_solvers()
     if names is None:
-        names = [*(info.name for info in known if info.installed), JUDGE]
+        installed = [info.name for info in known if info.installed] + [info.name for info in solvers if info.installed]
+        names = [*installed, JUDGE]
     names = list(dict.fromkeys(names))
-    registered = [info.name for info in known]
+    registered, solving = [info.name for info in known], [info.name for info in solvers]
     for name in names:
-        if name not in (*registered, JUDGE):
-            raise UnknownName("verifier", str(name), sorted([*registered, JUDGE]))
-    found: dict[str, Verifier | None] = dict(get_verifiers(name for name in names if name != JUDGE))
+        if name not in (*registered, JUDGE) and name.partition(" ")[0] not in solving:
+            raise UnknownName("verifier", str(name), sorted([*registered, *solving, JUDGE]))
+    found: dict[str, Asked] = dict(get_verifiers(name for name in names if name in registered))
+    found |= {name: get_solver(name) for name in names if name not in (*registered, JUDGE)}
     return {name: found.get(name) for name in names}
 
 
 def ask(
     asked: Sequence[Any],
-    verifiers: dict[str, Verifier | None],
+    verifiers: dict[str, Asked],
     limits: Budget,
     jobs: int,
     folder: Path | None = None,
@@ -209,9 +221,9 @@ def _end(stop: threading.Event, threads: Sequence[threading.Thread]) -> None:
             thread.join()
 
 
-def _works(name: str, verifier: Verifier | None, asked: Sequence[Any]) -> list[_Work]:
-    """Problems for all, predictions for those that certify, properties for our verdicts."""
-    if verifier is None:
+def _works(name: str, verifier: Asked, asked: Sequence[Any]) -> list[_Work]:
+    """Problems for all verifiers, predictions for those that certify, properties for solvers and our verdicts."""
+    if verifier is None or isinstance(verifier, Solver):
         kinds: tuple[type[object], ...] = (PropertyInstance,)
     else:
         kinds = (Instance, Prediction) if verifier.certifies else (Instance,)
@@ -235,6 +247,9 @@ def _take(
             while not stop.is_set():
                 work = waiting.get_nowait()
                 numbers = list(work.numbers)
+                if isinstance(work.verifier, Solver):
+                    _ask_a_solver(work.name, work.verifier, numbers, told, stop, asked, here, limits)
+                    continue
                 while numbers and not stop.is_set():
                     count += 1
                     own = here / f"process-{place}-{count}"
@@ -247,6 +262,26 @@ def _take(
         told.put(None)
     except BaseException as error:
         told.put(error)
+
+
+def _ask_a_solver(
+    name: str,
+    solver: Solver,
+    numbers: Sequence[int],
+    told: _Told,
+    stop: threading.Event,
+    asked: Sequence[Any],
+    here: Path,
+    limits: Budget,
+) -> None:
+    """One instance after the other: each answer is a process of its own."""
+    for number in numbers:
+        instance = asked[number]
+        if stop.is_set() or not isinstance(instance, PropertyInstance):
+            return
+        folder = here / str(number) / re.sub(r"[^\w.+-]+", "_", name)
+        folder.mkdir()
+        told.put((number, solved(name, solver, instance, folder, limits)))
 
 
 def _asked_in_a_process(
@@ -307,7 +342,7 @@ def _read(work: _Work, instance: Any, path: Path) -> AuditRow:
         if isinstance(instance, Instance):
             return judged_bound(work.name, instance, wire.read_bound(path, instance.problem))
         if isinstance(instance, Prediction):
-            proved = work.verifier is not None and work.verifier.proved
+            proved = isinstance(work.verifier, Verifier) and work.verifier.proved
             return judged_prediction(work.name, instance, load_tensors(path)[1], proved)
         return _of_judgement(work.name, instance, read_judgement(path))
     except (LipbridgeError, ValueError, KeyError, TypeError) as error:  # anybody's code may write there
@@ -320,16 +355,19 @@ def _of_judgement(name: str, instance: PropertyInstance, found: Judgement | str)
     return judged_verdict(name, instance, found)
 
 
-def _alone(name: str, verifiers: dict[str, Verifier | None], instance: Any, limits: Budget) -> str:
+def _alone(name: str, verifiers: dict[str, Asked], instance: Any, limits: Budget) -> str:
     """What comes of a finding when it alone is asked, in a new process."""
     verifier = verifiers[name]
-    if isinstance(instance, Instance):
+    if isinstance(verifier, Solver) and isinstance(instance, PropertyInstance):
+        with temporary_folder() as folder:
+            row = solved(name, verifier, instance, folder, limits)
+    elif isinstance(instance, Instance):
         row = judged_bound(name, instance, run_cell(Cell(instance.name, instance.problem, name, limits)).bound)
     elif isinstance(instance, Prediction):
         points = Certification(instance.center[None], labels_of(instance), instance.radius)
         problem = Problem(instance.graph, Question.everywhere(instance.norm))
         facts = certify_cell(Cell(instance.name, problem, name, limits, points))
-        row = judged_prediction(name, instance, facts, verifier is not None and verifier.proved)
+        row = judged_prediction(name, instance, facts, isinstance(verifier, Verifier) and verifier.proved)
     else:
         row = _of_judgement(name, instance, judged(instance.graph, instance.asked_property, limits))
     return "so too when it is asked alone" if row.status is Finding.UNSOUND else "not so when it is asked alone"

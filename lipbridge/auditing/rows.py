@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 from typing import Any
 
 from lipbridge.auditing.instance import Instance, Prediction, PropertyInstance, obeys
 from lipbridge.disk.strict_json import jsonable
+from lipbridge.files.solvers import Answer
 from lipbridge.problem.bound import Bound
 from lipbridge.problem.property import Judgement, Verdict
+from lipbridge.study.verdicts import TOLERANCE as TOLERANCE_OF_COUNTEREXAMPLES
 from lipbridge.text import number
 from lipbridge.vocabulary import Side, Status
 
@@ -173,6 +175,26 @@ def judged_verdict(verifier: str, instance: PropertyInstance, found: Judgement) 
     )
 
 
+def judged_answer(
+    verifier: str, instance: PropertyInstance, answer: Answer, missed: tuple[float, str] | None
+) -> AuditRow:
+    """What a solver says against the known verdict, and its counterexample against the competition's tolerance.
+
+    Args:
+        verifier: the solver's name.
+        instance: what it was asked.
+        answer: what it said.
+        missed: of :func:`lipbridge.study.verdicts.missed_by`.
+    """
+    if answer.verdict in (Verdict.ERROR, Verdict.TIMEOUT):
+        status = Status.TIMEOUT if answer.verdict is Verdict.TIMEOUT else Status.FAILED
+        return replace(no_answer(verifier, instance, status, answer.detail), seconds=answer.seconds)
+    row = judged_verdict(verifier, instance, Judgement(answer.verdict, 0.0, None, answer.seconds))
+    if row.status is Finding.SOUND and missed is not None and missed[0] > TOLERANCE_OF_COUNTEREXAMPLES:
+        row = replace(row, status=Finding.UNSOUND, detail=f"its counterexample is none: {missed[1]}")
+    return replace(row, proved=False)
+
+
 def shortfall(instance: Instance | Prediction | PropertyInstance, row: AuditRow) -> float:
     """How large the contradiction is: the truth over an upper bound, a lower one over the truth; else infinite."""
     if not isinstance(instance, Instance) or not isinstance(row.value, float):
@@ -188,6 +210,7 @@ def shortfall(instance: Instance | Prediction | PropertyInstance, row: AuditRow)
 __all__ = [
     "AuditRow",
     "Finding",
+    "judged_answer",
     "judged_bound",
     "judged_prediction",
     "judged_verdict",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lipbridge.errors import LipbridgeError, UnknownName, UnsupportedProblem
 from lipbridge.files.environments import Environment
-from lipbridge.files.formats import get_format
+from lipbridge.files.formats import format_to_write
 from lipbridge.files.queries import Query, QueryFormat
 from lipbridge.problem.property import Property, Verdict
 
@@ -76,7 +76,7 @@ class Asked:
         if read.operators <= operators and own.suffix == ".onnx":
             return own
         file = folder / "network.onnx"
-        get_format("onnx").write(read.graph, file, "relu")
+        format_to_write(file, None, "relu").write(read.graph, file, "relu")
         return file
 
     def query_of(self, version: str, folder: Path) -> Path:

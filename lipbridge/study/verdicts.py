@@ -151,7 +151,7 @@ def _told(error: Exception) -> str:
 
 def _judged(ours: VerdictRow, read: Query | None, answers: Sequence[tuple[Solver, Answer]]) -> list[VerdictRow]:
     """The rows, once it is known what is true: by our proof, or by a counterexample that was run."""
-    missing = [_missed(read, answer) for _, answer in answers]
+    missing = [missed_by(read, answer) for _, answer in answers]
     proved = ours.verdict is Verdict.VERIFIED
     holder = OURS if ours.verdict is Verdict.FALSIFIED else None
     for (solver, answer), missed in zip(answers, missing, strict=True):
@@ -196,7 +196,7 @@ def _judged(ours: VerdictRow, read: Query | None, answers: Sequence[tuple[Solver
     return rows
 
 
-def _missed(read: Query | None, answer: Answer) -> tuple[float, str] | None:
+def missed_by(read: Query | None, answer: Answer) -> tuple[float, str] | None:
     """By how much a counterexample misses, at best, as it is or moved into a case's box; None if it cannot be read."""
     if read is None or answer.verdict is not Verdict.FALSIFIED:
         return None
@@ -211,4 +211,4 @@ def _moved(tried: Property | None, x: Tensor) -> list[Tensor]:
     return [] if tried is None else [x.clamp(lower, upper) for lower, upper, _ in tried.boxes]
 
 
-__all__ = ["OURS", "VerdictRow", "our_verdict", "verdicts"]
+__all__ = ["OURS", "TOLERANCE", "VerdictRow", "missed_by", "our_verdict", "verdicts"]

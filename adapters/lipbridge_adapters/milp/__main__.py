@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from lipbridge.errors import LipbridgeError
 from lipbridge.files.queries import query_format_of
@@ -59,7 +60,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def answer(tool: Tool, graph: Graph, asked: Property, deadline: float) -> str:
-    """The verdict on a property, and the input after ``sat``: of a search by gradients, or of a tool's point.
+    """The verdict on a property, and the input after ``sat``: of a search by gradients, also from a tool's point.
+
+    Such an input is one in exact arithmetic; that there is none is what the tool says, and not proved.
 
     Args:
         tool: that is asked, once for each case.
@@ -77,9 +80,13 @@ def answer(tool: Tool, graph: Graph, asked: Property, deadline: float) -> str:
             return "timed-out"
         made = case_program(graph, case)
         told = tool.maximise(made.program.scaled(), seconds, gap=GAP, target=ENOUGH)
-        if told.point is not None:
-            return "sat\n" + _assignment(made.input(told.point, case))
-        if not told.infeasible:
+        if told.point is not None:  # feasible up to the tool's tolerances, which is not enough
+            x = torch.from_numpy(made.input(told.point, case)).reshape(1, *asked.input_shape)
+            found = counterexample(graph, [case], starts=x)
+            if found is not None:
+                return "sat\n" + _assignment(found.flatten().numpy())
+            worst = "unknown"
+        elif not told.infeasible and worst != "unknown":
             worst = "timed-out" if told.timed_out else "unknown"
     return worst
 
