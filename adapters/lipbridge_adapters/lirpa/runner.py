@@ -17,8 +17,8 @@ from lipbridge_adapters.lirpa.network import Network
 _NAMES = {"IBP": "IBP", "CROWN-IBP": "CROWN-IBP", "CROWN": "CROWN", "alpha-CROWN": "CROWN-Optimized"}
 
 
-#: Every shortcut of the tool that replaces a computed bound by a cheaper one. With the first two on, release 0.3 is
-#: unsound as soon as two functions read one pre-activation: it bounds only the neurons that one of them needs.
+#: Every shortcut of the tool that replaces a computed bound by a cheaper one. With the first two on, release 0.3 as
+#: installed is unsound where two functions read one pre-activation: intervals reach the wrong node, as the shim mends.
 SOUND_OPTIONS: dict[str, object] = {
     "sparse_intermediate_bounds": False,
     "sparse_intermediate_bounds_with_ibp": False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import sys
@@ -26,6 +27,7 @@ from lipbridge_adapters.lirpa import shim
 from lipbridge_adapters.lirpa.auto_lirpa import AutoLirpaVerifier
 from lipbridge_adapters.lirpa.network import METHODS, Method, Network
 from lipbridge_adapters.lirpa.runner import SOUND_OPTIONS
+from tests.adapters.lirpa import jacobian_networks
 from tests.support.chains import act, chain, conv, flattened, normal
 from tests.support.dags import MODES
 from tests.support.refusals import refused
@@ -198,10 +200,15 @@ def raw_violations(options: dict[str, object]) -> int:
     return found
 
 
-def test_the_options_are_what_makes_release_03_sound() -> None:
-    if shim.version(shim.load()) < (0, 4):
-        assert raw_violations({}) > 0  # the reason why SOUND_OPTIONS exist
+def test_what_makes_release_03_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert raw_violations({}) == 0
     assert raw_violations(SOUND_OPTIONS) == 0
+    if shim.version(shim.load()) < (0, 4):
+        own = importlib.import_module("auto_LiRPA.interval_bound").check_IBP_intermediate
+        monkeypatch.setattr(shim, "_intervals_from_below", own)
+        assert raw_violations({}) > 0  # why the shim replaces it
+        monkeypatch.undo()
+        shim.load()
 
 
 def test_every_model_gets_the_sound_options(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -521,3 +528,27 @@ def test_images_too_large_for_matrices_are_refused_with_the_reason() -> None:
     reason = refused(VERIFIER, deviation(flat, torch.zeros(1, 3, 64, 64), 0.1, 2))
     assert reason is not None
     assert "as a matrix" in reason
+
+
+# --- what a random search found --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", PLAIN)
+def test_a_residual_network_of_elu(method: Method) -> None:
+    """0.3 gave the intervals of -z to z, which relu(z) and exp(-relu(-z)) both read: off by 0.4 in CROWN."""
+    graph = jacobian_networks.network("residual", "elu", 3066)
+    center = normal(3066, 2, 4)
+    bound = bounded(deviation(graph, center, 0.1, 2), method)
+    step = normal(1, 5000, 2, 4)
+    points = center + 0.1 * step / step.norm(dim=-1, keepdim=True)
+    values = graph(points.flatten(0, 1)).reshape(5000, 2, -1)
+    reached = (values - graph(center)).norm(dim=-1).amax(0)
+    assert all(value * 0.1 >= float(found) for value, found in zip(bound.extra["values"][method], reached, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["chain", "residual", "joined"])
+@pytest.mark.parametrize("name", ["elu", "selu", "silu", "crelu"])
+def test_branches_of_functions_that_read_one_number_twice(kind: str, name: str) -> None:
+    for seed in range(6):
+        graph = jacobian_networks.network(kind, name, 3000 + seed)
+        assert_sound(graph, METHODS[1 + seed % 2], BALLS[seed // 2 % 2], (0.1, 0.5)[seed % 2], seed)
