@@ -122,7 +122,10 @@ def roots(problem: Problem, cascade: Cascade) -> tuple[list[Domain], list[Part]]
     domains = [Domain(centers.shape[1], center.numpy(), region.radius, region.norm) for center in centers]
     low, high = first.expand(len(centers), -1).clone(), last.expand(len(centers), -1).clone()
     bounds = forward_bounds(
-        cascade.graph, Ball(region.centers.cpu(), region.radius, region.norm), layer_norms(cascade.graph, region.norm)
+        cascade.graph,
+        Ball(region.centers.cpu(), region.radius, region.norm),
+        layer_norms(cascade.graph, region.norm),
+        open_only=True,
     )
     for layer in cascade.layers:
         if len(layer.function.slopes) == 1:

@@ -9,9 +9,9 @@ Three enclosures of every node are intersected:
 * linear: each activation is enclosed on its interval between two parallel lines, the lines are pulled back to the
   input, and what is left is a linear function on the ball (as Fast-Lin and CROWN do).
 
-Every step is a batch over balls in float64, on the weights' device, and never looks at a value. A dot product of
-length n is trusted to |fl(w'x) - w'x| <= gamma_n |w|'|x| (Higham 2002, section 3.1), scalar functions to
-:mod:`lipbridge.rigor.accuracy`. An overflow makes an interval infinite, never wrong.
+Every step is a batch over balls in float64, on the weights' device, and looks at values on the CPU alone, to save work.
+A dot product of length n is trusted to |fl(w'x) - w'x| <= gamma_n |w|'|x| (Higham 2002, section 3.1), scalar functions
+to :mod:`lipbridge.rigor.accuracy`. An overflow makes an interval infinite, never wrong.
 
 Source: Weng et al. 2018 (Fast-Lin, parallel lines), Zhang et al. 2018 (CROWN); distances and rounding are ours.
 The rules of the nodes are in :mod:`lipbridge.propagation.rules`, :mod:`lipbridge.propagation.space` and
@@ -21,7 +21,9 @@ The rules of the nodes are in :mod:`lipbridge.propagation.rules`, :mod:`lipbridg
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -37,9 +39,8 @@ from lipbridge.problem.question import Ball
 from lipbridge.propagation import softmax as _softmax
 from lipbridge.propagation import space as _space
 from lipbridge.propagation.adjoint import moves
-from lipbridge.propagation.one_sided import Choice, choices_of, optimised_upper, upper_of_forms
+from lipbridge.propagation.one_sided import Lines, choices_of, optimised_upper, upper_of_forms
 from lipbridge.propagation.rules import (
-    DUAL,
     Context,
     LinearRelaxation,
     NodeBounds,
@@ -50,6 +51,7 @@ from lipbridge.propagation.rules import (
     node_bounds,
     norm_up,
     nothing,
+    spread_up,
     times,
 )
 from lipbridge.rigor.matrix import proved_operator_norm
@@ -57,8 +59,8 @@ from lipbridge.rigor.running_error import Enclosure, uncertainty
 from lipbridge.rounding.scalars import FLOOR, gamma
 from lipbridge.vocabulary import Norm
 
-#: Linear forms are pulled back in pieces of at most so many numbers.
-LARGEST = 2**24
+#: Linear forms are pulled back in pieces of at most so many numbers; on the CPU of as many as stay in its cache.
+LARGEST, BLOCK = 2**24, 2**19
 
 
 def layer_norms(graph: Graph, norm: Norm) -> dict[Node, float]:
@@ -90,6 +92,7 @@ def forward_bounds(
     linear: bool = True,
     steps: int | None = None,
     narrowing: Narrowing | None = None,
+    open_only: bool = False,
 ) -> list[NodeBounds]:
     """What each node's values are enclosed by on each ball.
 
@@ -102,6 +105,8 @@ def forward_bounds(
             many steps the lines of each unit that may be at a kink then descend on its bounds.
         narrowing: of each ball only the part where these nodes' values lie between these ends. Where a lower end is
             above an upper one in what is found, no input of the ball is in that part.
+        open_only: whether, on the CPU, lines are pulled back for units at a kink alone, where only piecewise linear
+            activations read them: enough to know the pieces, and much faster.
 
     Raises:
         InvalidArgument: if the centres do not fit the network.
@@ -119,21 +124,20 @@ def forward_bounds(
     known = narrowing or {}
     found = [_part(NodeBounds(lower, upper, Enclosure(centers, zero), radius), known.get(0), context)]
     lines: dict[int, list[LinearRelaxation]] = {}
-    sides: dict[int, list[Choice]] = {}
+    sides: dict[int, list[Lines]] = {}
     for index, node in enumerate(graph.nodes[1:], start=1):
         if linear and _gains(graph, index):
             source = node.inputs[0]
-            pulled = _pulled_back(graph, source, found, lines, ball, 0 in known)
-            if pulled is not None:
-                found[source] = narrowed(found[source], *pulled, context)
-            if steps is not None and pulled is not None:
-                found[source] = _one_sided(graph, source, found, sides, context, ball, boxed=0 in known)
+            pull = _Pull(graph, source, ball, boxed=0 in known, open_only=open_only)
+            gained = pull.narrow(found, context, partial(pull.between, lines=lines))
+            if gained and steps is not None:
+                pull.narrow(found, context, partial(pull.by_sides, sides=sides))
                 if steps:
                     found[source] = _optimised(graph, index, found, sides, context, ball, steps, boxed=0 in known)
         if isinstance(node, Elementwise):
             lines[index] = linear_relaxation(node, found[node.inputs[0]])
             if steps is not None:
-                sides[index] = choices_of(node, found[node.inputs[0]])
+                sides[index] = [choice.adaptive() for choice in choices_of(node, found[node.inputs[0]])]
         own = _widened(node, node_bounds(node, [found[i] for i in node.inputs], context), found, context)
         found.append(_part(own, known.get(index), context))
     return found
@@ -182,60 +186,108 @@ def _copies(graph: Graph, node: Node) -> bool:
     return isinstance(node, Conv) and meeting_taps(node, graph.nodes[node.inputs[0]].shape) > 1
 
 
-def _pulled_back(
-    graph: Graph,
-    index: int,
-    found: list[NodeBounds],
-    lines: Mapping[int, list[LinearRelaxation]],
-    ball: Ball,
-    boxed: bool = False,
-) -> tuple[Tensor, Tensor] | None:
-    """An interval of node ``index`` from linear forms pulled back to the input; None if a node has no rule."""
-    center = found[0].center.value
-    size = math.prod(graph.nodes[index].shape)
-    longest = max(math.prod(node.shape) for node in graph.nodes[: index + 1])
-    step = max(1, LARGEST // (len(center) * longest))
-    units = torch.arange(size, device=center.device)
-    ends: list[tuple[Tensor, Tensor]] = []
-    for start in range(0, size, step):
-        rows = (units[start : start + step, None] == units).to(torch.float64)
-        end = _form_ends(graph, index, rows[None], found, lines, ball, boxed)
-        if end is None:
-            return None
-        ends.append(end)
-    shape = (len(center), *graph.nodes[index].shape)
-    lower, upper = (torch.cat(parts, 1).expand(len(center), size).reshape(shape) for parts in zip(*ends, strict=True))
-    return lower, upper
+#: Which regions a group holds; None for all.
+_Places = Tensor | None
+#: Lower and upper ends of units ``(1 or g, m)`` on the g regions of a group; None if a node has no rule.
+_Ends = Callable[[Tensor, list[NodeBounds], _Places], tuple[Tensor, Tensor] | None]
 
 
-def _one_sided(
-    graph: Graph,
-    index: int,
-    found: list[NodeBounds],
-    choices: Mapping[int, list[Choice]],
-    context: Context,
-    ball: Ball,
-    *,
-    boxed: bool,
-) -> NodeBounds:
-    """Node ``index``'s bounds, narrowed by a line on either side of each activation."""
-    shape = graph.nodes[index].shape
-    size, count = math.prod(shape), len(found[0].center.value)
-    longest = max(math.prod(node.shape) for node in graph.nodes[: index + 1])
-    step = max(1, LARGEST // (2 * count * longest))
-    lines = {i: [choice.adaptive() for choice in own] for i, own in choices.items() if i <= index}
-    wide = widths(graph, index, found)
-    units = torch.arange(size, device=found[0].lower.device)
-    ends: list[Tensor] = []
-    for start in range(0, size, step):
-        rows = (units[start : start + step, None] == units).to(torch.float64)
-        form = torch.stack([rows, -rows], 1).flatten(0, 1)[None]
-        most = upper_of_forms(graph, index, form, found, lines, ball, wide, boxed=boxed)
+@dataclass(frozen=True, eq=False)
+class _Pull:
+    """Bounds of a node's units from linear forms that are pulled back to the input; of all units, or open ones."""
+
+    graph: Graph
+    index: int
+    ball: Ball
+    boxed: bool
+    open_only: bool
+
+    def narrow(self, found: list[NodeBounds], context: Context, ends_of: _Ends) -> bool:
+        """Whether no node was without a rule; then the node's bounds are narrowed."""
+        own = found[self.index]
+        lower = torch.full_like(own.lower.flatten(1), -math.inf)
+        upper = -lower
+        longest = max(math.prod(node.shape) for node in self.graph.nodes[: self.index + 1])
+        for places, units in _groups(self._wanted(own), 2 * longest):
+            part = found[: self.index + 1]
+            ends = ends_of(units, part if places is None else [taken(x, places) for x in part], places)
+            if ends is None:
+                return False
+            where = torch.arange(len(lower), device=lower.device) if places is None else places
+            for whole, end in zip((lower, upper), ends, strict=True):
+                whole[where[:, None], units] = end.expand(len(where), -1)
+        found[self.index] = narrowed(own, lower.reshape(own.lower.shape), upper.reshape(own.lower.shape), context)
+        return True
+
+    def _wanted(self, own: NodeBounds) -> Tensor:
+        """``(k, size)``: which units to bound; all where looking would wait for the device."""
+        lower, upper = own.lower.flatten(1), own.upper.flatten(1)
+        readers = [node for node in self.graph.nodes if self.index in node.inputs]
+        kinked = all(isinstance(node, Elementwise) and pieces_of(node.activation) is not None for node in readers)
+        if lower.device.type != "cpu" or not self.open_only or not kinked:
+            return torch.ones_like(lower, dtype=torch.bool)
+        return torch.stack([_crossing(node, lower, upper) for node in readers if isinstance(node, Elementwise)]).any(0)
+
+    def between(
+        self, units: Tensor, found: list[NodeBounds], places: _Places, lines: Mapping[int, list[LinearRelaxation]]
+    ) -> tuple[Tensor, Tensor] | None:
+        """By parallel lines around each activation: both ends from one form."""
+        start, form, offset, error = self._started(units, found)
+        own = {i: [line.at(places) for line in group] for i, group in lines.items() if i <= start}
+        return _form_ends(self.graph, start, form, found, own, self.ball, constant=(offset, error), boxed=self.boxed)
+
+    def by_sides(
+        self, units: Tensor, found: list[NodeBounds], places: _Places, sides: Mapping[int, list[Lines]]
+    ) -> tuple[Tensor, Tensor] | None:
+        """By a line on either side of each activation: a form for each end."""
+        start, form, offset, error = self._started(units, found)
+        both, constant = torch.cat([form, -form], 1), torch.cat([offset + error, error - offset], 1)
+        own = {i: [line.at(places) for line in group] for i, group in sides.items() if i <= start}
+        wide = widths(self.graph, start, found)
+        most = upper_of_forms(self.graph, start, both, found, own, self.ball, wide, constant=constant, boxed=self.boxed)
         if most is None:
-            return found[index]
-        ends.append(most.expand(count, -1))
-    top, bottom = torch.cat(ends, 1).reshape(count, size, 2).unbind(2)
-    return narrowed(found[index], -bottom.reshape(count, *shape), top.reshape(count, *shape), context)
+            return None
+        top, bottom = most.chunk(2, 1)
+        return -bottom, top
+
+    def _started(self, units: Tensor, found: list[NodeBounds]) -> tuple[int, Tensor, Tensor, Tensor]:
+        """Units as forms ``(1 or g, m, size)`` of a node's values, constants and errors: rows of a dense layer."""
+        node = self.graph.nodes[self.index]
+        zero = torch.zeros(units.shape, dtype=torch.float64, device=units.device)
+        if not isinstance(node, Dense) or len(node.shape) > 1:
+            size = torch.arange(math.prod(node.shape), device=units.device)
+            return self.index, (units[..., None] == size).to(torch.float64), zero, zero
+        own = _uncertainty(node, found)
+        error = zero if own is None else own.gather(1, units.expand(len(own), -1))
+        return node.inputs[0], node.weight[units], zero if node.bias is None else node.bias[units], error
+
+
+def _groups(open_: Tensor, each: int) -> Iterator[tuple[_Places, Tensor]]:
+    """Balls and units ``(1 or g, m)`` of each, all that are open, few at a time: a unit takes so many numbers.
+
+    Balls that go together have about as many open units; those that have less fill up with others.
+    """
+    count, size = open_.shape
+    every = torch.arange(size, device=open_.device)
+    if open_.device.type != "cpu":
+        step = max(1, LARGEST // (count * each))
+        yield from ((None, every[None, start : start + step]) for start in range(0, size, step))
+        return
+    room = max(1, min(BLOCK, LARGEST) // each)
+    open_counts, order = open_.sum(1).sort(descending=True)
+    counts, start = [int(number) for number in open_counts], 0
+    while start < count and counts[start]:
+        most = counts[start]
+        stop = min(start + max(1, room // most), count)
+        while not counts[stop - 1]:
+            stop -= 1
+        places = order[start:stop].sort().values
+        units = open_[places].to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
+        if counts[stop - 1] == size:
+            units = every[None]
+        for first in range(0, most, room):
+            yield (None if len(places) == count else places), units[:, first : first + room]
+        start = stop
 
 
 def widths(graph: Graph, index: int, found: list[NodeBounds]) -> dict[int, Tensor]:
@@ -248,7 +300,7 @@ def _optimised(
     graph: Graph,
     reader: int,
     found: list[NodeBounds],
-    choices: Mapping[int, list[Choice]],
+    sides: Mapping[int, list[Lines]],
     context: Context,
     ball: Ball,
     steps: int,
@@ -258,7 +310,7 @@ def _optimised(
     """The bounds of what a piecewise linear activation reads, narrowed by lines of their own for units at a kink."""
     node = graph.nodes[reader]
     index = node.inputs[0]
-    own, before = found[index], [i for i in choices if i <= index]
+    own, before = found[index], [i for i in sides if i <= index]
     if not isinstance(node, Elementwise) or not before:
         return own
     lower, upper = own.lower.flatten(1), own.upper.flatten(1)
@@ -313,12 +365,14 @@ def _form_ends(
     found: list[NodeBounds],
     lines: Mapping[int, list[LinearRelaxation]],
     ball: Ball,
+    *,
+    constant: tuple[Tensor, Tensor] | None = None,
     boxed: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
-    """An interval of each linear form ``(1, m, size)`` of node ``index``: ``(k, m)``."""
+    """``(k, m)``: an interval of each linear form ``(1 or k, m, size)`` of a node, plus a constant with an error."""
     center = found[0].center.value.flatten(1)
     forms = {index: form}
-    offset, error = nothing(form), nothing(form)
+    offset, error = (nothing(form), nothing(form)) if constant is None else constant
     for i in range(index, 0, -1):
         if i not in forms:
             continue
@@ -339,12 +393,13 @@ def _form_ends(
                 forms[j] = part
     n = center.shape[1]
     form = forms.get(0, center.new_zeros(1, form.shape[1], n))
+    size = form.abs()
     # Sums of numbers >= 0, each computed with a relative error below that of the longest dot product.
     longest = max(math.prod(node.shape) for node in graph.nodes)
     ends: list[tuple[Tensor, Tensor]] = []
-    for middle, spread in ((center, norm_up(form.abs(), DUAL[ball.norm]) * ball.radius), *_box(found[0], form, boxed)):
+    for middle, spread in ((center, spread_up(size, ball, center)), *_box(found[0], size, boxed)):
         value = times(form, middle) + offset
-        own = error + spread + gamma(n + 4) * times(form.abs(), middle.abs()) + WIDER * value.abs() + n * FLOOR
+        own = error + spread + WIDER * value.abs() + n * FLOOR
         own = own * (1.0 + 8.0 * gamma(longest + 64))
         ends.append(outward(value - own, value + own))
     (lower, upper), *others = ends
@@ -353,12 +408,12 @@ def _form_ends(
     return lower, upper
 
 
-def _box(source: NodeBounds, form: Tensor, boxed: bool) -> list[tuple[Tensor, Tensor]]:
-    """Middle and spread of forms over the input's own intervals, where these say more than the ball."""
+def _box(source: NodeBounds, size: Tensor, boxed: bool) -> list[tuple[Tensor, Tensor]]:
+    """The middle of the input's own intervals, and how far forms may be there, where these say more than the ball."""
     if not boxed:
         return []
     middle, half = (x.flatten(1) for x in halves(source))
-    return [(middle, times(form.abs(), half))]
+    return [(middle, times(size, half + gamma(size.shape[2] + 4) * middle.abs()))]
 
 
 __all__ = ["Narrowing", "forward_bounds", "layer_norms", "taken", "widths"]

@@ -33,7 +33,7 @@ def least_of_forms(
     Law: no combination is less at any point of the ball, in exact arithmetic.
     """
     graph = with_axes(graph)
-    found = forward_bounds(graph, ball, layer_norms, steps=steps)
+    found = forward_bounds(graph, ball, layer_norms, steps=steps, open_only=True)
     last = len(graph.nodes) - 1
     middle, half = (x.flatten(1) for x in halves(found[last]))
     size = times(rows.abs(), half + gamma(rows.shape[2] + 8) * middle.abs()) * (1.0 + gamma(rows.shape[2] + 16)) + FLOOR

@@ -23,13 +23,12 @@ from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Elementwise, block_axis
 from lipbridge.problem.question import Ball
 from lipbridge.propagation.rules import (
-    DUAL,
     NodeBounds,
     back_substitute,
     halves,
     line_offsets,
-    norm_up,
     nothing,
+    spread_up,
     times,
     values_at,
 )
@@ -50,6 +49,12 @@ class Lines:
     lower_offset: Tensor
     upper_slope: Tensor
     upper_offset: Tensor
+
+    def at(self, places: Tensor | None) -> Lines:
+        """The lines on some of the balls; on all for None."""
+        if places is None:
+            return self
+        return Lines(*(x[places] for x in (self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset)))
 
 
 class Choice:
@@ -122,6 +127,7 @@ def upper_of_forms(
     ball: Ball,
     widened: Mapping[int, Tensor],
     *,
+    constant: Tensor | None = None,
     boxed: bool = False,
 ) -> Tensor | None:
     """``(k, m)``: upper bounds of linear forms ``(1 or k, m, size)`` of a node on the balls; None without a rule.
@@ -134,10 +140,11 @@ def upper_of_forms(
         lines: of the activations before, per component.
         ball: the balls.
         widened: by node, how far its values may be from what the weights that are held give.
+        constant: ``(k or 1, m)``: what is added to the forms.
         boxed: whether the input is known to lie in less than the balls.
     """
     center = found[0].center.value.flatten(1)
-    forms, bound = {index: form}, nothing(form)
+    forms, bound = {index: form}, nothing(form) if constant is None else constant
     for i in range(index, 0, -1):
         if i not in forms:
             continue
@@ -164,24 +171,21 @@ def upper_of_forms(
     size = form.abs()
     longest = max(math.prod(node.shape) for node in graph.nodes)
     slack = 1.0 + 8.0 * gamma(longest + 64)
-    ends = [times(form, center) + _spread(norm_up(size, DUAL[ball.norm]) * ball.radius, size, center, slack)]
+    ends = [times(form, center) + (spread_up(size, ball, center) + n * FLOOR) * slack]
     if boxed:
         middle, half = (x.flatten(1) for x in halves(found[0]))
-        ends.append(times(form, middle) + _spread(times(size, half), size, middle, slack))
+        room = times(size, half + gamma(n + 4) * middle.abs()) + n * FLOOR
+        ends.append(times(form, middle) + room * slack)
     least = ends[0] if len(ends) == 1 else torch.fmin(*ends)
     # The sums of non-negative errors in ``bound`` were each computed to within the longest dot product's error.
     total = bound + least
     return total + 16.0 * gamma(longest + 64) * (bound.abs() + least.abs()) + n * FLOOR
 
 
-def _spread(room: Tensor, size: Tensor, middle: Tensor, slack: float) -> Tensor:
-    n = size.shape[2]
-    return (room + gamma(n + 4) * times(size, middle.abs()) + n * FLOOR) * slack
-
-
 def _between(node: Elementwise, form: Tensor, z: NodeBounds, lines: list[Lines]) -> tuple[list[Tensor], Tensor]:
     """Each coefficient times the line that bounds its component from its side."""
-    blocks = form.reshape(*form.shape[:2], *node.shape).chunk(node.activation.width, block_axis(node) + 2)
+    K = node.activation.width
+    blocks = form.reshape(*form.shape[:2], *node.shape).chunk(K, block_axis(node) + 2)
     part: Tensor | None = None
     bound = nothing(form)
     size = z.magnitude
@@ -189,13 +193,15 @@ def _between(node: Elementwise, form: Tensor, z: NodeBounds, lines: list[Lines])
         coefficients = block.flatten(2)
         negative, positive = coefficients.clamp_max(0.0), coefficients.clamp_min(0.0)
         n = positive.shape[2]
-        own = positive * line.upper_slope + negative * line.lower_slope
+        own = torch.addcmul(positive * line.upper_slope, negative, line.lower_slope)
         part = own if part is None else part + own
         top, bottom = line.upper_offset, line.lower_offset
         steep = torch.maximum(line.upper_slope.abs(), line.lower_slope.abs())
-        lost = gamma(n + 8) * torch.maximum(top.abs(), bottom.abs()) + 8.0 * WIDER * steep * size[:, None] + FLOOR
+        lost = gamma(n + 3 * K + 8) * torch.maximum(top.abs(), bottom.abs()) + FLOOR
+        # What products with slopes lose, and sums of as many of them as there are components.
+        lost = lost + (2 * K + 8) * WIDER * steep * size[:, None]
         bound = bound + _along(positive, top + lost) + _along(negative, bottom - lost)
-        bound = bound + 2.0 * WIDER * times(part.abs(), size) + 4.0 * n * FLOOR * (1.0 + size.sum(1))[:, None]
+        bound = bound + 4.0 * n * FLOOR * (1.0 + size.sum(1))[:, None]
     assert part is not None
     return [part], bound
 

@@ -18,6 +18,8 @@ from lipbridge.graph.evaluation import evaluate
 from lipbridge.graph.nodes import Add, Concat, Dense, Elementwise, Node, Reshape, block_axis
 from lipbridge.graph.rules import ProblemRule
 from lipbridge.linalg import vector_norm
+from lipbridge.problem.question import Ball
+from lipbridge.propagation.products import product
 from lipbridge.rigor.running_error import Enclosure, enclosed
 from lipbridge.rounding.scalars import FLOOR, TINY, gamma
 from lipbridge.vocabulary import Norm
@@ -52,6 +54,12 @@ class LinearRelaxation:
     slope: Tensor
     offset: Tensor
     radius: Tensor
+
+    def at(self, places: Tensor | None) -> LinearRelaxation:
+        """The lines on some of the balls; on all for None."""
+        if places is None:
+            return self
+        return LinearRelaxation(self.slope[places], self.offset[places], self.radius[places])
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,6 +291,17 @@ def times(form: Tensor, x: Tensor) -> Tensor:
     return (form @ x[..., None]).squeeze(-1)
 
 
+def spread_up(size: Tensor, ball: Ball, middle: Tensor) -> Tensor:
+    """``(k, m)``: by how much forms exceed on the ball what was computed at its ``middle``, but for this rounding.
+
+    ``size`` holds the coefficients' magnitudes, ``(k or 1, m, n)``.
+    """
+    lost = gamma(size.shape[2] + 4) * middle.abs()
+    if ball.norm == "inf":
+        return times(size, ball.radius + lost)
+    return norm_up(size, DUAL[ball.norm]) * ball.radius + times(size, lost)
+
+
 #: A linear form of a node's values (``(k or 1, m, size)``: m forms of the flattened node) as forms of its inputs',
 #: which are enclosed, with the error that this makes on the balls; and the lines of an Elementwise, per component.
 back_substitute = ProblemRule[[Tensor, list[NodeBounds], list[LinearRelaxation]], BackSubstituted](
@@ -299,21 +318,19 @@ def _(node: Dense, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRel
     (x,) = inputs
     k, m = form.shape[:2]
     rows, n = node.weight.shape
-    forms = form.reshape(k, m, -1, rows)
-    part = (forms @ node.weight).flatten(2)
+    if form.shape[2] == rows:
+        part = product(form, node.weight)
+    else:
+        part = (form.reshape(k, m, -1, rows) @ node.weight).flatten(2)
     size = x.magnitude.reshape(len(x.lower), -1, n)
     # |fl(A W) - A W| |x| <= gamma |A| (|W| |x|), and underflow.
-    reach_up = (size @ node.weight.abs().T + n * TINY).flatten(1)
-    error = (
-        gamma(rows + 2) * times(form.abs(), reach_up) + (4.0 * rows * FLOOR) * (1.0 + size.flatten(1).sum(1))[:, None]
-    )
-    offset = nothing(form)
+    lost = gamma(rows + 2) * (size @ node.weight.abs().T + n * TINY)
+    offset, floor = nothing(form), (4.0 * rows * FLOOR) * (1.0 + size.flatten(1).sum(1))[:, None]
     if node.bias is not None:
-        sums = forms.sum(2)
-        terms = forms.abs().sum(2)
-        offset = sums @ node.bias
-        error = error + gamma(form.shape[2] + 4) * (terms @ node.bias.abs()) + form.shape[2] * FLOOR
-    return BackSubstituted([part], offset, error)
+        lost = lost + gamma(form.shape[2] + 4) * node.bias.abs()
+        floor = floor + form.shape[2] * FLOOR
+        offset = times(form, node.bias.expand(1, *node.shape).flatten(1))
+    return BackSubstituted([part], offset, times(form.abs(), lost.flatten(1)) + floor)
 
 
 @back_substitute.of(Elementwise)
@@ -321,21 +338,20 @@ def _(node: Elementwise, form: Tensor, inputs: list[NodeBounds], lines: list[Lin
     (z,) = inputs
     K = node.activation.width
     blocks = form.reshape(*form.shape[:2], *node.shape).chunk(K, block_axis(node) + 2)
-    part, offset, error = torch.zeros_like(blocks[0].flatten(2)), nothing(form), nothing(form)
+    part: Tensor | None = None
+    offset, error = nothing(form), nothing(form)
     size = z.magnitude
     for block, line in zip(blocks, lines, strict=True):
         block = block.flatten(2)
-        own = block * line.slope.flatten(1)[:, None]
-        part = part + own
+        slope, middle, radius = (x.flatten(1) for x in (line.slope, line.offset, line.radius))
+        own = block * slope[:, None]
+        part = own if part is None else part + own
         n = own.shape[2]
-        middle, radius = line.offset.flatten(1), line.radius.flatten(1)
         offset = offset + times(block, middle)
-        error = error + times(block.abs(), radius + gamma(n + 4) * middle.abs())
-        error = (
-            error
-            + WIDER * (times(own.abs(), size) + times(part.abs(), size))
-            + 4.0 * n * FLOOR * (1.0 + size.sum(1))[:, None]
-        )
+        # What products with slopes lose, and sums of as many of them as there are components.
+        lost = radius + gamma(n + K + 4) * middle.abs() + (K + 1) * WIDER * slope.abs() * size
+        error = error + times(block.abs(), lost) + 4.0 * n * FLOOR * (1.0 + size.sum(1))[:, None]
+    assert part is not None
     return BackSubstituted([part], offset, error + WIDER * offset.abs())
 
 
@@ -378,6 +394,7 @@ __all__ = [
     "node_bounds",
     "norm_up",
     "nothing",
+    "spread_up",
     "times",
     "values_at",
     "with_center",

@@ -117,7 +117,8 @@ def region_bounds(
     """The nodes' values on balls, or everywhere, and the norm that distances are in."""
     if ball is None:
         return everywhere(graph), 2
-    return forward_bounds(graph, ball, layer_norms or norms_of(graph, ball.norm), steps=steps), ball.norm
+    norms = layer_norms or norms_of(graph, ball.norm)
+    return forward_bounds(graph, ball, norms, steps=steps, open_only=True), ball.norm
 
 
 def everywhere(graph: Graph) -> list[NodeBounds]:

@@ -124,7 +124,12 @@ class Parts:
         ball = Ball(centers, self.ball.radius, self.ball.norm)
         narrowing = self._narrowing(parts)
         bounds = forward_bounds(
-            self.graph, ball, self.layer_norms, steps=0 if narrowing or not linear else self.steps, narrowing=narrowing
+            self.graph,
+            ball,
+            self.layer_norms,
+            steps=0 if narrowing or not linear else self.steps,
+            narrowing=narrowing,
+            open_only=True,
         )
         known = derivatives(self.graph, bounds, Context(ball.norm), open_ends=set(narrowing))
         norms = Norms(self.graph, known, self.p, self.rows, self.factors, linear=linear)
