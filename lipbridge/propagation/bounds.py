@@ -47,6 +47,7 @@ from lipbridge.propagation.rules import (
     back_substitute,
     halves,
     linear_relaxation,
+    lost_in,
     narrowed,
     node_bounds,
     norm_up,
@@ -90,6 +91,7 @@ def forward_bounds(
     norms: Mapping[Node, float] | None = None,
     *,
     linear: bool = True,
+    parallel: bool = True,
     steps: int | None = None,
     narrowing: Narrowing | None = None,
     open_only: bool = False,
@@ -101,6 +103,7 @@ def forward_bounds(
         ball: k balls; centres are moved to the weights' device.
         norms: of :func:`layer_norms`; without, distances come from the intervals alone.
         linear: whether to pull lines back to the input; costs about a product of all layers for each activation.
+        parallel: whether to do so with two parallel lines around each activation.
         steps: whether to do so also with two lines of slopes of their own around each activation (not if None), and how
             many steps the lines of each unit that may be at a kink then descend on its bounds.
         narrowing: of each ball only the part where these nodes' values lie between these ends. Where a lower end is
@@ -125,17 +128,18 @@ def forward_bounds(
     found = [_part(NodeBounds(lower, upper, Enclosure(centers, zero), radius), known.get(0), context)]
     lines: dict[int, list[LinearRelaxation]] = {}
     sides: dict[int, list[Lines]] = {}
+    gaining = [index for index in range(1, len(graph.nodes)) if linear and _gains(graph, index)]
     for index, node in enumerate(graph.nodes[1:], start=1):
-        if linear and _gains(graph, index):
+        if index in gaining:
             source = node.inputs[0]
             pull = _Pull(graph, source, ball, boxed=0 in known, open_only=open_only)
-            gained = pull.narrow(found, context, partial(pull.between, lines=lines))
-            if gained and steps is not None:
-                pull.narrow(found, context, partial(pull.by_sides, sides=sides))
-                if steps:
-                    found[source] = _optimised(graph, index, found, sides, context, ball, steps, boxed=0 in known)
-        if isinstance(node, Elementwise):
-            lines[index] = linear_relaxation(node, found[node.inputs[0]])
+            ways: list[_Ends] = [partial(pull.between, lines=lines)] if parallel else []
+            ways += [] if steps is None else [partial(pull.by_sides, sides=sides)]
+            if all(pull.narrow(found, context, way) for way in ways) and steps:
+                found[source] = _optimised(graph, index, found, sides, context, ball, steps, boxed=0 in known)
+        if isinstance(node, Elementwise) and any(later > index for later in gaining):
+            if parallel:
+                lines[index] = linear_relaxation(node, found[node.inputs[0]])
             if steps is not None:
                 sides[index] = [choice.adaptive() for choice in choices_of(node, found[node.inputs[0]])]
         own = _widened(node, node_bounds(node, [found[i] for i in node.inputs], context), found, context)
@@ -205,6 +209,9 @@ class _Pull:
     def narrow(self, found: list[NodeBounds], context: Context, ends_of: _Ends) -> bool:
         """Whether no node was without a rule; then the node's bounds are narrowed."""
         own = found[self.index]
+        for node in self.graph.nodes[: self.index + 1]:
+            if isinstance(node, Dense):
+                lost_in(node, found[node.inputs[0]])  # for all balls at once
         lower = torch.full_like(own.lower.flatten(1), -math.inf)
         upper = -lower
         longest = max(math.prod(node.shape) for node in self.graph.nodes[: self.index + 1])
@@ -355,7 +362,9 @@ def _elementwise(graph: Graph, index: int) -> Elementwise:
 def taken(x: NodeBounds, part: Tensor | slice) -> NodeBounds:
     """The bounds on some of the regions."""
     center = Enclosure(x.center.value[part], x.center.error[part])
-    return NodeBounds(x.lower[part], x.upper[part], center, x.distance[part])
+    found = NodeBounds(x.lower[part], x.upper[part], center, x.distance[part])
+    found.lost.update({node: (lost[part], floor[part]) for node, (lost, floor) in x.lost.items()})
+    return found
 
 
 def _form_ends(

@@ -93,13 +93,20 @@ class Choice:
 
     def adaptive(self) -> Lines:
         """The lines with the best means on the interval, among the end slopes and the chord."""
-        slopes = torch.stack([self.allowed(slope) for slope in (self.chord, self.least, self.most)])
-        low, high = (torch.stack(x) for x in zip(*(self.offsets(slope) for slope in slopes), strict=True))
-        best = (slopes * self.middle + low).nan_to_num(-math.inf, math.inf, -math.inf).argmax(0, keepdim=True)
-        worst = (slopes * self.middle + high).nan_to_num(math.inf, math.inf, -math.inf).argmin(0, keepdim=True)
-        lower = [x.gather(0, best)[0] for x in (slopes, low)]
-        upper = [x.gather(0, worst)[0] for x in (slopes, high)]
-        return Lines(*lower, *upper)
+        below, above = self._tried(self.chord)
+        for choice in (self.least, self.most):
+            lower, upper = self._tried(choice)
+            below = _where(lower[0] > below[0], lower, below)
+            above = _where(upper[0] < above[0], upper, above)
+        return Lines(*below[1:], *above[1:])
+
+    def _tried(self, slope: Tensor) -> tuple[_Tried, _Tried]:
+        """The lines of a slope below and above: their mean on the interval, slope and offset."""
+        slope = self.allowed(slope)
+        low, high = self.offsets(slope)
+        below = (slope * self.middle + low).nan_to_num(-math.inf, math.inf, -math.inf)
+        above = (slope * self.middle + high).nan_to_num(math.inf, math.inf, -math.inf)
+        return (below, slope, low), (above, slope, high)
 
     def place(self, slope: Tensor) -> Tensor:
         """Where a slope lies between the least (0) and the most (1)."""
@@ -111,6 +118,14 @@ class Choice:
         low = torch.where(self.bend < 0, self.allowed(self.chord), ends[0])
         high = torch.where(self.bend > 0, self.allowed(self.chord), ends[1])
         return Lines(low, self.offsets(low)[0], high, self.offsets(high)[1])
+
+
+_Tried = tuple[Tensor, Tensor, Tensor]
+
+
+def _where(better: Tensor, new: _Tried, old: _Tried) -> _Tried:
+    mean, slope, offset = (torch.where(better, x, y) for x, y in zip(new, old, strict=True))
+    return mean, slope, offset
 
 
 def choices_of(node: Elementwise, z: NodeBounds) -> list[Choice]:

@@ -20,7 +20,7 @@ def product(forms: Tensor, weight: Tensor) -> Tensor:
     m, rows, n = *forms.shape[1:], weight.shape[1]
     if forms.device.type != "cpu" or forms.requires_grad or m * rows * n < MANY:
         return forms @ weight
-    return torch.stack([_product(own, weight) for own in forms])
+    return torch.stack([_product(own, weight) for own in forms]) if len(forms) > 1 else _product(forms[0], weight)[None]
 
 
 def _product(forms: Tensor, weight: Tensor) -> Tensor:

@@ -34,12 +34,14 @@ class NodeBounds:
         upper: likewise; never below ``lower`` but for nothing being known.
         center: the value at the balls' centres, enclosed.
         distance: ``(k,)``: how far in l_p, the balls' norm, the value moves from that at the centre, at most.
+        lost: by dense layer that reads the node, once it was asked for, what :func:`lost_in` says.
     """
 
     lower: Tensor
     upper: Tensor
     center: Enclosure
     distance: Tensor
+    lost: dict[Node, tuple[Tensor, Tensor]] = field(default_factory=lambda: {}, init=False)
 
     @property
     def magnitude(self) -> Tensor:
@@ -317,20 +319,33 @@ def nothing(form: Tensor) -> Tensor:
 def _(node: Dense, form: Tensor, inputs: list[NodeBounds], lines: list[LinearRelaxation]) -> BackSubstituted:
     (x,) = inputs
     k, m = form.shape[:2]
-    rows, n = node.weight.shape
+    rows = len(node.weight)
     if form.shape[2] == rows:
         part = product(form, node.weight)
     else:
         part = (form.reshape(k, m, -1, rows) @ node.weight).flatten(2)
-    size = x.magnitude.reshape(len(x.lower), -1, n)
-    # |fl(A W) - A W| |x| <= gamma |A| (|W| |x|), and underflow.
-    lost = gamma(rows + 2) * (size @ node.weight.abs().T + n * TINY)
-    offset, floor = nothing(form), (4.0 * rows * FLOOR) * (1.0 + size.flatten(1).sum(1))[:, None]
+    lost, floor = lost_in(node, x)
+    offset = nothing(form)
     if node.bias is not None:
-        lost = lost + gamma(form.shape[2] + 4) * node.bias.abs()
-        floor = floor + form.shape[2] * FLOOR
         offset = times(form, node.bias.expand(1, *node.shape).flatten(1))
-    return BackSubstituted([part], offset, times(form.abs(), lost.flatten(1)) + floor)
+    return BackSubstituted([part], offset, times(form.abs(), lost) + floor)
+
+
+def lost_in(node: Dense, x: NodeBounds) -> tuple[Tensor, Tensor]:
+    """What each coefficient of a form of a dense layer loses ``(k, size)``, by its magnitude, and all lose ``(k, 1)``.
+
+    |fl(A W) - A W| |x| <= gamma |A| (|W| |x|), and underflow; likewise of the bias.
+    """
+    if node not in x.lost:
+        rows, n = node.weight.shape
+        size = x.magnitude.reshape(len(x.lower), -1, n)
+        lost = gamma(rows + 2) * (size @ node.weight.abs().T + n * TINY)
+        floor = (4.0 * rows * FLOOR) * (1.0 + size.flatten(1).sum(1))[:, None]
+        if node.bias is not None:
+            total = lost[0].numel()
+            lost, floor = lost + gamma(total + 4) * node.bias.abs(), floor + total * FLOOR
+        x.lost[node] = lost.flatten(1), floor
+    return x.lost[node]
 
 
 @back_substitute.of(Elementwise)
@@ -390,6 +405,7 @@ __all__ = [
     "halves",
     "line_offsets",
     "linear_relaxation",
+    "lost_in",
     "narrowed",
     "node_bounds",
     "norm_up",
