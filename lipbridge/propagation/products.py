@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: From how many multiplications on it pays to look for columns to leave out, and from what share of them.
-MANY, SHARE = 2**20, 0.15
+#: From how many forms and multiplications on it pays to look for columns to leave out, and from what share of them.
+FORMS, MANY, SHARE = 32, 2**20, 0.15
 
 
 def product(forms: Tensor, weight: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def product(forms: Tensor, weight: Tensor) -> Tensor:
     error bound of a dot product of length ``rows``. On the CPU alone: elsewhere looking would wait for the device.
     """
     m, rows, n = *forms.shape[1:], weight.shape[1]
-    if forms.device.type != "cpu" or forms.requires_grad or m * rows * n < MANY:
+    if forms.device.type != "cpu" or forms.requires_grad or m < FORMS or m * rows * n < MANY:
         return forms @ weight
     return torch.stack([_product(own, weight) for own in forms]) if len(forms) > 1 else _product(forms[0], weight)[None]
 

@@ -209,7 +209,8 @@ class JacobianTask(Task):
             chosen, margins = chosen[right], margins[right]
             if options["margins"] and len(chosen):
                 rows = differences(labels[chosen], graph.output_shape[0])
-                held = (least_of_forms(graph, Ball(inputs[chosen], radius, p), rows, norms) > 0).all(1)
+                least = least_of_forms(graph, Ball(inputs[chosen], radius, p), rows, norms, above=0.0)
+                held = (least > 0).all(1)
                 safe[chosen[held]] = True
                 chosen, margins = chosen[~held], margins[~held]
             for steps in dict.fromkeys((0, int(options["steps"]) if p != 2 else 0)):

@@ -14,8 +14,10 @@ from lipbridge.graph.nodes import Elementwise
 from lipbridge.propagation import bounds as propagation
 from lipbridge.propagation import products
 from lipbridge.propagation.bounds import forward_bounds, layer_norms
+from lipbridge.propagation.forms import least_of_forms
 from lipbridge.propagation.products import product
 from lipbridge.rounding.scalars import gamma
+from lipbridge.search.starts import in_balls
 from lipbridge.vocabulary import NORMS
 from tests.support.coarse import COARSE_UNIT, coarse
 from tests.support.dags import dag
@@ -36,6 +38,12 @@ families = st.builds(
 )
 
 
+def always(patch: pytest.MonkeyPatch) -> None:
+    """Columns are looked for in every product."""
+    patch.setattr(products, "FORMS", 0)
+    patch.setattr(products, "MANY", 0)
+
+
 def paired(seed: int, m: int, rows: int) -> torch.Tensor:
     """Forms of which columns are zero, the second half's negative, or neither."""
     generator = torch.Generator().manual_seed(seed)
@@ -50,7 +58,7 @@ def paired(seed: int, m: int, rows: int) -> torch.Tensor:
 def test_a_product_without_columns_obeys_the_bound_of_a_dot_product(
     direction: str | None, worst: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "MANY", 0)
+    always(monkeypatch)
     forms, weight = paired(0, 3, 14), coarse(torch.randn(14, 5, dtype=torch.float64))
     with arithmetic(direction, worst):
         found, allowed = product(forms, weight), gamma(14)
@@ -65,7 +73,7 @@ def test_a_product_without_columns_obeys_the_bound_of_a_dot_product(
 
 @pytest.mark.parametrize("unknown", [math.nan, math.inf])
 def test_a_product_hides_no_coefficient_that_is_unknown(unknown: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "MANY", 0)
+    always(monkeypatch)
     forms = torch.zeros(1, 4, 6, dtype=torch.float64)
     forms[0, 1, 2], forms[0, 3, 2] = unknown, -unknown
     found = product(forms, torch.ones(6, 3, dtype=torch.float64))[0]
@@ -79,7 +87,7 @@ def test_bounds_of_open_units_alone(module, radius, norm, steps) -> None:
     graph = graph_of(module)
     ball = balls_of(graph, radius, norm, count=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "MANY", 0)
+        always(patch)
         patch.setattr(propagation, "BLOCK", 64)
         norms = layer_norms(graph, norm)
         found = forward_bounds(graph, ball, norms, steps=steps, open_only=True)
@@ -97,7 +105,7 @@ def test_bounds_of_open_units_of_a_dag(seed, radius, norm) -> None:
     graph = dag(seed)
     ball = balls_of(graph, radius, norm)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "MANY", 0)
+        always(patch)
         found = forward_bounds(graph, ball, layer_norms(graph, norm), steps=1, open_only=True)
     require_inside(graph, ball, found)
 
@@ -117,6 +125,27 @@ def test_open_units_of_the_second_layer_are_bounded_as_all_are(norm, depth) -> N
     for ours, theirs in zip((found[second].lower, found[second].upper), known, strict=True):
         torch.testing.assert_close(ours[open_], theirs[open_], rtol=1e-10, atol=1e-10)
         assert bool((ours[~open_].sign() == theirs[~open_].sign()).all())
+
+
+@settings(max_examples=30)
+@given(families, st.sampled_from([1e-3, 0.03, 0.3]), st.sampled_from(NORMS), st.integers(0, 10**6))
+def test_margins_that_are_to_exceed_something(module, radius, norm, seed) -> None:
+    """Balls where they do are found as without it, and none where they do not; every bound holds."""
+    graph = graph_of(module)
+    ball = balls_of(graph, radius, norm, count=5)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(5, 2, graph.output_shape[0], generator=generator, dtype=torch.float64)
+    norms = layer_norms(graph, norm)
+    full = least_of_forms(graph, ball, rows, norms)
+    above = float(full.amin(1).median().clamp(-1e100, 1e100))
+    found = least_of_forms(graph, ball, rows, norms, above=above)
+    slack = 1e-9 * (1.0 + full.abs())
+    assert bool(((found > above).all(1) | (full <= above + slack).any(1)).all())
+    x, domain = in_balls(ball, 50, generator)
+    index = [int((ball.centers == center).flatten(1).all(1).nonzero()[0, 0]) for center in domain.centers]
+    values = (rows[index] @ graph(x)[..., None]).squeeze(-1)
+    size = 1e-12 * (rows[index].abs() @ graph(x).abs()[..., None]).squeeze(-1)
+    assert bool((values + size.nan_to_num(1.0) >= found[index]).all())
 
 
 def test_groups_hold_each_open_unit_once() -> None:
