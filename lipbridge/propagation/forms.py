@@ -35,25 +35,23 @@ def least_of_forms(
         rows: ``(k or 1, m, outputs)`` float64.
         layer_norms: of :func:`lipbridge.propagation.bounds.layer_norms` in the balls' norm.
         steps: as for :func:`lipbridge.propagation.bounds.forward_bounds`.
-        above: what all combinations are to exceed: a ball where cheaper bounds of the nodes show that they do is done.
+        above: what all combinations are to exceed: on the CPU, a ball where cheaper bounds of the nodes show that they
+            do is done; elsewhere that would wait for the device.
 
     Law: no combination is less at any point of the ball, in exact arithmetic.
     """
     graph = with_axes(graph)
-    if above is None:
+    if above is None or graph.device_or(ball.centers.device).type != "cpu":
         return _least(graph, ball, rows, forward_bounds(graph, ball, layer_norms, steps=steps, open_only=True))
     found = forward_bounds(graph, ball, layer_norms, linear=False)
     least = _least(graph, ball, rows, found)
-    places = torch.arange(len(least), device=least.device)
+    places = torch.arange(len(least))
     for sides in (False, True):
-        # What would wait for the device is asked of all.
-        open_ = (
-            ~(least[places] > above).all(1) if least.device.type == "cpu" else torch.ones_like(places, dtype=torch.bool)
-        )
+        open_ = ~(least[places] > above).all(1)
         places, found = places[open_], [taken(x, open_) for x in found]
         if not len(places):
             break
-        part = Ball(ball.centers.to(least.device)[places], ball.radius, ball.norm)
+        part = Ball(ball.centers[places], ball.radius, ball.norm)
         narrowing = {i: (x.lower, x.upper) for i, x in enumerate(found) if i}
         found = forward_bounds(
             graph,

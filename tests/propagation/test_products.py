@@ -148,6 +148,16 @@ def test_margins_that_are_to_exceed_something(module, radius, norm, seed) -> Non
     assert bool((values + size.nan_to_num(1.0) >= found[index]).all())
 
 
+def test_they_run_where_tensors_have_no_values() -> None:
+    for name in ("relu", "crelu", "tanh"):
+        graph = graph_of(network(1, 3, (name,))).to("meta")
+        ball = balls_of(graph, 0.1, "inf", count=3)
+        rows = torch.zeros(1, 2, graph.output_shape[0], dtype=torch.float64, device="meta")
+        found = least_of_forms(graph, ball, rows, above=0.0)
+        assert found.device.type == "meta"
+        assert found.shape == (3, 2)
+
+
 def test_groups_hold_each_open_unit_once() -> None:
     generator = torch.Generator().manual_seed(0)
     for chance in (0.0, 0.1, 0.9, 1.0):
