@@ -136,7 +136,7 @@ ALLOWED = {
     "propagation/space.py:normalised": "a distance, which is a FLOOR at least",
     "propagation/bounds.py:_box": CALLER + "its forms' ends have a FLOOR for each term",
     "propagation/one_sided.py:Choice.__init__": "a slope to try: offsets are enclosed for whatever slope",
-    "propagation/one_sided.py:Choice.adaptive": "a slope to try: offsets are enclosed for whatever slope",
+    "propagation/one_sided.py:Choice._tried": "a slope to try: offsets are enclosed for whatever slope",
     "propagation/one_sided.py:Choice.at": "a slope to try: offsets are enclosed for whatever slope",
     "propagation/one_sided.py:optimised_upper": "slopes to try, and a rate",
     "propagation/one_sided.py:_along": CALLER + "each form's bound has a FLOOR for each term",
