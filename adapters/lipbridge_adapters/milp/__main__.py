@@ -81,7 +81,7 @@ def answer(tool: Tool, graph: Graph, asked: Property, deadline: float) -> str:
         made = case_program(graph, case)
         told = tool.maximise(made.program.scaled(), seconds, gap=GAP, target=ENOUGH)
         if told.point is not None:  # feasible up to the tool's tolerances, which is not enough
-            x = torch.from_numpy(made.input(told.point, case)).reshape(1, *asked.input_shape)
+            x = torch.tensor(made.input(told.point, case), dtype=torch.float64).reshape(1, *asked.input_shape)
             found = counterexample(graph, [case], starts=x)
             if found is not None:
                 return "sat\n" + _assignment(found.flatten().numpy())
