@@ -16,11 +16,25 @@ SETTINGS = {"penalty": 0.0, "epochs": 5, "batch_size": 256, "learning_rate": 1e-
 CHANGES = {"activation": "relu", "bias": True, "start": "uniform", "gain": 1.0}
 
 
-def network(folder: Path, name: str, widths: Sequence[int], *, norm: str = "2", penalty: float = 0.0) -> nn.Module:
-    """A network of these widths with relu and bias in float64, trained for five epochs if the folder has none yet."""
+def network(
+    folder: Path,
+    name: str,
+    widths: Sequence[int],
+    *,
+    norm: str = "2",
+    penalty: float = 0.0,
+    activation: str = "relu",
+) -> nn.Module:
+    """A network of these widths with bias in float64, trained for five epochs if the folder has none yet."""
     out = folder / name
     if not (out / "model.safetensors").exists():
-        row = train_run("mnist", norm, out, {**CHANGES, "widths": tuple(widths)}, SETTINGS | {"penalty": penalty})
+        row = train_run(
+            "mnist",
+            norm,
+            out,
+            {**CHANGES, "activation": activation, "widths": tuple(widths)},
+            SETTINGS | {"penalty": penalty},
+        )
         print(f"{name}: trained, accuracy {row['accuracy']:.2%}", file=sys.stderr)
     return lipbridge.load(out / "model.safetensors").double().requires_grad_(False)
 

@@ -1,15 +1,14 @@
 """Solvers of queries side by side: MNIST networks on l_inf balls, and Lipschitz claims of small ones as twin networks.
 
     python -m benchmarks.solvers mnist|twins --out FOLDER [--solver NAME ...] [--seconds 60] [--points 20]
-        [--radii 0.02,0.05] [--threads 1]
+        [--radii 0.02,0.05] [--threads 1] [--only bound-50-abs ...]
 
 ``mnist`` (``$LIPBRIDGE_DATA``): 784-50-10 with abs and 784-64-64-10 with relu, each trained for a small l_inf bound and
 plainly, unless FOLDER has them; balls around the first test images of the radii. ``twins``: for 2-16-16-2 and 4-32-3
 (relu, torch's initialisation) the claim ``|f(x) - f(y)| <= L |x - y|`` in l_inf with L 1.01 and 0.99 times the exact
-constant on a ball, asked about pairs near the pair where it is attained. The folders are those of ``lipbridge export
---to vnncomp``; the rows of ``lipbridge verify instances.csv --solver NAME`` are appended to FOLDER/rows.jsonl as they
-come, and what is there is not asked again. A table is printed at the end: verdicts, seconds (start apart), and what is
-unsound.
+constant on a ball, for pairs inside. The folders are those of ``lipbridge export --to vnncomp``; the rows, as those of
+``lipbridge verify instances.csv --solver NAME``, are appended to a file ``rows.jsonl`` beside each list as they come,
+and what is there is not asked again. A table is printed at the end: verdicts, seconds (start apart), what is unsound.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import json
 import os
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,39 +26,41 @@ import torch
 from torch import nn
 
 import lipbridge
+from benchmarks.plain_mlp import network
 from lipbridge import Ball, Budget, Problem, Question, get_verifier
 from lipbridge.cli.app import run
-from lipbridge.data import load_dataset
 from lipbridge.files.queries import query_format_of
 from lipbridge.files.solvers import get_solver
 from lipbridge.machine import machine_facts
 from lipbridge.study.verdicts import verdicts
-from lipbridge.training.recipes import recipe
+from lipbridge.training.runs import train_run
 
 NETWORKS = (("abs", (50,)), ("relu", (64, 64)))
+#: Of the bound-trained ones.
+EPOCHS = 15
 #: Widths of the twins' networks.
 TWINS = ((2, 16, 16, 2), (4, 32, 3))
 #: Half the side of the box of x, and distances of the pairs.
 BOX, NEAREST, FARTHEST = 0.4, 0.02, 0.1
 
 
-def mnist(out: Path, points: int, radii: str, seconds: int) -> Iterator[Path]:
-    """A folder of questions for each network."""
-    data = load_dataset("mnist")
+def mnist(out: Path, points: int, radii: str, seconds: int, only: Sequence[str]) -> Iterator[Path]:
+    """A folder of questions for each network, or of those that are named."""
     for activation, widths in NETWORKS:
-        for penalty in (None, 0.0):
-            name = f"{'bound' if penalty is None else 'plain'}-{'-'.join(map(str, widths))}-{activation}"
-            folder, run_folder = out / name, out / f"{name}.run"
-            if not (run_folder / "model.safetensors").exists():
-                known = recipe(data, "inf")
-                config = replace(known.config, epochs=10, **({} if penalty is None else {"penalty": penalty}))
-                chosen = replace(known, config=config, widths=widths, activation=activation, bias=activation == "relu")
-                fitted = lipbridge.fit(chosen.build(data), data, chosen.config)
-                run_folder.mkdir(parents=True, exist_ok=True)
-                lipbridge.save(fitted.module, run_folder / "model.safetensors")
+        for kind in ("bound", "plain"):
+            name = f"{kind}-{'-'.join(map(str, widths))}-{activation}"
+            if only and name not in only:
+                continue
+            model, folder = out / f"{name}.run", out / name
+            if kind == "plain":
+                network(out, model.name, widths, activation=activation)
+            elif not (model / "model.safetensors").exists():
+                changes = {"widths": widths, "activation": activation, "bias": activation == "relu"}
+                row = train_run("mnist", "inf", model, changes, {"epochs": EPOCHS})
+                print(f"{name}: accuracy {row['accuracy']:.2%}, l_inf bound {row['bound']:.4g}", flush=True)
             if not (folder / "instances.csv").exists():
                 words = ["--data", "mnist", "--points", str(points), "--radius", radii, "--timeout", str(seconds)]
-                _exported(run_folder / "model.safetensors", folder, words)
+                _exported(model, folder, words)
             yield folder
 
 
@@ -90,25 +90,22 @@ def _exported(model: Path, folder: Path, words: Sequence[str]) -> None:
         raise SystemExit(f"{folder} could not be written")
 
 
-def asked(folders: Sequence[Path], names: Sequence[str], seconds: int, rows_file: Path) -> list[dict[str, Any]]:
-    """Rows of all folders, those that a file has already and those that are added to it."""
-    rows: list[dict[str, Any]] = []
-    if rows_file.exists():
-        rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
-    done = {(row["network"], row["query"]) for row in rows}
+def asked(folder: Path, names: Sequence[str], seconds: int) -> list[dict[str, Any]]:
+    """Rows of a folder, those that its file of rows has already and those that are added to it."""
+    file = folder / "rows.jsonl"
+    rows: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = {row["query"] for row in rows}
     solvers = [get_solver(name) for name in names]
-    for folder in folders:
-        kind, _ = query_format_of(folder / "instances.csv")
-        for line in kind.listed(folder / "instances.csv"):
-            if (str(line.network), str(line.query)) in done:
-                continue
-            keep = rows_file.parent / "contradictions"
-            found = verdicts(kind, line, {"": line.network}, seconds, solvers, as_real=True, keep=keep, strict=False)
-            with open(rows_file, "a") as file:
-                for row in found:
-                    load = os.getloadavg()[0]
-                    rows.append({**row.facts(), "folder": folder.name, "load": round(load, 2)})
-                    file.write(json.dumps(rows[-1]) + "\n")
+    kind, _ = query_format_of(folder / "instances.csv")
+    for line in kind.listed(folder / "instances.csv"):
+        if str(line.query) in done:
+            continue
+        keep = folder / "contradictions"
+        found = verdicts(kind, line, {"": line.network}, seconds, solvers, as_real=True, keep=keep, strict=False)
+        with open(file, "a") as stream:
+            for row in found:
+                rows.append({**row.facts(), "folder": folder.name, "load": round(os.getloadavg()[0], 2)})
+                stream.write(json.dumps(rows[-1]) + "\n")
     return rows
 
 
@@ -161,6 +158,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--radii", default="0.02,0.05")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", action="append", default=[], metavar="NETWORK", help="of mnist; several times")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -169,10 +167,11 @@ def main() -> None:
     facts = machine_facts(options.threads) | {"seconds": options.seconds, "solvers": options.solver}
     print(json.dumps(facts), flush=True)
     if options.part == "mnist":
-        folders = list(mnist(options.out, options.points, options.radii, options.seconds))
+        folders = list(mnist(options.out, options.points, options.radii, options.seconds, options.only))
     else:
         folders = list(twins(options.out, options.seconds))
-    table(asked(folders, options.solver, options.seconds, options.out / "rows.jsonl"), options.part)
+    rows = [row for folder in folders for row in asked(folder, options.solver, options.seconds)]
+    table(rows, options.part)
 
 
 if __name__ == "__main__":
