@@ -41,7 +41,7 @@ EPOCHS = 15
 #: Widths of the twins' networks.
 TWINS = ((2, 16, 16, 2), (4, 32, 3))
 #: Half the side of the box of x, and distances of the pairs.
-BOX, NEAREST, FARTHEST = 0.4, 0.02, 0.1
+BOX, NEAREST, FARTHEST = 0.2, 0.02, 0.05
 
 
 def mnist(out: Path, points: int, radii: str, seconds: int, only: Sequence[str]) -> Iterator[Path]:

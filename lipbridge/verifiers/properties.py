@@ -31,6 +31,8 @@ STEPS, STARTS = 40, 4
 RATES = (0.5, 0.02)
 #: Steps from the middle of a part of a box.
 FEW_STEPS = 4
+#: How much smaller the share that is left of an entry may be than that of another.
+AHEAD = 0.2
 #: Boxes that are halved at once.
 TOGETHER = 64
 #: Boxes whose sides differ by less, relatively, are cubes; sides count as at least so much of the longest.
@@ -86,7 +88,10 @@ def judge(
     found = counterexample(graph, cases, seed=seed, starts=starts, dtype=dtype, deadline=deadline)
     verdict = Verdict.UNKNOWN if found is None else Verdict.FALSIFIED
     if found is None and deadline is not None:
-        waiting = [_Box(lower, upper, _open(cases, own), float(own.min())) for lower, upper, cases, own in margins]
+        waiting = [
+            _Box(lower, upper, _open(cases, own), float(own.min()), upper - lower)
+            for lower, upper, cases, own in margins
+        ]
         verdict, found = _split(graph, [box for box in waiting if box.cases], tried or asked, dtype, deadline)
         margin = 0.0 if verdict is Verdict.VERIFIED else margin
     return Judgement(verdict, margin, found, time.perf_counter() - began)
@@ -94,12 +99,13 @@ def judge(
 
 @dataclass(eq=False)
 class _Box:
-    """A part of a case's box, the cases that are open there, and the least margin there."""
+    """A part of a case's box, the cases that are open there, the least margin there, and the widths of that box."""
 
     lower: Tensor
     upper: Tensor
     cases: list[Case]
     margin: float
+    whole: Tensor
 
     def halves(self, entry: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Along an entry of the input; none where floats end."""
@@ -145,12 +151,16 @@ def _split(
                 still = [(case, float(margin)) for case, margin in known if not float(margin) > 0.0]
                 if still:
                     least = min(margin for _, margin in still)
-                    heapq.heappush(heap, (least, next(count), _Box(low, high, [case for case, _ in still], least)))
+                    part = _Box(low, high, [case for case, _ in still], least, box.whole)
+                    heapq.heappush(heap, (least, next(count), part))
     return Verdict.VERIFIED, None
 
 
 def _entries(graph: Graph, boxes: Sequence[_Box]) -> list[int]:
-    """The entry of each box's input that moves the open cases' inequalities most, by its width and their slopes."""
+    """The entry of each box's input that moves the open cases' inequalities most, by its width and their slopes.
+
+    Slopes at the middle say nothing of what bends: entries that were halved much more often than another have to wait.
+    """
     middle = torch.stack([0.5 * box.lower + 0.5 * box.upper for box in boxes])
     width = torch.stack([box.upper - box.lower for box in boxes]).flatten(1)
     cases = list({id(case): case for box in boxes for case in box.cases}.values())
@@ -161,7 +171,10 @@ def _entries(graph: Graph, boxes: Sequence[_Box]) -> list[int]:
             slope = _slope(graph, case, middle, row).flatten(1).abs() * width
             moved += torch.where(has[:, None], slope, 0.0)
     usable = (moved.isfinite().all(1) & moved.any(1))[:, None]
-    return [int(entry) for entry in torch.where(usable, moved, width).argmax(1)]
+    whole = torch.stack([box.whole for box in boxes]).flatten(1)
+    share = torch.where(whole > 0.0, width / whole, 0.0)
+    waits = share < AHEAD * share.amax(1, keepdim=True)
+    return [int(entry) for entry in torch.where(usable, moved, share).masked_fill(waits, -1.0).argmax(1)]
 
 
 def _open(cases: Sequence[Case], margins: Tensor) -> list[Case]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 from itertools import pairwise
 
@@ -12,6 +13,8 @@ from torch import nn
 import lipbridge
 from lipbridge.checking.network import Network
 from lipbridge.errors import InvalidArgument
+from lipbridge.lowering.twin import twin
+from lipbridge.problem.claim import LipschitzClaim
 from lipbridge.problem.property import Case, Property, Verdict, robust
 from lipbridge.verifiers.properties import judge
 
@@ -106,3 +109,19 @@ def test_another_networks_property_is_refused() -> None:
     graph = lipbridge.capture(network(0))
     with pytest.raises(InvalidArgument, match="asked"):
         judge(graph, robust(torch.zeros(7), 0, 3, 0.1))
+
+
+def test_branch_and_bound_halves_what_bends_though_no_slope_tells() -> None:
+    """A Lipschitz claim of a twin network: at equal slopes of both copies, x does not move the difference at all."""
+    torch.manual_seed(0)
+    graph = lipbridge.capture(nn.Sequential(nn.Linear(1, 6), nn.ReLU(), nn.Linear(6, 1)).double())
+    x = torch.linspace(-1.2, 1.2, 4001, dtype=torch.float64)[:, None]
+    y = graph(x)
+    steepest = float((y[1:] - y[:-1]).abs().max() / (x[1] - x[0]))
+    for factor, wanted in ((1.05, Verdict.VERIFIED), (0.95, Verdict.FALSIFIED)):
+        claim = LipschitzClaim(factor * steepest, "inf", -1.0, 1.0, 0.02, 0.2)
+        both = twin(graph, claim.constant, "inf")
+        found = [judge(both, asked, deadline=time.perf_counter() + 30.0) for _, asked in claim.properties(1, 1)]
+        verdicts = {each.verdict for each in found}
+        assert verdicts <= {Verdict.VERIFIED, wanted}
+        assert wanted in verdicts
