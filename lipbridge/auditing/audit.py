@@ -91,8 +91,8 @@ def audit(
     proved at tolerance zero, any other beyond 1e-9 of its value.
 
     Args:
-        verifiers: registered names, and ``judge`` for :func:`lipbridge.judge`; all that are installed, also those
-            that comparisons run only if they are named.
+        verifiers: registered names, those of solvers of queries, and ``judge`` for :func:`lipbridge.judge`; all that
+            are installed, also those that comparisons run only if they are named.
         families: names of :data:`lipbridge.auditing.registry.FAMILIES`; all if not given.
         seconds: limit of each question.
         memory: limit of a process, in bytes.
