@@ -52,9 +52,9 @@ def audit(
     """Look for unsound verifiers: all that are installed, on networks whose truth is known.
 
     An upper bound below what two inputs prove, a lower one above the constant, and a certified prediction or a property
-    that does not hold are unsound. Solvers of queries are asked about properties. The truth is proved in fractions. The exit code is 1 if something unsound was found
-    in a verifier, 0 if not. Verifiers that comparisons run only if they are named are among them: lipsdp-network is
-    known to be unsound.
+    that does not hold are unsound. The truth is proved in fractions. Solvers of queries are asked about properties. The
+    exit code is 1 if something unsound was found in a verifier, 0 if not. Verifiers that comparisons run only if they
+    are named are among them: lipsdp-network is known to be unsound.
     """
     names = None if not verifier else parse.names(",".join(verifier), "--verifier")
     families = None if not family else parse.names(",".join(family), "--family")
