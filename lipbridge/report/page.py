@@ -17,6 +17,7 @@ from lipbridge.graph.graph import Graph
 from lipbridge.report.facts import architecture, parameter_count
 from lipbridge.report.headline import exactly_known, headline
 from lipbridge.report.plots import COLOURS, REPORT_COMMAND, require_matplotlib, tightness_plot, training_plot
+from lipbridge.verifiers import list_verifiers
 from lipbridge.vocabulary import Status
 
 Row = Mapping[str, Any]
@@ -115,6 +116,7 @@ def render(rows: Sequence[Row], networks: Sequence[Network], machine: Mapping[st
         tightness=safe(tightness_plot(rows, names, verifiers)),
         training=safe(training_plot({network.name: network.history for network in networks}, names)),
         machine=machine,
+        verifiers=[info for info in list_verifiers() if info.name in verifiers],
     )
 
 

@@ -96,3 +96,13 @@ def test_plots_take_the_colours_of_the_page() -> None:
 )
 def test_times_are_readable(value: float | None, expected: str) -> None:
     assert text.seconds(value) == expected
+
+
+def test_each_verifier_of_the_table_is_told() -> None:
+    made = page([row(), row(verifier="lipsdp"), row(verifier="of-somebody-else")])
+    part = made.partition("What each verifier is")[2].partition("Where it ran")[0]
+    assert "product of the layers" in part
+    assert "built in" in part
+    assert "lipbridge[sdp]" in part
+    assert "eclipse" not in part  # it was not run
+    assert "of-somebody-else" not in part  # nothing is known of it here

@@ -19,7 +19,7 @@ import torch
 from lipbridge.errors import LipbridgeError
 from lipbridge.files.queries import query_format_of
 from lipbridge.graph.graph import Graph
-from lipbridge.problem.property import Property
+from lipbridge.problem.property import Case, Property
 from lipbridge.verifiers.properties import counterexample
 from lipbridge_adapters.milp.program import Vector
 from lipbridge_adapters.milp.properties import case_program
@@ -73,22 +73,25 @@ def answer(tool: Tool, graph: Graph, asked: Property, deadline: float) -> str:
     found = counterexample(graph, asked.cases, deadline=deadline)
     if found is not None:
         return "sat\n" + _assignment(found.flatten().numpy())
-    worst = "unsat"
-    for count, case in enumerate(asked.cases):
-        seconds = (deadline - time.perf_counter()) / (len(asked.cases) - count)
-        if seconds <= 0.0:
-            return "timed-out"
-        made = case_program(graph, case)
-        told = tool.maximise(made.program.scaled(), seconds, gap=GAP, target=ENOUGH)
-        if told.point is not None:  # feasible up to the tool's tolerances, which is not enough
-            x = torch.tensor(made.input(told.point, case), dtype=torch.float64).reshape(1, *asked.input_shape)
-            found = counterexample(graph, [case], starts=x)
-            if found is not None:
-                return "sat\n" + _assignment(found.flatten().numpy())
-            worst = "unknown"
-        elif not told.infeasible and worst != "unknown":
-            worst = "timed-out" if told.timed_out else "unknown"
-    return worst
+    left, unclear = list(asked.cases), False
+    while left:  # what is open after its share of the time has another one of what is left
+        still: list[Case] = []
+        for count, case in enumerate(left):
+            seconds = (deadline - time.perf_counter()) / (len(left) - count)
+            if seconds <= 0.0:
+                return "timed-out"
+            made = case_program(graph, case)
+            told = tool.maximise(made.program.scaled(), seconds, gap=GAP, target=ENOUGH)
+            if told.point is not None:  # feasible up to the tool's tolerances, which is not enough
+                x = torch.tensor(made.input(told.point, case), dtype=torch.float64).reshape(1, *asked.input_shape)
+                found = counterexample(graph, [case], starts=x)
+                if found is not None:
+                    return "sat\n" + _assignment(found.flatten().numpy())
+            if told.timed_out:
+                still.append(case)
+            unclear = unclear or not (told.infeasible or told.timed_out)
+        left = still
+    return "unknown" if unclear else "unsat"
 
 
 def _assignment(x: Vector) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from lipbridge.graph.graph import Graph
 from lipbridge.problem.property import Case, Property, Verdict, robust
 from lipbridge.verifiers.properties import counterexample, judge
 from lipbridge_adapters.milp import __main__ as command
+from lipbridge_adapters.milp.program import Answer, Scaled
 from lipbridge_adapters.milp.properties import case_program
 from lipbridge_adapters.milp.solving import TOOLS
 from tests.support.brute_force import tiny
@@ -133,3 +136,24 @@ def test_what_is_not_installed_says_how(monkeypatch: pytest.MonkeyPatch) -> None
     assert (info.installed, info.install) == (False, "pip install pyscipopt")
     with pytest.raises(InvalidArgument, match="alone"):
         get_solver("highs --fast")
+
+
+def test_what_is_open_after_its_share_of_the_time_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three cases, of which the first is hard: it is asked again, with what the others left."""
+    graph = lipbridge.capture(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 4)))
+    x = torch.zeros(2, dtype=torch.float64)
+    asked = robust(x, int(graph(x[None]).argmax()), 4, 1e-4)
+    given: list[float] = []
+
+    def maximise(program: Scaled, seconds: float, *, gap: float, seed: int = 0, target: float | None = None) -> Answer:
+        given.append(seconds)
+        late = len(given) in (1, 4)
+        nothing = {"dual": math.inf, "primal": -math.inf, "point": None, "nodes": 0}
+        return Answer("", optimal=False, timed_out=late, infeasible=not late, **nothing)
+
+    tool = replace(TOOLS["highs"], maximise=maximise)
+    assert command.answer(tool, graph, asked, time.perf_counter() + 60.0) == "unsat"
+    assert len(given) == 5
+    assert given[0] == pytest.approx(20.0, abs=2.0)
+    assert given[3] == pytest.approx(60.0, abs=5.0)
+    assert command.answer(tool, graph, asked, time.perf_counter() - 1.0) == "timed-out"

@@ -1,7 +1,8 @@
 """Puts the cases of a property to Marabou, one by one: run by the Python that has maraboupy, with a job's file.
 
 It prints ``unsat`` if none has a counterexample, ``sat`` and the counterexample if one has, ``timeout`` or ``unknown``
-otherwise. Each case has its share of the seconds that are left, so that a hard one does not hide one that is ``sat``.
+otherwise. Each case has its share of the seconds that are left, so that a hard one does not hide one that is ``sat``;
+those that are open then share what is left once more.
 """
 
 from __future__ import annotations
@@ -17,21 +18,26 @@ def main(arguments: list[str]) -> None:
     """Answer a job, or do nothing where none is given."""
     marabou: Any = import_module("maraboupy.Marabou")
     if not arguments:
-        return
+        return None
     with open(arguments[0], encoding="utf-8") as file:
         job: dict[str, Any] = json.load(file)
     until = time.monotonic() + float(job["seconds"])
     left = [(box, case) for box in job["boxes"] for case in box["cases"]]
-    verdicts: list[str] = []
+    unclear = False
     while left:
-        box, case = left.pop(0)
-        seconds = (until - time.monotonic()) / (len(left) + 1)
-        verdict = "timeout" if seconds <= 0.0 else _solved(marabou, job, box, case, max(1, round(seconds)))
-        verdicts.append(verdict)
-        if verdict == "sat":
-            return
-    others = [verdict for verdict in verdicts if verdict != "unsat"]
-    _say(others[0] if others else "unsat")
+        still: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        for count, (box, case) in enumerate(left):
+            seconds = (until - time.monotonic()) / (len(left) - count)
+            if seconds <= 0.5:  # it takes whole seconds
+                return _say("timeout")
+            verdict = _solved(marabou, job, box, case, max(1, round(seconds)))
+            if verdict == "sat":
+                return None
+            unclear = unclear or verdict == "unknown"
+            if verdict == "timeout":
+                still.append((box, case))
+        left = still
+    return _say("unknown" if unclear else "unsat")
 
 
 def _solved(marabou: Any, job: dict[str, Any], box: dict[str, Any], case: dict[str, Any], seconds: int) -> str:
