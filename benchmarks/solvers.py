@@ -1,7 +1,7 @@
 """Solvers of queries side by side: MNIST networks on l_inf balls, and Lipschitz claims of small ones as twin networks.
 
-    python -m benchmarks.solvers mnist|twins --out FOLDER [--solver NAME ...] [--seconds 60] [--points 20]
-        [--radii 0.02,0.05] [--threads 1] [--only bound-50-abs ...]
+    python -m benchmarks.solvers mnist|twins --out FOLDER [--solver NAME ...] [--seconds 60] [--own-seconds 5]
+        [--points 20] [--radii 0.02,0.05] [--threads 1] [--only bound-50-abs ...]
 
 ``mnist`` (``$LIPBRIDGE_DATA``): 784-50-10 with abs and 784-64-64-10 with relu, each trained for a small l_inf bound and
 plainly, unless FOLDER has them; balls around the first test images of the radii. ``twins``: for 2-16-16-2 and 4-32-3
@@ -41,7 +41,7 @@ EPOCHS = 15
 #: Widths of the twins' networks.
 TWINS = ((2, 16, 16, 2), (4, 32, 3))
 #: Half the side of the box of x, and distances of the pairs.
-BOX, NEAREST, FARTHEST = 0.2, 0.02, 0.05
+BOX, NEAREST, FARTHEST = 0.1, 0.01, 0.03
 
 
 def mnist(out: Path, points: int, radii: str, seconds: int, only: Sequence[str]) -> Iterator[Path]:
@@ -90,7 +90,7 @@ def _exported(model: Path, folder: Path, words: Sequence[str]) -> None:
         raise SystemExit(f"{folder} could not be written")
 
 
-def asked(folder: Path, names: Sequence[str], seconds: int) -> list[dict[str, Any]]:
+def asked(folder: Path, names: Sequence[str], seconds: int, own: int | None) -> list[dict[str, Any]]:
     """Rows of a folder, those that its file of rows has already and those that are added to it."""
     file = folder / "rows.jsonl"
     rows: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -101,7 +101,9 @@ def asked(folder: Path, names: Sequence[str], seconds: int) -> list[dict[str, An
         if str(line.query) in done:
             continue
         keep = folder / "contradictions"
-        found = verdicts(kind, line, {"": line.network}, seconds, solvers, as_real=True, keep=keep, strict=False)
+        network = {"": line.network}
+        limits = {"seconds": seconds, "own_seconds": own}
+        found = verdicts(kind, line, network, solvers=solvers, as_real=True, keep=keep, strict=False, **limits)
         with open(file, "a") as stream:
             for row in found:
                 rows.append({**row.facts(), "folder": folder.name, "load": round(os.getloadavg()[0], 2)})
@@ -155,10 +157,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--solver", action="append", default=[])
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--own-seconds", type=int, help="of ours, if not as many")
     parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--radii", default="0.02,0.05")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", action="append", default=[], metavar="NETWORK", help="of mnist; several times")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NETWORK", help="several times; all if not given"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -169,8 +174,10 @@ def main() -> None:
     if options.part == "mnist":
         folders = list(mnist(options.out, options.points, options.radii, options.seconds, options.only))
     else:
-        folders = list(twins(options.out, options.seconds))
-    rows = [row for folder in folders for row in asked(folder, options.solver, options.seconds)]
+        folders = [
+            folder for folder in twins(options.out, options.seconds) if folder.name in (options.only or [folder.name])
+        ]
+    rows = [row for folder in folders for row in asked(folder, options.solver, options.seconds, options.own_seconds)]
     table(rows, options.part)
 
 

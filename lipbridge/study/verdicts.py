@@ -105,6 +105,7 @@ def verdicts(
     as_real: bool,
     keep: Path,
     strict: bool,
+    own_seconds: float | None = None,
 ) -> list[VerdictRow]:
     """A row of ours and of each solver, each judged by what is known for certain of the query.
 
@@ -117,6 +118,7 @@ def verdicts(
         as_real: whether numbers that are declared as floats may be taken as real ones.
         keep: where the files of a contradiction are kept, in a folder of their own.
         strict: whether a query that we do not understand is an error, and not a row.
+        own_seconds: for ours, if not as many.
 
     Raises:
         LipbridgeError: as above.
@@ -124,7 +126,7 @@ def verdicts(
     began, read = time.perf_counter(), None
     network, query = str(line.network), str(line.query)
     try:
-        ours, read = our_verdict(kind, line.query, networks, began, seconds, as_real=as_real)
+        ours, read = our_verdict(kind, line.query, networks, began, own_seconds or seconds, as_real=as_real)
     except (LipbridgeError, OSError) as error:
         if strict:
             raise
