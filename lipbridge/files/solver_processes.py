@@ -8,9 +8,10 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
-from lipbridge.errors import LipbridgeError
+from lipbridge.errors import InvalidArgument, LipbridgeError, MissingDependency
 from lipbridge.files.solvers import Answer, Asked, Solver
 from lipbridge.problem.property import Verdict
 from lipbridge.processes import STDERR, STDOUT, Limit, last_line, run_child
@@ -34,8 +35,15 @@ UNSAT = 20
 class ProcessSolver(Solver):
     """A program that is handed files and seconds, and prints, or writes to a file, a verdict and a counterexample."""
 
+    #: What its verdict is in: what it printed, if it is no file that it writes.
+    answer_file = STDOUT
+
     def __init__(self, words: str) -> None:
-        self._startup: list[float | None] = []  # what was measured
+        """One that takes no words, and is installed."""
+        if words:
+            raise InvalidArgument("--solver", f"be `{self.name}` alone", f"{self.name} {words}")
+        if self.missing():
+            raise MissingDependency(f"Verifier `{self.name}`", self.missing())
 
     @abstractmethod
     def command(self, asked: Asked, seconds: float, folder: Path) -> Sequence[str]:
@@ -54,10 +62,6 @@ class ProcessSolver(Solver):
     def starts(self) -> Sequence[str]:
         """A command that does no more than start it."""
 
-    def answers(self, folder: Path) -> Path:
-        """The file that its verdict is in: what it printed, if it is no other."""
-        return folder / STDOUT
-
     def assignment(self, folder: Path, after: str) -> str:
         """Its counterexample: what stands behind the verdict, if it is nowhere else."""
         return after
@@ -68,10 +72,9 @@ class ProcessSolver(Solver):
 
     def startup(self) -> float | None:
         """Of the command that does no more."""
-        if not self._startup:
-            self._startup.append(self._measured())
-        return self._startup[0]
+        return self._measured
 
+    @cached_property
     def _measured(self) -> float | None:
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
@@ -113,7 +116,7 @@ class ProcessSolver(Solver):
                 return Answer(Verdict.TIMEOUT, "", spent, words)
             if ended.limit is Limit.MEMORY:
                 return Answer(Verdict.ERROR, "", spent, f"it took {ended.memory / 2**30:.1f} GiB and was stopped")
-            text = _beginning(self.answers(folder))
+            text = _beginning(folder / self.answer_file)
             told = last_line(folder / STDERR) or last_line(folder / STDOUT)
             found = _read(text, told, ended.code, spent)
             if found.verdict is Verdict.FALSIFIED:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from lipbridge.errors import InvalidArgument, MissingDependency
 from lipbridge.files.solver_processes import ProcessSolver
 from lipbridge.files.solvers import Asked
 from lipbridge_adapters.milp.solving import TOOLS
@@ -15,13 +14,6 @@ from lipbridge_adapters.milp.solving import TOOLS
 
 class _MilpSolver(ProcessSolver):
     """Our formulation, by one of the tools."""
-
-    def __init__(self, words: str) -> None:
-        super().__init__(words)
-        if words:
-            raise InvalidArgument("--solver", f"be `{self.name}` alone", f"{self.name} {words}")
-        if self.missing():
-            raise MissingDependency(f"Verifier `{self.name}`", self.missing())
 
     @classmethod
     def missing(cls) -> str:

@@ -31,7 +31,6 @@ class CommandSolver(ProcessSolver):
         Raises:
             InvalidArgument: if there is no such command.
         """
-        super().__init__(words)
         try:
             self._command = shlex.split(words)
         except ValueError as error:

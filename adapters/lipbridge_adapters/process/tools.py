@@ -50,14 +50,9 @@ class Marabou(ProcessSolver):
     summary = "Marabou 2.0: complete, splits on the phases of units; one query for each rival class"
     environment = MARABOU
 
-    def __init__(self, words: str) -> None:
-        super().__init__(words)
-        _no_words(self.name, words)
-        self._python = MARABOU.python()
-
     def starts(self) -> Sequence[str]:
         """With its module."""
-        return [self._python, str(RUNNERS / "marabou_runner.py")]
+        return [MARABOU.python(), str(RUNNERS / "marabou_runner.py")]
 
     def command(self, asked: Asked, seconds: float, folder: Path) -> Sequence[str]:
         """Our script, with the numbers of the property as we read them."""
@@ -92,22 +87,16 @@ class Vibecheck(ProcessSolver):
     summary = "vibecheck 1.1: complete, bound propagation and branch and bound"
     environment = VIBECHECK
 
-    def __init__(self, words: str) -> None:
-        super().__init__(words)
-        _no_words(self.name, words)
-        self._python = VIBECHECK.python()
-        self._program = str(VIBECHECK.program("vibecheck"))
-
     def starts(self) -> Sequence[str]:
         """With what it imports."""
-        return [self._program, "supports", "--vnnlib-versions"]
+        return [str(VIBECHECK.program("vibecheck")), "supports", "--vnnlib-versions"]
 
     def command(self, asked: Asked, seconds: float, folder: Path) -> Sequence[str]:
         """Of ``verify``."""
         network = asked.network_of(SPATIAL | {"Cos", "LeakyRelu", "Max", "Min", "Sigmoid", "Sin", "Tanh"}, folder)
         name = next(iter(asked.networks))
         files = [str(asked.query.absolute()), "--network", f"{name}={network.absolute()}"]
-        return [self._program, "verify", *files, "--timeout", str(max(1, math.ceil(seconds)))]
+        return [str(VIBECHECK.program("vibecheck")), "verify", *files, "--timeout", str(max(1, math.ceil(seconds)))]
 
 
 NEURALSAT = Environment(
@@ -135,25 +124,17 @@ class NeuralSat(ProcessSolver):
     name = "neuralsat"
     summary = "NeuralSAT: complete, a DPLL(T) search with bound propagation as its theory"
     environment = NEURALSAT
-
-    def __init__(self, words: str) -> None:
-        super().__init__(words)
-        _no_words(self.name, words)
-        self._python = NEURALSAT.python()
+    answer_file = "verdict.txt"
 
     def starts(self) -> Sequence[str]:
         """With what it imports, to the page of its options."""
-        return [self._python, str(RUNNERS / "neuralsat_runner.py"), str(NEURALSAT.site() / "src"), "--help"]
+        return [NEURALSAT.python(), str(RUNNERS / "neuralsat_runner.py"), str(NEURALSAT.site() / "src"), "--help"]
 
     def command(self, asked: Asked, seconds: float, folder: Path) -> Sequence[str]:
         """Of its main file, which writes the verdict to a file."""
         files = ["--net", str(asked.network_of(SPATIAL, folder)), "--spec", str(asked.query_of("1.0", folder))]
         limits = ["--timeout", f"{seconds:g}", "--device", "cpu", "--verbosity", "0"]
-        return [*self.starts()[:-1], *files, *limits, "--result_file", str(self.answers(folder)), "--export_cex"]
-
-    def answers(self, folder: Path) -> Path:
-        """Of ``--result_file``."""
-        return folder / "verdict.txt"
+        return [*self.starts()[:-1], *files, *limits, "--result_file", str(folder / self.answer_file), "--export_cex"]
 
 
 class Nnenum(ProcessSolver):
@@ -165,9 +146,9 @@ class Nnenum(ProcessSolver):
     name = "nnenum"
     summary = "nnenum: complete, star sets of relu networks; from a checkout of its repository"
     words = 'verify --solver "nnenum CHECKOUT [PYTHON]"'
+    answer_file = "verdict.txt"
 
     def __init__(self, words: str) -> None:
-        super().__init__(words)
         folder, self._python = _checkout(self.name, words)
         self._source = _existing(self.name, folder, ("src/nnenum/nnenum.py", "nnenum/nnenum.py", "nnenum.py"))
 
@@ -182,11 +163,7 @@ class Nnenum(ProcessSolver):
     def command(self, asked: Asked, seconds: float, folder: Path) -> Sequence[str]:
         """Of its front end, which writes the verdict to a file."""
         files = [str(asked.network_of(LINEAR, folder)), str(asked.query_of("1.0", folder))]
-        return [self._python, "-m", "nnenum.nnenum", *files, f"{seconds:g}", str(self.answers(folder))]
-
-    def answers(self, folder: Path) -> Path:
-        """Its last argument."""
-        return folder / "verdict.txt"
+        return [self._python, "-m", "nnenum.nnenum", *files, f"{seconds:g}", str(folder / self.answer_file)]
 
     def assignment(self, folder: Path, after: str) -> str:
         """It prints the counterexample, and does not write it to the file."""
@@ -205,9 +182,9 @@ class AlphaBetaCrown(ProcessSolver):
     name = "alpha-beta-crown"
     summary = "alpha-beta-CROWN: complete, branch and bound with CROWN; from a checkout of its repository"
     words = 'verify --solver "alpha-beta-crown CHECKOUT [PYTHON]"'
+    answer_file = "verdict.txt"
 
     def __init__(self, words: str) -> None:
-        super().__init__(words)
         folder, self._python = _checkout(self.name, words)
         self._source = _existing(self.name, folder, ("complete_verifier/abcrown.py", "abcrown.py"))
 
@@ -223,7 +200,7 @@ class AlphaBetaCrown(ProcessSolver):
         """Of its front end, which writes the verdict to a file."""
         network, query = asked.network_of(SPATIAL, folder), asked.query_of("1.0", folder)
         settings = {
-            "general": {"device": "cpu", "results_file": str(self.answers(folder)), "save_adv_example": True},
+            "general": {"device": "cpu", "results_file": str(folder / self.answer_file), "save_adv_example": True},
             "model": {"onnx_path": str(network.absolute())},
             "specification": {"vnnlib_path": str(query.absolute())},
             "bab": {"timeout": seconds},
@@ -231,10 +208,6 @@ class AlphaBetaCrown(ProcessSolver):
         }
         (folder / "settings.yaml").write_text(json.dumps(settings))  # JSON is YAML
         return [self._python, str(self._source), "--config", str(folder / "settings.yaml")]
-
-    def answers(self, folder: Path) -> Path:
-        """Of its setting."""
-        return folder / "verdict.txt"
 
 
 def _path(*folders: Path) -> str:
@@ -244,11 +217,6 @@ def _path(*folders: Path) -> str:
 
 def _numbers(x: Tensor) -> list[Any]:
     return cast(Any, x.flatten() if x.ndim != 2 else x).tolist()
-
-
-def _no_words(name: str, words: str) -> None:
-    if words:
-        raise InvalidArgument("--solver", f"be `{name}` alone", f"{name} {words}")
 
 
 def _checkout(name: str, words: str) -> tuple[Path, str]:
