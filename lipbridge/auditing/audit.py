@@ -8,7 +8,6 @@ cell of a study, before it is kept.
 from __future__ import annotations
 
 import queue
-import re
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from lipbridge import checks
 from lipbridge.auditing.files import labels_of, save_instance
-from lipbridge.auditing.instance import Any, Instance, Prediction, PropertyInstance
+from lipbridge.auditing.instance import AnyInstance, Instance, Prediction, PropertyInstance
 from lipbridge.auditing.kept import keep
 from lipbridge.auditing.registry import instances
 from lipbridge.auditing.rows import (
@@ -41,6 +40,7 @@ from lipbridge.problem.question import Question
 from lipbridge.processes import STDERR, Ended, Limit, last_line, python_module, run_child
 from lipbridge.study import wire
 from lipbridge.study.cells import STARTUP_SECONDS, THREAD_VARIABLES, Cell, Certification, certify_cell, run_cell
+from lipbridge.study.contradictions import own_folder
 from lipbridge.verifiers import Budget, Verifier, get_verifiers, list_verifiers
 from lipbridge.vocabulary import Status
 
@@ -151,7 +151,7 @@ def chosen(names: Iterable[str] | None) -> dict[str, Asked]:
 
 
 def ask(
-    asked: Sequence[Any],
+    asked: Sequence[AnyInstance],
     verifiers: dict[str, Asked],
     limits: Budget,
     jobs: int,
@@ -221,7 +221,7 @@ def _end(stop: threading.Event, threads: Sequence[threading.Thread]) -> None:
             thread.join()
 
 
-def _works(name: str, verifier: Asked, asked: Sequence[Any]) -> list[_Work]:
+def _works(name: str, verifier: Asked, asked: Sequence[AnyInstance]) -> list[_Work]:
     """Problems for all verifiers, predictions for those that certify, properties for solvers and our verdicts."""
     if verifier is None or isinstance(verifier, Solver):
         kinds: tuple[type[object], ...] = (PropertyInstance,)
@@ -235,7 +235,7 @@ def _take(
     waiting: queue.SimpleQueue[_Work],
     told: _Told,
     stop: threading.Event,
-    asked: Sequence[Any],
+    asked: Sequence[AnyInstance],
     here: Path,
     limits: Budget,
     place: int,
@@ -270,7 +270,7 @@ def _ask_a_solver(
     numbers: Sequence[int],
     told: _Told,
     stop: threading.Event,
-    asked: Sequence[Any],
+    asked: Sequence[AnyInstance],
     here: Path,
     limits: Budget,
 ) -> None:
@@ -279,13 +279,12 @@ def _ask_a_solver(
         instance = asked[number]
         if stop.is_set() or not isinstance(instance, PropertyInstance):
             return
-        folder = here / str(number) / re.sub(r"[^\w.+-]+", "_", name)
-        folder.mkdir()
+        folder = own_folder(here / str(number), name)
         told.put((number, solved(name, solver, instance, folder, limits)))
 
 
 def _asked_in_a_process(
-    work: _Work, asked: Sequence[Any], here: Path, own: Path, limits: Budget, stop: threading.Event
+    work: _Work, asked: Sequence[AnyInstance], here: Path, own: Path, limits: Budget, stop: threading.Event
 ) -> list[tuple[int, AuditRow]]:
     """Rows of the instances that a process answered, and of the one at which it ended, or was ended."""
     request = {
@@ -337,7 +336,7 @@ def _how_it_ended(end: Ended, own: Path, limits: Budget) -> tuple[Status, str]:
     return Status.FAILED, f"its process ended with exit code {end.code}" + (f": {last}" if last else "")
 
 
-def _read(work: _Work, instance: Any, path: Path) -> AuditRow:
+def _read(work: _Work, instance: AnyInstance, path: Path) -> AuditRow:
     try:
         if isinstance(instance, Instance):
             return judged_bound(work.name, instance, wire.read_bound(path, instance.problem))
@@ -355,7 +354,7 @@ def _of_judgement(name: str, instance: PropertyInstance, found: Judgement | str)
     return judged_verdict(name, instance, found)
 
 
-def _alone(name: str, verifiers: dict[str, Asked], instance: Any, limits: Budget) -> str:
+def _alone(name: str, verifiers: dict[str, Asked], instance: AnyInstance, limits: Budget) -> str:
     """What comes of a finding when it alone is asked, in a new process."""
     verifier = verifiers[name]
     if isinstance(verifier, Solver) and isinstance(instance, PropertyInstance):

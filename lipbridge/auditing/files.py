@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Any as AnyJson
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lipbridge.auditing.instance import Any, Instance, Prediction, PropertyInstance, breaks, made, obeys
+from lipbridge.auditing.instance import AnyInstance, Instance, Prediction, PropertyInstance, breaks, made, obeys
 from lipbridge.errors import InvalidArgument, ModelFileError
 from lipbridge.files.container import load_tensors, save_tensors
 from lipbridge.files.graphs import load_graph, save_graph
@@ -22,13 +22,13 @@ MODEL, PROBLEM, KNOWN = "model.safetensors", "problem.safetensors", "known.safet
 _CASE = ("lower", "upper", "rows", "limits")
 
 
-def save_instance(instance: Any, folder: Path) -> None:
+def save_instance(instance: AnyInstance, folder: Path) -> None:
     """Write an instance into a folder that is there.
 
     Raises:
         ModelFileError, FileNotWritten: if it cannot be written.
     """
-    facts: dict[str, AnyJson] = {"name": instance.name, "family": instance.family}
+    facts: dict[str, Any] = {"name": instance.name, "family": instance.family}
     tensors: dict[str, Tensor] = {}
     if isinstance(instance, Instance):
         save_graph(instance.problem.graph, folder / MODEL)
@@ -49,7 +49,7 @@ def save_instance(instance: Any, folder: Path) -> None:
     save_tensors(folder / KNOWN, tensors, facts)
 
 
-def load_instance(folder: Path, *, proving: bool = True) -> Any:
+def load_instance(folder: Path, *, proving: bool = True) -> AnyInstance:
     """Read what :func:`save_instance` wrote.
 
     Args:
@@ -68,7 +68,7 @@ def load_instance(folder: Path, *, proving: bool = True) -> Any:
         raise ModelFileError(f"{folder} holds no instance of an audit: {error}") from error
 
 
-def _read(folder: Path, proving: bool) -> Any:
+def _read(folder: Path, proving: bool) -> AnyInstance:
     tensors, facts = load_tensors(folder / KNOWN)
     name, family = str(facts["name"]), str(facts["family"])
     if facts["kind"] == "problem":

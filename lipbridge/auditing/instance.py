@@ -115,7 +115,7 @@ class PropertyInstance:
 
 
 #: Whatever can be asked.
-Any = Instance | Prediction | PropertyInstance
+AnyInstance = Instance | Prediction | PropertyInstance
 
 
 def made(family: str, name: str, graph: Graph, question: Question, pair: Tensor, most: Fraction | None) -> Instance:
@@ -249,4 +249,4 @@ def _size(v: Tensor, norm: Norm) -> float:
     return float(vector_norm(v)) * (1.0 + 2.0**-40) if norm == 2 else float(v.abs().max())
 
 
-__all__ = ["Any", "Instance", "Prediction", "PropertyInstance", "Steep", "breaks", "made", "obeys", "proved_by"]
+__all__ = ["AnyInstance", "Instance", "Prediction", "PropertyInstance", "Steep", "breaks", "made", "obeys", "proved_by"]

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from lipbridge.auditing.files import KNOWN, MODEL, PROBLEM, save_instance
-from lipbridge.auditing.instance import Any, Instance
+from lipbridge.auditing.instance import AnyInstance, Instance
 from lipbridge.auditing.rows import AuditRow
 from lipbridge.disk.atomic import write_atomically
-from lipbridge.errors import FileNotWritten
+from lipbridge.study.contradictions import own_folder
 
 README = "README.txt"
 
 
-def keep(folder: Path, instance: Any, row: AuditRow) -> Path:
+def keep(folder: Path, instance: AnyInstance, row: AuditRow) -> Path:
     """Write a finding into a folder of its own; returns that.
 
     Raises:
         FileNotWritten: if it cannot be made.
     """
-    own = folder / re.sub(r"[^\w.+-]+", "_", f"{row.verifier}-{row.family}-{row.instance}")
-    try:
-        own.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileNotWritten(own, error) from error
+    own = own_folder(folder, f"{row.verifier}-{row.family}-{row.instance}")
     save_instance(instance, own)
     write_atomically(own / README, _told(own, instance, row).encode())
     return own
 
 
-def _told(own: Path, instance: Any, row: AuditRow) -> str:
+def _told(own: Path, instance: AnyInstance, row: AuditRow) -> str:
     lines = [
         f"{row.verifier} on {row.instance}, of the family {row.family}",
         f"asked:  {row.asked}",

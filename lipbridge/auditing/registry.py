@@ -17,10 +17,10 @@ from lipbridge.auditing.families.planted import planted
 from lipbridge.auditing.families.polynomials import polynomials
 from lipbridge.auditing.families.shared import shared_preactivation
 from lipbridge.auditing.families.slopes import steep_slopes
-from lipbridge.auditing.instance import Any, PropertyInstance
+from lipbridge.auditing.instance import AnyInstance, PropertyInstance
 from lipbridge.errors import UnknownName
 
-FAMILIES: dict[str, Callable[[int], Iterator[Any]]] = {
+FAMILIES: dict[str, Callable[[int], Iterator[AnyInstance]]] = {
     "nonnegative": nonnegative,
     "dead-and-duplicated": dead_and_duplicated,
     "steep-slopes": steep_slopes,
@@ -39,11 +39,11 @@ FAMILIES: dict[str, Callable[[int], Iterator[Any]]] = {
 
 
 @cache
-def _of(family: str, seed: int) -> tuple[Any, ...]:
+def _of(family: str, seed: int) -> tuple[AnyInstance, ...]:
     return tuple(FAMILIES[family](seed))
 
 
-def instances(families: Iterable[str] | None = None, seed: int = 0) -> list[Any]:
+def instances(families: Iterable[str] | None = None, seed: int = 0) -> list[AnyInstance]:
     """All instances of some families, of all if none are named.
 
     Raises:

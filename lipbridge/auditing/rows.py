@@ -9,7 +9,7 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Any
 
-from lipbridge.auditing.instance import Instance, Prediction, PropertyInstance, obeys
+from lipbridge.auditing.instance import AnyInstance, Instance, Prediction, PropertyInstance, obeys
 from lipbridge.disk.strict_json import jsonable
 from lipbridge.files.solvers import Answer
 from lipbridge.problem.bound import Bound
@@ -65,9 +65,7 @@ class AuditRow:
         return jsonable(asdict(self))
 
 
-def no_answer(
-    verifier: str, instance: Instance | Prediction | PropertyInstance, status: Status, detail: str
-) -> AuditRow:
+def no_answer(verifier: str, instance: AnyInstance, status: Status, detail: str) -> AuditRow:
     """The row of a verifier that gave none."""
     kinds = {
         Status.UNSUPPORTED: Finding.REFUSED,
@@ -80,7 +78,7 @@ def no_answer(
     )
 
 
-def truth_of(instance: Instance | Prediction | PropertyInstance) -> str:
+def truth_of(instance: AnyInstance) -> str:
     """What is known, in words."""
     if isinstance(instance, Instance):
         least, most = float_of(instance.least), instance.most
@@ -195,7 +193,7 @@ def judged_answer(
     return replace(row, proved=False)
 
 
-def shortfall(instance: Instance | Prediction | PropertyInstance, row: AuditRow) -> float:
+def shortfall(instance: AnyInstance, row: AuditRow) -> float:
     """How large the contradiction is: the truth over an upper bound, a lower one over the truth; else infinite."""
     if not isinstance(instance, Instance) or not isinstance(row.value, float):
         return math.inf

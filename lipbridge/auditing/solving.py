@@ -24,7 +24,7 @@ def solved(name: str, solver: Solver, instance: PropertyInstance, folder: Path, 
         name: of the row.
         solver: who is asked.
         instance: the property.
-        folder: where its files are, or are made.
+        folder: where its files are made.
         limits: of the answer.
     """
     try:
@@ -39,13 +39,12 @@ def _written(instance: PropertyInstance, folder: Path) -> Asked:
     kind = list_query_formats()[0]
     kind.require()
     network, query = folder / "network.onnx", folder / f"query{kind.suffixes[0]}"
-    if not query.exists():
-        format = format_to_write(network, None, "native")
-        format.require()
-        written = format.write(instance.graph, network, "native")
-        if written.get("rounding") != 0.0:
-            raise LipbridgeError("its weights are rounded in a file, and the truth is of the weights as they are")
-        kind.write(instance.asked_property, query, "2.0")
+    format = format_to_write(network, None, "native")
+    format.require()
+    written = format.write(instance.graph, network, "native")
+    if written.get("rounding") != 0.0:
+        raise LipbridgeError("its weights are rounded in a file, and the truth is of the weights as they are")
+    kind.write(instance.asked_property, query, "2.0")
     networks = kind.named(query, {"": network})
     return Asked(query, networks, kind, kind.read(query, networks, as_real=True))
 

@@ -54,7 +54,7 @@ def keep_bound(folder: Path, cell: Cell, row: Row, witness: Witness) -> Path:
     Raises:
         FileNotWritten: if it cannot be made.
     """
-    own = _folder(folder, f"{cell.network}-{cell.verifier}-l{row.norm}-{row.quantity}")
+    own = own_folder(folder, f"{cell.network}-{cell.verifier}-l{row.norm}-{row.quantity}")
     save_graph(cell.problem.graph, own / MODEL)
     save_problem(cell.problem, own / PROBLEM)
     tensors: dict[str, Tensor] = {"points": witness.points}
@@ -88,7 +88,7 @@ def keep_query(folder: Path, asked: Asked, solvers: Sequence[str], rows: Sequenc
     Raises:
         FileNotWritten: if it cannot be made.
     """
-    own = _folder(folder, f"{next(iter(asked.networks.values())).stem}-{asked.query.stem}")
+    own = own_folder(folder, f"{next(iter(asked.networks.values())).stem}-{asked.query.stem}")
     words = ["lipbridge", "verify", asked.query.name]
     try:
         shutil.copyfile(asked.query, own / asked.query.name)
@@ -107,7 +107,12 @@ def keep_query(folder: Path, asked: Asked, solvers: Sequence[str], rows: Sequenc
     return own
 
 
-def _folder(folder: Path, name: str) -> Path:
+def own_folder(folder: Path, name: str) -> Path:
+    """A folder of a name that files can have, made if it is not there.
+
+    Raises:
+        FileNotWritten: if it cannot be made.
+    """
     own = folder / re.sub(r"[^\w.+-]+", "_", name)
     try:
         own.mkdir(parents=True, exist_ok=True)
@@ -116,4 +121,4 @@ def _folder(folder: Path, name: str) -> Path:
     return own
 
 
-__all__ = ["AGAIN", "MODEL", "PROBLEM", "README", "WITNESS", "keep_bound", "keep_query"]
+__all__ = ["AGAIN", "MODEL", "PROBLEM", "README", "WITNESS", "keep_bound", "keep_query", "own_folder"]
