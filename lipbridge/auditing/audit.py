@@ -38,9 +38,10 @@ from lipbridge.problem.problem import Problem
 from lipbridge.problem.property import Judgement
 from lipbridge.problem.question import Question
 from lipbridge.processes import STDERR, Ended, Limit, last_line, python_module, run_child
-from lipbridge.study import wire
-from lipbridge.study.cells import STARTUP_SECONDS, THREAD_VARIABLES, Cell, Certification, certify_cell, run_cell
 from lipbridge.study.contradictions import own_folder
+from lipbridge.study.engine import wire
+from lipbridge.study.engine.alone import STARTUP_SECONDS, THREAD_VARIABLES, certify_request, run_request
+from lipbridge.study.requests import Certification, Request
 from lipbridge.verifiers import Budget, Verifier, get_verifiers, list_verifiers
 from lipbridge.vocabulary import Status
 
@@ -361,11 +362,11 @@ def _alone(name: str, verifiers: dict[str, Asked], instance: AnyInstance, limits
         with temporary_folder() as folder:
             row = solved(name, verifier, instance, folder, limits)
     elif isinstance(instance, Instance):
-        row = judged_bound(name, instance, run_cell(Cell(instance.name, instance.problem, name, limits)).bound)
+        row = judged_bound(name, instance, run_request(Request(instance.name, instance.problem, name, limits)).bound)
     elif isinstance(instance, Prediction):
         points = Certification(instance.center[None], labels_of(instance), instance.radius)
         problem = Problem(instance.graph, Question.everywhere(instance.norm))
-        facts = certify_cell(Cell(instance.name, problem, name, limits, points))
+        facts = certify_request(Request(instance.name, problem, name, limits, points))
         row = judged_prediction(name, instance, facts, isinstance(verifier, Verifier) and verifier.proved)
     else:
         row = _of_judgement(name, instance, judged(instance.graph, instance.asked_property, limits))

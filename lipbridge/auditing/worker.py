@@ -22,9 +22,9 @@ from lipbridge.problem.problem import Problem
 from lipbridge.problem.property import Judgement, Verdict
 from lipbridge.problem.question import Question
 from lipbridge.processes import end_with_parent
-from lipbridge.study import wire
-from lipbridge.study.cells import Certification
+from lipbridge.study.engine import wire
 from lipbridge.study.here import bound_or_failure, certified, certifying_task, outcome
+from lipbridge.study.requests import Certification
 from lipbridge.verifiers import Budget, Verifier, get_verifier
 from lipbridge.verifiers.properties import judge
 

@@ -1,6 +1,6 @@
-from .cells import Cell as Cell
-from .cells import Outcome as Outcome
-from .cells import run_cell as run_cell
 from .comparison import Points as Points
 from .comparison import compare as compare
+from .engine.alone import run_request as run_request
+from .requests import Outcome as Outcome
+from .requests import Request as Request
 from .rows import Row as Row

@@ -13,9 +13,10 @@ from lipbridge.errors import InvalidArgument
 from lipbridge.graph.graph import Graph
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball, Question
-from lipbridge.study.cells import Cell, Certification, Outcome, run_cell
+from lipbridge.study.engine.alone import run_request
 from lipbridge.study.here import budgets, run_here
 from lipbridge.study.judge import best_lower, judged, judged_together
+from lipbridge.study.requests import Certification, Outcome, Request
 from lipbridge.study.rows import Row
 from lipbridge.verifiers import Budget, Refusal, Task, Verifier, get_verifiers
 from lipbridge.vocabulary import Norm, Quantity, Status
@@ -114,18 +115,18 @@ def compare(
     rows: list[Row] = []
     done = 0
     for planned in plans:
-        outcomes: list[tuple[Cell, Outcome]] = []
+        outcomes: list[tuple[Request, Outcome]] = []
         for cell, task in planned:
             if progress is not None:
                 progress(done, total, cell.network, cell.verifier)
-            outcomes.append((cell, run_cell(cell) if task is None else run_here(cell, found[cell.verifier], task)))
+            outcomes.append((cell, run_request(cell) if task is None else run_here(cell, found[cell.verifier], task)))
             done += 1
         rows += _with_trivial(judged_together(outcomes, keep), outcomes)
     return rows
 
 
 #: A cell, and its task where it is to run in this process.
-Planned = tuple[Cell, Task | Refusal | None]
+Planned = tuple[Request, Task | Refusal | None]
 
 
 def plan(
@@ -159,7 +160,7 @@ def plan(
         own = limits[name]
         if name == WITNESS and points is not None and problem.region is None:
             own = replace(own, options={"starts": _shaped(points.inputs, problem.graph), **own.options})
-        cell = Cell(network, problem, name, own, certification if certify else None, threads)
+        cell = Request(network, problem, name, own, certification if certify else None, threads)
         return cell, task if prepare else None
 
     cells = [planned(WITNESS, everywhere)]
@@ -203,7 +204,7 @@ def _shaped(inputs: Tensor, graph: Graph) -> Tensor:
     return inputs.detach().to("cpu").double().reshape(len(inputs), *graph.input_shape)
 
 
-def _with_trivial(rows: list[Row], outcomes: Sequence[tuple[Cell, Outcome]]) -> list[Row]:
+def _with_trivial(rows: list[Row], outcomes: Sequence[tuple[Request, Outcome]]) -> list[Row]:
     """The rows, and the trivial bound restated for each local question, judged by that question's witness."""
     local = {cell.problem.question: cell.problem for cell, _ in outcomes if cell.problem.region is not None}
     own = [row for row in rows if row.verifier == TRIVIAL]

@@ -18,7 +18,7 @@ from lipbridge.files.graphs import save_graph
 from lipbridge.files.problems import save_problem
 from lipbridge.files.solvers import Asked
 from lipbridge.problem.bound import Witness
-from lipbridge.study.cells import Cell
+from lipbridge.study.requests import Request
 from lipbridge.study.rows import Row
 
 #: The files of a bound that a witness contradicts; the first is a MODEL of every command.
@@ -48,24 +48,26 @@ print(f"{facts['verifier']} says {bound.side.value} {bound.value!r}; the witness
 '''
 
 
-def keep_bound(folder: Path, cell: Cell, row: Row, witness: Witness) -> Path:
+def keep_bound(folder: Path, request: Request, row: Row, witness: Witness) -> Path:
     """The network, the question, the witness, the row, and a script that asks again; returns their folder.
 
     Raises:
         FileNotWritten: if it cannot be made.
     """
-    own = own_folder(folder, f"{cell.network}-{cell.verifier}-l{row.norm}-{row.quantity}")
-    save_graph(cell.problem.graph, own / MODEL)
-    save_problem(cell.problem, own / PROBLEM)
+    own = own_folder(folder, f"{request.network}-{request.verifier}-l{row.norm}-{row.quantity}")
+    save_graph(request.problem.graph, own / MODEL)
+    save_problem(request.problem, own / PROBLEM)
     tensors: dict[str, Tensor] = {"points": witness.points}
     if witness.direction is not None:
         tensors["direction"] = witness.direction
-    options = {name: value for name, value in cell.budget.options.items() if not isinstance(value, Tensor)}
-    facts = {"verifier": cell.verifier, "seconds": cell.budget.seconds, "memory": cell.budget.memory}
-    save_tensors(own / WITNESS, tensors, {**facts, "seed": cell.budget.seed, "options": options, "row": row.to_json()})
+    options = {name: value for name, value in request.budget.options.items() if not isinstance(value, Tensor)}
+    facts = {"verifier": request.verifier, "seconds": request.budget.seconds, "memory": request.budget.memory}
+    save_tensors(
+        own / WITNESS, tensors, {**facts, "seed": request.budget.seed, "options": options, "row": row.to_json()}
+    )
     write_atomically(own / AGAIN, _AGAIN.encode())
     told = [
-        f"{cell.verifier} on {cell.network}: l{row.norm}, {row.quantity}, {row.region}",
+        f"{request.verifier} on {request.network}: l{row.norm}, {row.quantity}, {row.region}",
         f"It says {row.side.value} {row.value!r}; {row.detail}.",
         "",
         f"{MODEL} is the network, {PROBLEM} the network with its question, {WITNESS} the inputs that contradict it.",

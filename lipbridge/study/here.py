@@ -23,7 +23,7 @@ from lipbridge.problem.bound import Bound
 from lipbridge.problem.options import read_options
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball, Question
-from lipbridge.study.cells import Cell, Certification, Outcome, failed
+from lipbridge.study.requests import Certification, Outcome, Request, failed
 from lipbridge.verifiers import Budget, Refusal, Task, Verifier
 from lipbridge.vocabulary import Norm, Quantity, Status
 
@@ -54,15 +54,17 @@ def budgets(
     return found
 
 
-def run_here(cell: Cell, verifier: Verifier, task: Task | Refusal) -> Outcome:
-    """Run a cell in this process, without limits but those that the verifier minds itself; exceptions pass.
+def run_here(request: Request, verifier: Verifier, task: Task | Refusal) -> Outcome:
+    """Answer a request in this process, without limits but those that the verifier minds itself; exceptions pass.
 
     A refusal is a row with its reason. The seconds are those of ``Task.bound``.
     """
-    bound = answer(cell.verifier, cell.problem, task, cell.budget)
-    asked = cell.certification
+    bound = answer(request.verifier, request.problem, task, request.budget)
+    asked = request.certification
     if asked is not None and verifier.certifies:
-        bound = replace(bound, extra={**bound.extra, **certified(verifier, task, cell.problem, asked, cell.budget)})
+        bound = replace(
+            bound, extra={**bound.extra, **certified(verifier, task, request.problem, asked, request.budget)}
+        )
     return Outcome(bound, bound.seconds)
 
 

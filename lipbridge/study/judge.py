@@ -12,8 +12,8 @@ from lipbridge.problem.bound import Witness
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Question
 from lipbridge.search import witness_value
-from lipbridge.study.cells import Cell, Outcome
 from lipbridge.study.contradictions import keep_bound
+from lipbridge.study.requests import Outcome, Request
 from lipbridge.study.rows import Row, make_row
 from lipbridge.vocabulary import Side, Status
 
@@ -60,25 +60,25 @@ def judged(row: Row, lower: float | None) -> Row:
     return replace(row, tightness=tightness)
 
 
-def judged_together(outcomes: Sequence[tuple[Cell, Outcome]], keep: Path | None = None) -> list[Row]:
-    """The rows of one network's cells, each judged by the best witness of its own question.
+def judged_together(outcomes: Sequence[tuple[Request, Outcome]], keep: Path | None = None) -> list[Row]:
+    """The rows of what was asked of one network, each judged by the best witness of its own question.
 
     Args:
-        outcomes: of the cells.
+        outcomes: requests, with what came of them.
         keep: where what is contradicted is kept, in a folder of its own; nothing is if not given.
     """
     witnesses = [outcome.bound.witness for _, outcome in outcomes]
     lower: dict[Question, tuple[float, Witness] | None] = {}
     rows: list[Row] = []
-    for cell, outcome in outcomes:
-        question = cell.problem.question
+    for request, outcome in outcomes:
+        question = request.problem.question
         if question not in lower:
-            lower[question] = best_witness(cell.problem, witnesses)
+            lower[question] = best_witness(request.problem, witnesses)
         best = lower[question]
-        row = make_row(cell.network, cell.verifier, outcome.bound, outcome.total_seconds)
+        row = make_row(request.network, request.verifier, outcome.bound, outcome.total_seconds)
         row = judged(row, None if best is None else best[0])
         if row.status is Status.UNSOUND and best is not None and keep is not None:
-            row = replace(row, detail=f"{row.detail}; kept in {keep_bound(keep, cell, row, best[1])}")
+            row = replace(row, detail=f"{row.detail}; kept in {keep_bound(keep, request, row, best[1])}")
         rows.append(row)
     return rows
 

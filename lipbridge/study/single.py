@@ -15,9 +15,10 @@ from lipbridge.errors import UnsupportedProblem
 from lipbridge.graph.graph import Graph
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball, Question
-from lipbridge.study.cells import Cell, Certification, Outcome, certify_cell, run_cell
+from lipbridge.study.engine.alone import certify_request, run_request
 from lipbridge.study.here import bound_or_failure, budgets, certifying_task
 from lipbridge.study.judge import judged_together
+from lipbridge.study.requests import Certification, Outcome, Request
 from lipbridge.study.rows import Row
 from lipbridge.verifiers import Budget, Refusal, get_verifiers
 from lipbridge.vocabulary import Norm
@@ -51,14 +52,14 @@ def bound_network(
         if isinstance(task, Refusal):
             words = f"Verifier {verifier} cannot bound {name} in l{problem.norm_name}: {task.reason.rstrip('.')}."
             raise UnsupportedProblem(words)
-    outcomes: list[tuple[Cell, Outcome]] = []
+    outcomes: list[tuple[Request, Outcome]] = []
     for verifier, own in found.items():
-        cell = Cell(name, problem, verifier, limits[verifier])
+        request = Request(name, problem, verifier, limits[verifier])
         if own.requires:
-            outcomes.append((cell, run_cell(cell)))
+            outcomes.append((request, run_request(request)))
         else:
             bound, _ = bound_or_failure(verifier, own, problem, limits[verifier])
-            outcomes.append((cell, Outcome(bound, bound.seconds)))
+            outcomes.append((request, Outcome(bound, bound.seconds)))
     return judged_together(outcomes, keep)
 
 
@@ -94,7 +95,7 @@ def certified_rows(
             detail = ""
             if certifier.requires and not isinstance(task, Refusal):
                 problem = Problem(graph, Question.everywhere(norm))
-                facts = certify_cell(Cell(name, problem, verifier, budget, Certification(points, labels, radius)))
+                facts = certify_request(Request(name, problem, verifier, budget, Certification(points, labels, radius)))
                 share, detail = facts.get("certified_accuracy"), str(facts.get("certification", ""))
             else:
                 share = float(task.certify(points, labels, radius, budget).double().mean())

@@ -22,7 +22,8 @@ from lipbridge.errors import FileNotWritten, LipbridgeError, ModelFileError, Tra
 from lipbridge.files import container, graphs, problems
 from lipbridge.processes import STDERR, Ended
 from lipbridge.report.page import write_report
-from lipbridge.study import cells, wire, worker
+from lipbridge.study.engine import alone, wire, worker
+from lipbridge.study.requests import Request
 from lipbridge.verifiers import Budget
 from lipbridge.vocabulary import Status
 from tests.support.faults import Disk, Killed
@@ -100,8 +101,8 @@ def test_standard_output_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
             os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
 
 
-def cell() -> cells.Cell:
-    return cells.Cell("net", PROBLEM, "trivial", Budget(seconds=1.0))
+def request() -> Request:
+    return Request("net", PROBLEM, "trivial", Budget(seconds=1.0))
 
 
 def test_a_cell_without_room_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +117,7 @@ def test_a_cell_without_room_is_a_row(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(subprocess, "Popen", popen)
     for at in range(40):
         with Disk(at, "once").mounted() as disk:
-            bound = cells.run_cell(cell()).bound
+            bound = alone.run_request(request()).bound
         assert bound.status is Status.FAILED
         assert "No space left on device" in bound.detail
         assert "TMPDIR" in bound.detail
@@ -129,7 +130,7 @@ def test_a_cell_without_room_is_a_row(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_an_answer_without_room_has_an_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There may be no room for the last words either."""
-    cells._write_request(cell(), tmp_path)
+    alone._write_request(request(), tmp_path)
     monkeypatch.setattr(worker, "end_with_parent", lambda: None)
 
     def full(path: Path, *_: object) -> None:
@@ -140,7 +141,7 @@ def test_an_answer_without_room_has_an_exit_code(tmp_path: Path, monkeypatch: py
         worker.main(tmp_path)
     assert caught.value.code == os.EX_IOERR
     (tmp_path / STDERR).touch()
-    bound = cells._read_answer(cell(), tmp_path, Ended(os.EX_IOERR, None, 1.0, 0))
+    bound = alone._read_answer(request(), tmp_path, Ended(os.EX_IOERR, None, 1.0, 0))
     assert bound.status is Status.FAILED
     assert f"could not be written to {tmp_path}: make room" in bound.detail
 

@@ -1,4 +1,4 @@
-"""The process of one cell: ``python -m lipbridge.study.worker FOLDER``; reads a request there and leaves its answer."""
+"""The process of one request: ``python -m lipbridge.study.engine.worker FOLDER`` leaves its answer in the folder."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lipbridge.files.container import load_tensors
 from lipbridge.files.problems import load_problem
 from lipbridge.processes import end_with_parent, own_peak_bytes
 from lipbridge.rigor.matrix import proved_operator_norm
-from lipbridge.study import wire
-from lipbridge.study.cells import Certification, failed
+from lipbridge.study.engine import wire
 from lipbridge.study.here import bound_or_failure, certified, error_line
+from lipbridge.study.requests import Certification, failed
 from lipbridge.verifiers import Budget, Refusal, Task, Verifier, get_verifier
 from lipbridge.vocabulary import Status
 
