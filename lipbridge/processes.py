@@ -119,15 +119,21 @@ def python_module(module: str, *arguments: str) -> tuple[list[str], dict[str, st
     return [sys.executable, "-P", "-m", module, *arguments], {"PYTHONPATH": path}
 
 
-def end_with_parent() -> None:
-    """In a child of :func:`run_child`: end, with all that it started, when the process that started it ends."""
-    pipe = os.dup(0)
+def end_with_parent(told: Callable[[str], None] | None = None) -> None:
+    """In a child of :func:`run_child`: end, with all that it started, when the process that started it ends.
+
+    Args:
+        told: called, in a thread of its own, with each line that the parent writes to the pipe meanwhile.
+    """
+    pipe = os.fdopen(os.dup(0), encoding="utf-8", errors="surrogateescape")
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)  # a solver that reads standard input must not take it for its own
 
     def wait() -> None:
         with contextlib.suppress(OSError):
-            os.read(pipe, 1)
+            for line in pipe:
+                if told is not None:
+                    told(line.removesuffix("\n"))
         if os.getpgrp() == os.getpid():
             os.killpg(0, signal.SIGKILL)
         os._exit(1)
@@ -176,8 +182,14 @@ class FamilyMemory:
         return total
 
 
+def forget_peak() -> None:
+    """The peak of :func:`own_peak_bytes` begins anew, where the system can do that."""
+    with contextlib.suppress(OSError):
+        (_PROC / "self" / "clear_refs").write_text("5")
+
+
 def own_peak_bytes() -> int:
-    """The peak resident memory of this process so far."""
+    """The peak resident memory of this process so far, or since :func:`forget_peak`."""
     try:
         for line in (_PROC / "self" / "status").read_text().splitlines():
             if line.startswith("VmHWM:"):

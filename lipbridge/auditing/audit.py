@@ -40,7 +40,8 @@ from lipbridge.problem.question import Question
 from lipbridge.processes import STDERR, Ended, Limit, last_line, python_module, run_child
 from lipbridge.study.contradictions import own_folder
 from lipbridge.study.engine import wire
-from lipbridge.study.engine.alone import STARTUP_SECONDS, THREAD_VARIABLES, certify_request, run_request
+from lipbridge.study.engine.alone import certify_request, run_request
+from lipbridge.study.engine.workers import STARTUP_SECONDS, THREAD_VARIABLES
 from lipbridge.study.requests import Certification, Request
 from lipbridge.verifiers import Budget, Verifier, get_verifiers, list_verifiers
 from lipbridge.vocabulary import Status

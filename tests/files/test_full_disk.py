@@ -131,14 +131,16 @@ def test_a_cell_without_room_is_a_row(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_an_answer_without_room_has_an_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There may be no room for the last words either."""
     alone._write_request(request(), tmp_path)
-    monkeypatch.setattr(worker, "end_with_parent", lambda: None)
+    monkeypatch.setattr(worker, "_speak_into", lambda _: None)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
     def full(path: Path, *_: object) -> None:
         raise FileNotWritten(path, OSError(errno.ENOSPC, "No space left on device"))
 
     monkeypatch.setattr(wire, "write_bound", full)
     with pytest.raises(SystemExit) as caught:
-        worker.main(tmp_path)
+        worker.answer(tmp_path)
     assert caught.value.code == os.EX_IOERR
     (tmp_path / STDERR).touch()
     bound = alone._read_answer(request(), tmp_path, Ended(os.EX_IOERR, None, 1.0, 0))

@@ -6,8 +6,6 @@ or a hang of a foreign verifier is a row and not the end of the study.
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,15 +19,13 @@ from lipbridge.errors import LipbridgeError
 from lipbridge.files.container import save_tensors
 from lipbridge.files.problems import save_problem
 from lipbridge.problem.bound import Bound
-from lipbridge.processes import STDERR, Ended, Limit, last_line, python_module, run_child
+from lipbridge.processes import Ended
+from lipbridge.study.cells import Limits
 from lipbridge.study.engine import wire
+from lipbridge.study.engine.ends import patience, without_answer
+from lipbridge.study.engine.workers import STARTUP_SECONDS, Worker
 from lipbridge.study.requests import Outcome, Request, failed
 from lipbridge.vocabulary import Status
-
-#: Seconds that a process may take to import what it needs, which is not the verifier's time.
-STARTUP_SECONDS = 120.0
-#: By which libraries are told how many threads they may have.
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 def run_request(request: Request) -> Outcome:
@@ -90,21 +86,13 @@ def _write_request(request: Request, folder: Path, *, bound: bool = True) -> Non
 
 def _run(request: Request, folder: Path) -> Ended:
     """The worker's end. Each of its phases (imports, bound, certification) has its own clock."""
-    grace = max(2.0, 0.1 * request.budget.seconds)
-    limits = {
-        "": STARTUP_SECONDS,
-        wire.STARTED: request.budget.seconds + grace,
-        wire.ANSWER: request.budget.seconds + grace,
-    }
-
-    def phase() -> tuple[str, float]:
-        current = next((name for name in (wire.ANSWER, wire.STARTED) if (folder / name).exists()), "")
-        return current, limits[current]
-
-    command, environment = python_module("lipbridge.study.engine.worker", str(folder))
-    environment |= dict.fromkeys(THREAD_VARIABLES, str(request.threads))
-    environment["TMPDIR"] = str(folder)  # what a solver leaves behind when it is ended goes with the folder
-    return run_child(command, folder, seconds=phase, memory=request.budget.memory, environment=environment)
+    seconds = patience(request.budget.seconds)
+    worker = Worker(request.threads)
+    try:
+        limits = {"": STARTUP_SECONDS, wire.STARTED: seconds, wire.ANSWER: seconds}
+        return worker.ask(folder, limits, request.budget.memory)
+    finally:
+        worker.close()
 
 
 def _read_answer(request: Request, folder: Path, end: Ended) -> Bound:
@@ -119,22 +107,7 @@ def _read_answer(request: Request, folder: Path, end: Ended) -> Bound:
 
 
 def _without_answer(request: Request, folder: Path, end: Ended) -> Bound:
-    status, detail = Status.FAILED, ""
-    if end.limit is Limit.TIME and not (folder / wire.STARTED).exists():
-        detail = f"still importing after {STARTUP_SECONDS:g} s"
-    elif end.limit is Limit.TIME:
-        status, detail = Status.TIMEOUT, f"stopped at the limit of {request.budget.seconds:g} s"
-    elif end.limit is Limit.MEMORY:
-        status, detail = Status.MEMORY, f"stopped at the limit of {request.budget.memory / 2**20:.0f} MiB"
-    elif end.code is not None and end.code < 0:
-        name = signal.Signals(-end.code).name if -end.code in {s.value for s in signal.Signals} else str(-end.code)
-        detail = f"its process was ended by {name}"
-    elif end.code == os.EX_IOERR:
-        detail = f"its answer could not be written to {folder}: make room, or say with TMPDIR where there is some"
-    else:
-        detail = f"its process ended with exit code {end.code} and no answer"
-    last = last_line(folder / STDERR)
-    if status is Status.FAILED and last:
-        detail += f": {last}"
+    limits = Limits(request.budget.seconds, request.budget.memory)
+    status, detail = without_answer(folder, end, limits)
     bound = failed(request.problem, request.verifier, status, detail, end.seconds)
     return replace(bound, memory=end.memory or None)

@@ -1,13 +1,19 @@
-"""What a study and the process of a cell hand each other: files of numbers and words, never pickle."""
+"""What a study and the process of a cell hand each other: files of numbers and words, never pickle.
+
+In a folder of its own each finds a Request (``problem.safetensors`` and ``request.safetensors``) or a Cell
+(``cell.json``), says with ``started`` that all is imported, and leaves its answer, at last ``done``.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +29,9 @@ REQUEST = "request.safetensors"
 STARTED = "started"
 ANSWER = "answer.safetensors"
 CERTIFIED = "certified.json"
+CELL = "cell.json"
+ROW = "row.json"
+DONE = "done"
 
 
 def write_bound(path: Path, bound: Bound) -> None:
@@ -73,6 +82,34 @@ def read_bound(path: Path, problem: Problem) -> Bound:
         multipliers=multipliers or None,
         extra=facts["extra"],
     )
+
+
+def encode_witness(witness: Witness) -> dict[str, object]:
+    """A witness as JSON, bit by bit: shapes, and float64 numbers in base64."""
+    found: dict[str, object] = {"points": _encoded(witness.points)}
+    if witness.direction is not None:
+        found["direction"] = _encoded(witness.direction)
+    return found
+
+
+def decode_witness(found: Mapping[str, Any]) -> Witness:
+    """What :func:`encode_witness` gave.
+
+    Raises:
+        KeyError, TypeError, ValueError, RuntimeError: for what is no witness.
+    """
+    direction = found.get("direction")
+    return Witness(_decoded(found["points"]), None if direction is None else _decoded(direction))
+
+
+def _encoded(tensor: Tensor) -> dict[str, object]:
+    numbers = tensor.detach().cpu().to(torch.float64).contiguous().numpy().astype("<f8")
+    return {"shape": list(tensor.shape), "float64": base64.b64encode(numbers.tobytes()).decode()}
+
+
+def _decoded(found: Mapping[str, Any]) -> Tensor:
+    numbers = np.frombuffer(base64.b64decode(found["float64"], validate=True), dtype="<f8").astype(np.float64)
+    return torch.as_tensor(numbers).reshape([int(length) for length in found["shape"]])
 
 
 def write_facts(path: Path, facts: Mapping[str, object]) -> None:

@@ -1,0 +1,255 @@
+"""What the process of a cell does: trains, opens, bounds or certifies, and writes the row."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipbridge.data import load_dataset
+from lipbridge.disk.atomic import write_atomically
+from lipbridge.disk.strict_json import jsonable
+from lipbridge.errors import ModelFileError
+from lipbridge.files.container import load_tensors
+from lipbridge.files.models import Model, Reading, open_model
+from lipbridge.files.run_folder import CHECKPOINT, UNFINISHED
+from lipbridge.graph.graph import Graph
+from lipbridge.problem.problem import Problem
+from lipbridge.problem.question import Ball, Question
+from lipbridge.processes import own_peak_bytes
+from lipbridge.report.facts import architecture, parameter_count
+from lipbridge.study.cells import Cell, Kind, Row
+from lipbridge.study.engine import wire
+from lipbridge.study.engine.blank import WITNESS, blank
+from lipbridge.study.here import bound_or_failure, certified, certifying_task, error_line, outcome
+from lipbridge.study.requests import Certification
+from lipbridge.study.rows import make_row
+from lipbridge.training.runs import train_run
+from lipbridge.verifiers import Budget, Refusal, get_verifier
+from lipbridge.vocabulary import Quantity, Status, as_norm
+
+#: Points whose classes are computed at once.
+_BATCH = 500
+#: Called when all is imported and opened: from here on it is the work itself that takes time.
+Started = Callable[[], None]
+#: Called with a row that counts if nothing better follows.
+Publish = Callable[[Row], None]
+
+
+def answer_cell(folder: Path) -> None:
+    """Do the cell in ``folder`` and write its row there; an exception of the work is a row too."""
+    found = wire.read_facts(folder / wire.CELL)
+    words: Any = found["cell"]
+    cell, study = Cell.from_json(words), Path(str(found["study"]))
+    row, before = blank(cell, Status.OK), _cpu_seconds()
+
+    def publish(facts: Row) -> None:
+        measured = {"cpu_seconds": _cpu_seconds() - before, "memory": own_peak_bytes(), "gpu_memory": _gpu_bytes()}
+        row.update(measured | facts)
+        write_atomically(folder / wire.ROW, json.dumps(jsonable(row)).encode())
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    torch.set_num_threads(cell.threads)
+    try:
+        _WORK[cell.kind](cell, study, (folder / wire.STARTED).touch, publish)
+    except Exception as error:  # of foreign code, or of a network that cannot be read
+        status, detail = outcome(error)
+        publish({"status": status.value, "detail": detail})
+
+
+def _train(cell: Cell, study: Path, started: Started, publish: Publish) -> None:
+    words = cell.words
+    started()
+    out = study / blank(cell, Status.OK)["folder"]
+    begun = any((place / CHECKPOINT).exists() for place in (out, out / UNFINISHED))
+    more: dict[str, Any] = {}
+    if words.get("start_from"):
+        more["start_from"] = study / words["start_from"]["path"]
+    facts = train_run(
+        words["data"]["name"],
+        str(words["norm"]),
+        out,
+        dict(words["changes"]),
+        dict(words["settings"]),
+        arch=words["arch"],
+        resume=begun,
+        rescale=bool(words.get("rescale")),
+        **more,
+    )
+    graph = open_model(str(out)).graph
+    publish(
+        {
+            "architecture": architecture(graph),
+            "parameters": parameter_count(graph),
+            "accuracy": facts["accuracy"],
+            "value": facts["bound"],
+            "proved": facts["proved"],
+            "bound_before_rescaling": facts["bound_before_rescaling"],
+            "penalty": facts["penalty"],
+            "epochs": facts["epochs"],
+            "seconds": facts["seconds"],
+            "epoch_seconds": facts["seconds"] / max(facts["epochs"], 1),
+        }
+    )
+
+
+def _open(cell: Cell, study: Path, started: Started, publish: Publish) -> None:
+    started()
+    start = time.perf_counter()
+    source = cell.words["source"]
+    graph = _network(cell, source, study)
+    accuracy = None
+    if source.get("data"):
+        inputs, labels = _points(source["data"], study, graph)
+        accuracy = None if labels is None else _accuracy(graph, inputs, labels)
+    facts: Row = {"architecture": architecture(graph), "parameters": parameter_count(graph), "accuracy": accuracy}
+    publish({**facts, "seconds": time.perf_counter() - start})
+
+
+def _bound(cell: Cell, study: Path, started: Started, publish: Publish) -> None:
+    words = cell.words
+    graph = _network(cell, words["source"], study)
+    inputs, labels = (None, None) if words["points"] is None else _points(words["points"], study, graph)
+    problem = Problem(graph, _question(words["question"], inputs))
+    name = words["verifier"]
+    verifier = get_verifier(name)
+    verifier.load()
+    options = dict(words.get("options") or {})
+    if name == WITNESS and inputs is not None and problem.region is None:
+        options = {"starts": inputs, **options}
+    budget = Budget(cell.limits.seconds, cell.limits.memory, words["seed"], options)
+    started()
+    bound, task = bound_or_failure(name, verifier, problem, budget)
+    bound = replace(bound, memory=own_peak_bytes())
+    facts = make_row(cell.network, name, bound).to_json()
+    for unknown in ("network", "verifier", "total_seconds", "tightness", "certified_accuracy"):
+        del facts[unknown]
+    facts["witness"] = None if bound.witness is None else wire.encode_witness(bound.witness)
+    publish(facts)
+    asked = words.get("certify")
+    if asked is None or not verifier.certifies or inputs is None or labels is None:
+        return
+    count = asked["count"]
+    own = Certification(inputs[:count], labels[:count], asked["radius"])
+    try:
+        extra = certified(verifier, task, problem, own, budget)
+        publish({**facts, "certified_accuracy": extra.pop("certified_accuracy"), "extra": {**facts["extra"], **extra}})
+    except Exception as error:  # a foreign verifier's error is a word in the row
+        publish({"extra": {**facts["extra"], "certification": error_line(error)}})
+
+
+def _certify(cell: Cell, study: Path, started: Started, publish: Publish) -> None:
+    words = cell.words
+    graph = _network(cell, words["source"], study)
+    inputs, labels = _points(words["points"], study, graph)
+    if labels is None:
+        raise ModelFileError(f"the points in {words['points']['path']} have no labels")
+    count = words["points"].get("count") or len(inputs)
+    inputs, labels = inputs[:count], labels[:count]
+    verifier = get_verifier(words["verifier"])
+    verifier.load()
+    norm, radius = as_norm(words["norm"]), float(words["radius"])
+    budget = Budget(cell.limits.seconds, cell.limits.memory, words["seed"], dict(words.get("options") or {}))
+    started()
+    start = time.perf_counter()
+    task = certifying_task(verifier, graph, norm, inputs, radius)
+    if isinstance(task, Refusal):
+        publish({"status": Status.UNSUPPORTED.value, "detail": task.reason})
+        return
+    found = task.certify(inputs, labels, radius, budget)
+    seconds = time.perf_counter() - start
+    facts: Row = {"certified_accuracy": float(found.double().mean()), "points": len(labels), "seconds": seconds}
+    publish({**facts, "accuracy": _accuracy(graph, inputs, labels)})
+
+
+_WORK: Mapping[Kind, Callable[[Cell, Path, Started, Publish], None]] = {
+    Kind.TRAINING: _train,
+    Kind.MODEL: _open,
+    Kind.BOUND: _bound,
+    Kind.CERTIFICATE: _certify,
+}
+
+
+def _network(cell: Cell, source: Mapping[str, Any], study: Path) -> Graph:
+    weights, data = source.get("weights"), source.get("data")
+    reading = Reading(
+        None if source.get("input_shape") is None else tuple(source["input_shape"]),
+        source.get("output"),
+        () if weights is None else (_found(weights["path"], study),),
+        source.get("classes"),
+        None if data is None else data["name"],
+    )
+    graph = _opened(_found(source["path"], study), source["sha256"], reading).graph
+    return replace(graph, name=cell.network)
+
+
+@lru_cache(maxsize=2)
+def _opened(path: str, contents: str, reading: Reading) -> Model:
+    """The last networks stay open; ``contents`` tells those apart that one path held after another."""
+    return open_model(path, reading)
+
+
+def _points(source: Mapping[str, Any], study: Path, graph: Graph) -> tuple[Tensor, Tensor | None]:
+    inputs, labels = _data(source, study)
+    if inputs[0].numel() != math.prod(graph.input_shape):
+        words = f"its points have shape {tuple(inputs.shape[1:])}, and {graph.name!r} takes {graph.input_shape}"
+        raise ModelFileError(f"{source.get('name') or source['path']} does not fit the network: {words}")
+    return inputs.double().reshape(len(inputs), *graph.input_shape), labels
+
+
+def _data(source: Mapping[str, Any], study: Path) -> tuple[Tensor, Tensor | None]:
+    if source.get("path") is None:
+        dataset = _dataset(source["name"], source["sha256"])
+        return dataset.test_inputs, dataset.test_labels
+    tensors, _ = load_tensors(Path(_found(source["path"], study)))
+    return tensors["inputs"], tensors.get("labels")
+
+
+@lru_cache(maxsize=1)
+def _dataset(name: str, contents: str) -> Any:
+    return load_dataset(name)
+
+
+def _found(path: str, study: Path) -> str:
+    """A path in words: those of the study's own are relative to its folder."""
+    file, colon, name = path.rpartition(":") if ".py:" in path else (path, "", "")
+    return f"{study / file}{colon}{name}"
+
+
+def _question(words: Mapping[str, Any], inputs: Tensor | None) -> Question:
+    norm, output_norm, region = as_norm(words["norm"]), as_norm(words["output_norm"]), words["region"]
+    ball = None
+    if region is not None:
+        if inputs is None:
+            raise ModelFileError("the balls of this problem have no points to lie around")
+        ball = Ball(inputs[: region["points"]], region["radius"], as_norm(region["norm"]))
+    return Question(input_norm=norm, output_norm=output_norm, region=ball, quantity=Quantity(words["quantity"]))
+
+
+def _accuracy(graph: Graph, inputs: Tensor, labels: Tensor) -> float:
+    starts = range(0, len(labels), _BATCH)
+    right = sum(int((graph(inputs[i : i + _BATCH]).argmax(1) == labels[i : i + _BATCH]).sum()) for i in starts)
+    return right / len(labels)
+
+
+def _cpu_seconds() -> float:
+    """Of this process and those of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def _gpu_bytes() -> int | None:
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+__all__ = ["answer_cell"]
