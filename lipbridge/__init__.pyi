@@ -53,7 +53,8 @@ from .problem.question import Ball as Ball, Question as Question
 from .rigor.matrix import proved_operator_norm as proved_operator_norm
 from .robustness.radii import certified_accuracy as certified_accuracy, certified_radii as certified_radii
 from .search import search_lower_bound as search_lower_bound, witness_value as witness_value
-from .study.comparison import Points as Points, compare as compare
+from .study.comparison import compare as compare
+from .study.points import Points as Points
 from .study.rows import Row as Row
 from .training.config import TrainingConfig as TrainingConfig, TrainingResult as TrainingResult
 from .training.fit import fit as fit

@@ -86,8 +86,8 @@ def compare(
     from lipbridge.cli.models import open_models
     from lipbridge.files.models import Reading, dataset_of
     from lipbridge.machine import available_cores, machine_facts
-    from lipbridge.study.comparison import Points
     from lipbridge.study.comparison import compare as compare_networks
+    from lipbridge.study.points import Points
     from lipbridge.verifiers import Budget, list_verifiers, require_options
     from lipbridge.vocabulary import as_norm
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -13,49 +13,18 @@ from lipbridge.errors import InvalidArgument
 from lipbridge.graph.graph import Graph
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball, Question
-from lipbridge.study.engine.alone import run_request
+from lipbridge.study.engine.blank import WITNESS
 from lipbridge.study.here import budgets, run_here
-from lipbridge.study.judge import best_lower, judged, judged_together
+from lipbridge.study.in_cells import Planned, Progress, compare_in_cells
+from lipbridge.study.judge import TRIVIAL, best_lower, judged, judged_together, restated
+from lipbridge.study.points import Points
 from lipbridge.study.requests import Certification, Outcome, Request
 from lipbridge.study.rows import Row
 from lipbridge.verifiers import Budget, Refusal, Task, Verifier, get_verifiers
-from lipbridge.vocabulary import Norm, Quantity, Status
+from lipbridge.vocabulary import Norm, Quantity
 
-#: The verifier whose lower bounds every other one is judged by; it always runs.
-WITNESS = "witness"
-#: The verifier whose bound, which holds everywhere, stands beside those in balls.
-TRIVIAL = "trivial"
 #: Radii that suit inputs in [0, 1], for verifiers that need a region.
 DEFAULT_RADIUS: Mapping[Norm, float] = {1: 0.3, 2: 0.1, "inf": 0.02}
-DEFAULT_POINTS = 32
-
-#: Told before each cell: how many are done, how many there are, the network and the verifier.
-Progress = Callable[[int, int, str, str], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Points:
-    """Data that a study needs beyond the networks.
-
-    ``inputs`` ``(n, *input_shape)`` are where searches start; the first ``count`` of them are the centres of the balls
-    for verifiers of local quantities, and with ``labels`` ``(n,)`` the predictions that are certified. ``radius`` is
-    that of the balls, chosen by the norm if it is None. With ``lipschitz`` the Lipschitz constant in the balls is a
-    question of its own, put to every verifier that can answer it.
-    """
-
-    inputs: Tensor
-    labels: Tensor | None = None
-    count: int = DEFAULT_POINTS
-    radius: float | None = None
-    lipschitz: bool = False
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise InvalidArgument("points", "be at least 1", self.count)
-        if not len(self.inputs):
-            raise InvalidArgument("inputs", "hold at least one point", tuple(self.inputs.shape))
-        if self.radius is not None and not 0 < self.radius < float("inf"):
-            raise InvalidArgument("radius", "be above 0 and finite", self.radius)
 
 
 def compare(
@@ -68,9 +37,12 @@ def compare(
     budget: Budget | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
     threads: int = 1,
+    jobs: int = 1,
     isolate: bool = True,
     progress: Progress | None = None,
     keep: Path | None = None,
+    rows: Path | None = None,
+    resume: bool = False,
 ) -> list[Row]:
     """Every verifier on every network, side by side: same norm, dtype, threads and limits, tightness and time.
 
@@ -89,7 +61,9 @@ def compare(
         budget: of each cell.
         options: of verifiers, by their name and the option's.
         threads: of each cell.
-        isolate: each cell in a process of its own. Without, limits are the verifiers' own affair and exceptions pass:
+        jobs: cells at once.
+        isolate: each cell in a process with these limits. Verifiers of lipbridge's own share one that has everything
+            imported, others have one of their own. Without, limits are the verifiers' own affair and exceptions pass:
             for debugging.
         progress: told before each cell.
         keep: a folder where each network is kept on which a witness contradicts a verifier, with the question, the
@@ -111,22 +85,28 @@ def compare(
     for network, graph in networks.items():
         own = points.get(network) if isinstance(points, Mapping) else points
         plans.append(plan(network, Problem(graph, everywhere), found, own, limits, threads, prepare=not isolate))
-    total = sum(map(len, plans))
+    if not isolate:
+        return _here(plans, found, progress, keep)
+    of_networks = {name: points.get(name) if isinstance(points, Mapping) else points for name in networks}
+    return compare_in_cells(plans, of_networks, jobs=jobs, progress=progress, keep=keep, rows=rows, resume=resume)
+
+
+def _here(
+    plans: Sequence[Sequence[Planned]], verifiers: Mapping[str, Verifier], progress: Progress | None, keep: Path | None
+) -> list[Row]:
+    """All in this process, one after the other."""
+    total, done = sum(map(len, plans)), 0
     rows: list[Row] = []
-    done = 0
     for planned in plans:
         outcomes: list[tuple[Request, Outcome]] = []
-        for cell, task in planned:
+        for request, task in planned:
             if progress is not None:
-                progress(done, total, cell.network, cell.verifier)
-            outcomes.append((cell, run_request(cell) if task is None else run_here(cell, found[cell.verifier], task)))
+                progress(done, total, request.network, request.verifier)
+            assert task is not None
+            outcomes.append((request, run_here(request, verifiers[request.verifier], task)))
             done += 1
         rows += _with_trivial(judged_together(outcomes, keep), outcomes)
     return rows
-
-
-#: A cell, and its task where it is to run in this process.
-Planned = tuple[Request, Task | Refusal | None]
 
 
 def plan(
@@ -158,7 +138,7 @@ def plan(
         if prepare and task is None:
             task = asked(name, problem)
         own = limits[name]
-        if name == WITNESS and points is not None and problem.region is None:
+        if prepare and name == WITNESS and points is not None and problem.region is None:
             own = replace(own, options={"starts": _shaped(points.inputs, problem.graph), **own.options})
         cell = Request(network, problem, name, own, certification if certify else None, threads)
         return cell, task if prepare else None
@@ -211,14 +191,5 @@ def _with_trivial(rows: list[Row], outcomes: Sequence[tuple[Request, Outcome]]) 
     witnesses = [outcome.bound.witness for _, outcome in outcomes]
     for problem in local.values():
         lower = best_lower(problem, witnesses)
-        rows = rows + [judged(_restated(row, problem), lower) for row in own]
+        rows = rows + [judged(restated(row, problem), lower) for row in own]
     return rows
-
-
-def _restated(row: Row, problem: Problem) -> Row:
-    """A global upper bound as one of the constant or the deviation in a ball, which never exceeds it."""
-    detail = "global, so it holds here"
-    status = row.status if math.isnan(row.value) else Status.OK  # judged anew
-    return replace(
-        row, region=problem.region_name, quantity=problem.quantity, detail=detail, tightness=None, status=status
-    )

@@ -386,7 +386,7 @@ def test_bad_options_of_compare_are_found_before_anything_runs(
     words: Sequence[str],
 ) -> None:
     monkeypatch.syspath_prepend(str(third_party.install(tmp_path)))
-    monkeypatch.setattr("lipbridge.study.comparison.run_request", lambda *_: pytest.fail("a cell was started"))
+    monkeypatch.setattr("lipbridge.study.comparison.compare_in_cells", lambda *_: pytest.fail("a cell was started"))
     refused(cli("compare", model, *options, "--json"), *words)
 
 

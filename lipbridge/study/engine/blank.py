@@ -107,6 +107,8 @@ def _bound(cell: Cell) -> Row:
         "quantity": question["quantity"],
         "tightness": None,
         "certified_accuracy": None,
+        "judged": False,
+        "claimed": None,
         "extra": {},
         "options": dict(words.get("options") or {}),
         "time_limit": cell.limits.seconds,

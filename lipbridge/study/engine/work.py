@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import resource
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ from lipbridge.training.runs import train_run
 from lipbridge.verifiers import Budget, Refusal, get_verifier
 from lipbridge.vocabulary import Quantity, Status, as_norm
 
+#: In a row's ``extra``: its value is infinite, which JSON cannot say.
+INFINITE = "infinite"
 #: Points whose classes are computed at once.
 _BATCH = 500
 #: Called when all is imported and opened: from here on it is the work itself that takes time.
@@ -116,24 +119,51 @@ def _open(cell: Cell, study: Path, started: Started, publish: Publish) -> None:
     publish({**facts, "seconds": time.perf_counter() - start})
 
 
+def problem_of(cell: Cell, study: Path) -> Problem:
+    """The problem of a cell of the kind ``bound``, with its network opened and its balls around the points.
+
+    Raises:
+        LipbridgeError: if files are not there any more, or do not fit each other.
+    """
+    graph = _network(cell, cell.words["source"], study)
+    points = cell.words["points"]
+    inputs = None if points is None else _points(points, study, graph)[0]
+    return Problem(graph, _question(cell.words["question"], inputs))
+
+
+def options_of(cell: Cell, study: Path) -> dict[str, object]:
+    """A verifier's options; those that are tensors stand in files."""
+    found: dict[str, object] = {}
+    options: Mapping[str, Any] = cell.words.get("options") or {}
+    for name, value in options.items():
+        found[name] = _tensor(cast(Mapping[str, Any], value), study) if isinstance(value, Mapping) else value
+    return found
+
+
 def _bound(cell: Cell, study: Path, started: Started, publish: Publish) -> None:
     words = cell.words
-    graph = _network(cell, words["source"], study)
+    problem = problem_of(cell, study)
+    graph = problem.graph
     inputs, labels = (None, None) if words["points"] is None else _points(words["points"], study, graph)
-    problem = Problem(graph, _question(words["question"], inputs))
     name = words["verifier"]
     verifier = get_verifier(name)
-    verifier.load()
-    options = dict(words.get("options") or {})
+    with contextlib.suppress(Exception):  # what is wrong will show, and be told, when it is used
+        verifier.load()
+    options = options_of(cell, study)
     if name == WITNESS and inputs is not None and problem.region is None:
         options = {"starts": inputs, **options}
     budget = Budget(cell.limits.seconds, cell.limits.memory, words["seed"], options)
     started()
     bound, task = bound_or_failure(name, verifier, problem, budget)
     bound = replace(bound, memory=own_peak_bytes())
+    if math.isnan(bound.value):
+        status = Status.FAILED if bound.status is Status.OK else bound.status
+        bound = replace(bound, status=status, detail=bound.detail or "it returned NaN", proved=False)
     facts = make_row(cell.network, name, bound).to_json()
     for unknown in ("network", "verifier", "total_seconds", "tightness", "certified_accuracy"):
         del facts[unknown]
+    if math.isinf(bound.value):
+        facts["extra"] = {**facts["extra"], INFINITE: True}
     facts["witness"] = None if bound.witness is None else wire.encode_witness(bound.witness)
     publish(facts)
     asked = words.get("certify")
@@ -157,9 +187,10 @@ def _certify(cell: Cell, study: Path, started: Started, publish: Publish) -> Non
     count = words["points"].get("count") or len(inputs)
     inputs, labels = inputs[:count], labels[:count]
     verifier = get_verifier(words["verifier"])
-    verifier.load()
+    with contextlib.suppress(Exception):
+        verifier.load()
     norm, radius = as_norm(words["norm"]), float(words["radius"])
-    budget = Budget(cell.limits.seconds, cell.limits.memory, words["seed"], dict(words.get("options") or {}))
+    budget = Budget(cell.limits.seconds, cell.limits.memory, words["seed"], options_of(cell, study))
     started()
     start = time.perf_counter()
     task = certifying_task(verifier, graph, norm, inputs, radius)
@@ -220,6 +251,11 @@ def _dataset(name: str, contents: str) -> Any:
     return load_dataset(name)
 
 
+def _tensor(source: Mapping[str, Any], study: Path) -> Tensor:
+    tensors, _ = load_tensors(Path(_found(source["path"], study)))
+    return tensors["value"]
+
+
 def _found(path: str, study: Path) -> str:
     """A path in words: those of the study's own are relative to its folder."""
     file, colon, name = path.rpartition(":") if ".py:" in path else (path, "", "")
@@ -252,4 +288,4 @@ def _gpu_bytes() -> int | None:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
-__all__ = ["answer_cell"]
+__all__ = ["INFINITE", "answer_cell", "options_of", "problem_of"]

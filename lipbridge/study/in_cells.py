@@ -1,0 +1,161 @@
+"""A comparison of networks in memory as cells: their files, the run, and the rows judged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lipbridge.disk.temporary import temporary_folder
+from lipbridge.errors import InvalidArgument
+from lipbridge.files.container import save_tensors
+from lipbridge.files.graphs import save_graph
+from lipbridge.files.rows import append_rows, load_rows
+from lipbridge.problem.question import Question
+from lipbridge.study.cells import Cell, Kind, Limits, make_cell
+from lipbridge.study.cells import Row as JsonRow
+from lipbridge.study.engine.local import LocalEngine
+from lipbridge.study.engine.protocol import InFlight
+from lipbridge.study.judge import judged_cells, row_of
+from lipbridge.study.points import Points
+from lipbridge.study.requests import Request
+from lipbridge.study.rows import Row
+from lipbridge.study.running import run_cells
+from lipbridge.verifiers import Refusal, Task
+from lipbridge.vocabulary import Status
+
+#: Told before each cell: how many are done, how many there are, the network and the verifier.
+Progress = Callable[[int, int, str, str], None]
+#: What is asked, and its task where it is asked in this process.
+Planned = tuple[Request, Task | Refusal | None]
+
+
+def compare_in_cells(
+    plans: Sequence[Sequence[Planned]],
+    points: Mapping[str, Points | None],
+    *,
+    jobs: int = 1,
+    progress: Progress | None = None,
+    keep: Path | None = None,
+    rows: Path | None = None,
+    resume: bool = False,
+) -> list[Row]:
+    """The plans of networks as cells of this machine; see :func:`lipbridge.study.comparison.compare`."""
+    known = _known(rows, resume)
+    found: list[Row] = []
+    with temporary_folder() as folder:
+        of_networks = [_cells(planned, points, folder) for planned in plans]
+        watcher = _Watcher([cell for cells in of_networks for cell in cells], known, rows, progress)
+        engine = LocalEngine(folder, jobs)
+        try:
+            run_cells([cell for cell in watcher.cells if cell.id not in known], engine, watcher)
+        finally:
+            engine.close()
+        for cells in of_networks:
+            judged = judged_cells(folder, [(cell, watcher.rows[cell.id]) for cell in cells], keep)
+            if rows is not None:
+                append_rows(rows, [row for row in judged if row != watcher.rows.get(row["cell"])])
+            found += [row_of(row) for row in judged]
+    return found
+
+
+class _Watcher:
+    def __init__(
+        self, cells: Sequence[Cell], known: Mapping[str, JsonRow], file: Path | None, progress: Progress | None
+    ) -> None:
+        self.cells = cells
+        self.rows = dict(known)
+        self._file = file
+        self._progress = progress
+        self._total = len(cells)
+        self._done = sum(cell.id in known for cell in cells)
+
+    def started(self, cell: Cell) -> None:
+        if self._progress is not None:
+            self._progress(self._done, self._total, cell.network, cell.words["verifier"])
+
+    def ended(self, cell: Cell, row: JsonRow) -> None:
+        self._done += 1
+        self.rows[cell.id] = row
+        if self._file is not None:
+            append_rows(self._file, [row])
+
+    def looked(self, running: Sequence[InFlight]) -> None:
+        pass
+
+
+def _known(rows: Path | None, resume: bool) -> dict[str, JsonRow]:
+    """Rows of earlier runs that are not to be run again."""
+    if rows is None:
+        if resume:
+            raise InvalidArgument("resume", "come with a file of rows", None)
+        return {}
+    append_rows(rows, [])  # what cannot be written is told before any work
+    if not resume:
+        return {}
+    return {row["cell"]: row for row in load_rows(rows) if "cell" in row and row.get("status") != Status.MISSING}
+
+
+def _cells(planned: Sequence[Planned], points: Mapping[str, Points | None], folder: Path) -> list[Cell]:
+    """The cells of one network; its Graph and its points become files, whose contents are part of their ids."""
+    first = planned[0][0]
+    graph, own = first.problem.graph, points.get(first.network)
+    source = _file(folder, save_graph(graph, folder / f"network{_number(folder)}.safetensors"))
+    data = None
+    if own is not None:
+        tensors = {"inputs": own.inputs.detach().cpu()}
+        if own.labels is not None:
+            tensors["labels"] = own.labels.detach().cpu()
+        data = _save(folder, tensors)
+    return [_cell(request, source, data, folder) for request, _ in planned]
+
+
+def _cell(request: Request, source: Mapping[str, Any], data: Mapping[str, Any] | None, folder: Path) -> Cell:
+    budget, asked = request.budget, request.certification
+    words = {
+        "source": source,
+        "question": question_words(request.problem.question),
+        "verifier": request.verifier,
+        "options": {
+            name: _save(folder, {"value": value}) if isinstance(value, Tensor) else value
+            for name, value in budget.options.items()
+        },
+        "seed": budget.seed,
+        "points": data,
+        "certify": None if asked is None else {"radius": asked.radius, "count": len(asked.inputs)},
+    }
+    limits = Limits(budget.seconds, int(budget.memory))
+    label = f"{request.verifier} on {request.network}"
+    return make_cell(Kind.BOUND, words, network=request.network, label=label, limits=limits, threads=request.threads)
+
+
+def question_words(question: Question) -> dict[str, Any]:
+    """A question in a cell's words; its balls lie around the first of the cell's points."""
+    region = question.region
+    return {
+        "norm": question.input_norm,
+        "output_norm": question.output_norm,
+        "quantity": question.quantity.value,
+        "region": None
+        if region is None
+        else {"radius": region.radius, "norm": region.norm, "points": len(region.centers)},
+    }
+
+
+def _save(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    return _file(folder, save_tensors(folder / f"numbers{_number(folder)}.safetensors", tensors))
+
+
+def _file(folder: Path, path: Path) -> dict[str, str]:
+    return {"path": str(path.relative_to(folder)), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def _number(folder: Path) -> int:
+    return sum(1 for _ in folder.iterdir())
+
+
+__all__ = ["Planned", "Progress", "compare_in_cells", "question_words"]
