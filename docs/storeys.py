@@ -19,6 +19,7 @@ WORDS = {
     "study": "plans, cells, judge, rows",
     "training": "penalty, fit, recipes",
     "report": "the page and its plots",
+    "plot": "figures for papers, from rows",
     "files": "modules, graphs, runs, formats",
     "verifiers": "the registry, one file a verifier",
     "lipsdp": "the matrix inequality, its proof and its solvers",

@@ -16,7 +16,7 @@ class InvalidArgument(LipbridgeError, ValueError):
 
     def __init__(self, parameter: str, should: str, found: object) -> None:
         super().__init__(f"Parameter `{parameter}` should {should}. Found {_shown(found)}.")
-        self.parameter = parameter
+        self.parameter, self.should = parameter, should
 
 
 class Misfit(InvalidArgument):
@@ -24,15 +24,15 @@ class Misfit(InvalidArgument):
 
     def __init__(self, parameter: str, fact: str, way_out: str) -> None:
         LipbridgeError.__init__(self, f"{fact}. {way_out}.")
-        self.parameter = parameter
+        self.parameter, self.should = parameter, ""
 
 
 class UnknownName(LipbridgeError, ValueError):
     """A name that no registry knows, with the names that it does know."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        super().__init__(f"Unknown {kind} {_shown(name)}. Known: {', '.join(known)}.")
-        self.name = name
+        self.kind, self.name, self.known = kind, name, tuple(known)
+        super().__init__(f"Unknown {kind} {_shown(name)}. Known: {', '.join(self.known)}.")
 
 
 class UnsupportedOperation(LipbridgeError, ValueError):
@@ -65,6 +65,17 @@ class DataError(LipbridgeError, ValueError):
     """A dataset that is missing, damaged or inconsistent."""
 
 
+class StudyFileError(LipbridgeError, ValueError):
+    """A study file with faults: each says its line, its field, what was found and what is allowed."""
+
+    def __init__(self, file: str, faults: Iterable[str], more: int = 0) -> None:
+        self.faults = tuple(faults)
+        self.lines = [f"{file}, {fault}" for fault in self.faults]
+        if more:
+            self.lines.append(f"and {more} more")
+        super().__init__("; ".join(self.lines))
+
+
 class ModelFileError(LipbridgeError, ValueError):
     """A model file that is missing, damaged, hostile, or of an unknown architecture."""
 
@@ -74,6 +85,14 @@ class ProofRefused(LipbridgeError, ValueError):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"The proof is refused: {why}.")
+
+
+class NothingToDraw(LipbridgeError, ValueError):
+    """Rows that do not hold what a figure shows."""
+
+    def __init__(self, figure: str, needs: str) -> None:
+        super().__init__(f"There is nothing to draw for {figure}: the rows hold no {needs}.")
+        self.figure = figure
 
 
 class FileNotWritten(LipbridgeError, OSError):
@@ -97,6 +116,10 @@ class FolderInUse(LipbridgeError, RuntimeError):
 
 class TrainingError(LipbridgeError, RuntimeError):
     """A training run that could not go on; what was reached so far is kept."""
+
+
+class ClusterError(LipbridgeError, RuntimeError):
+    """A cluster that takes no jobs, or cannot be reached; what is finished is kept."""
 
 
 def first_line(error: BaseException, most: int = 200) -> str:

@@ -9,12 +9,14 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-from lipbridge.study.cells import Cell, Kind, Row
+from lipbridge.study.cells import Cell, Kind, Row, place_of
 from lipbridge.version import __version__
 from lipbridge.vocabulary import Side, Status
 
 #: The verifier whose values are lower bounds.
 WITNESS = "witness"
+#: Where in a study's folder its trainings write.
+NETWORKS = "networks"
 
 
 def blank(cell: Cell, status: Status, detail: str = "") -> Row:
@@ -37,6 +39,7 @@ def blank(cell: Cell, status: Status, detail: str = "") -> Row:
         "cpu_seconds": None,
         "memory": None,
         "gpu_memory": None,
+        "enforced_by": None,
         "threads": cell.threads,
         "load": round(os.getloadavg()[0], 2),
         "host": socket.gethostname(),
@@ -54,7 +57,7 @@ def norm_name(question: Any) -> str:
 
 def training_folder(network: str, cell: str) -> str:
     """Where in a study's folder a training writes: its name for people, and its id, which changes with its settings."""
-    return str(PurePosixPath("networks") / f"{slug(network)}-{cell[:8]}")
+    return str(PurePosixPath(NETWORKS) / f"{slug(network)}-{cell[:8]}")
 
 
 def slug(name: str) -> str:
@@ -67,7 +70,7 @@ def _training(cell: Cell) -> Row:
     return {
         "norm": str(words["norm"]),
         "data": words["data"]["name"],
-        "arch": words["arch"],
+        "arch": place_of(words["arch"]),
         "architecture": None,
         "parameters": None,
         "accuracy": None,
@@ -134,4 +137,4 @@ def _certificate(cell: Cell) -> Row:
 
 _OWN = {Kind.TRAINING: _training, Kind.MODEL: _model, Kind.BOUND: _bound, Kind.CERTIFICATE: _certificate}
 
-__all__ = ["WITNESS", "blank", "norm_name", "slug", "training_folder"]
+__all__ = ["NETWORKS", "WITNESS", "blank", "norm_name", "slug", "training_folder"]

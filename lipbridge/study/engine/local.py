@@ -148,10 +148,11 @@ def _row(cell: Cell, place: Path, end: Ended) -> Row:
         row: Row = json.loads((place / wire.ROW).read_bytes())
     except FileNotFoundError:
         status, detail = without_answer(place, end, cell.limits)
-        return {**blank(cell, status, detail), "seconds": end.seconds, "memory": end.memory or None}
+        seen = {"seconds": end.seconds, "cpu_seconds": end.cpu_seconds, "memory": end.memory or None}
+        return {**blank(cell, status, detail), **seen, "enforced_by": end.enforced_by.value}
     if end.limit is not None:  # it has a bound, and certified nothing
         row["extra"] = {**row["extra"], "certification": f"stopped at the {end.limit} limit"}
-    return row
+    return {**row, "enforced_by": end.enforced_by.value}
 
 
 __all__ = ["LocalEngine", "is_own", "run_one"]

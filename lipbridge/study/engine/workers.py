@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from lipbridge.processes import STDERR, STDOUT, Ended, FamilyMemory, Limit, python_module
+from lipbridge.processes import STDERR, STDOUT, Child, Ended, EnforcedBy, Limit, python_module
 from lipbridge.study.engine import wire
 
 #: Seconds that a process may take to import what it needs, which is not the verifier's time.
@@ -32,7 +31,7 @@ class Worker:
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -57,14 +56,12 @@ class Worker:
         Raises:
             OSError: if it cannot be started.
         """
-        process = self._running(folder)
+        process = self._running(folder, memory)
         if process is None:
             return Ended(-signal.SIGKILL, None, 0.0, 0)
-        assert process.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended: the code will tell
-            process.stdin.write(os.fsencode(folder) + b"\n")
-            process.stdin.flush()
-        end = _watched(process, folder, limits, memory)
+        process.begin(memory)
+        process.tell(os.fspath(folder))  # one that has ended tells so by its code
+        end = _watched(process, folder, limits)
         if end.code != 0 or end.memory > _TIRED:
             self._end()
         return end
@@ -75,58 +72,50 @@ class Worker:
             self._closed = True
         self._end()
 
-    def _running(self, folder: Path) -> subprocess.Popen[bytes] | None:
+    def _running(self, folder: Path, memory: float) -> Child | None:
         with self._lock:
             if self._closed:
                 return None
             if self._process is None:
                 command, environment = python_module("lipbridge.study.engine.worker")
-                environment |= dict.fromkeys(THREAD_VARIABLES, str(self.threads))
-                with open(folder / STDOUT, "ab") as out, open(folder / STDERR, "ab") as err:
-                    self._process = subprocess.Popen(
-                        command,
-                        stdin=subprocess.PIPE,
-                        stdout=out,
-                        stderr=err,
-                        env={**os.environ, **environment, "TMPDIR": str(folder)},
-                        start_new_session=True,
-                    )
+                environment |= dict.fromkeys(THREAD_VARIABLES, str(self.threads)) | {"TMPDIR": str(folder)}
+                self._process = Child(command, folder, memory=memory, environment=environment)
             return self._process
 
     def _end(self) -> None:
         with self._lock:
             process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.stdin is not None:
-            with contextlib.suppress(OSError):
-                process.stdin.close()
+        if process is not None:
+            process.end()
 
 
-def _watched(process: subprocess.Popen[bytes], folder: Path, limits: Mapping[str, float], memory: float) -> Ended:
+def _watched(process: Child, folder: Path, limits: Mapping[str, float]) -> Ended:
     phases, at = list(limits), 0
-    since, peak = time.perf_counter(), 0
-    used = FamilyMemory(process.pid)
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = process.wait(_POLL)
-            if code == 0 and not (folder / wire.DONE).exists():
+    since, before = time.perf_counter(), process.cpu_seconds
+    code: int | None = None
+    limit: Limit | None = None
+    while code is None and limit is None:
+        over = process.look()
+        if process.wait(_POLL):
+            code = process.code
+            if process.enforced_by is EnforcedBy.CGROUP and process.look():
+                code, limit = None, Limit.MEMORY
+            elif code == 0 and not (folder / wire.DONE).exists():
                 code = os.EX_SOFTWARE  # it took its leave without an answer
-            return Ended(code, None, time.perf_counter() - since, peak)
+            break
         now = time.perf_counter()
         if (folder / wire.DONE).exists():
-            return Ended(0, None, now - since, max(peak, used.now()))
-        while at + 1 < len(phases) and (folder / phases[at + 1]).exists():
-            at, since = at + 1, now
-        peak = max(peak, used.now())
-        if peak > memory:
-            return Ended(None, Limit.MEMORY, now - since, peak)
-        if now - since > limits[phases[at]]:
-            return Ended(None, Limit.TIME, now - since, peak)
+            process.look()
+            code = 0
+        elif over:
+            limit = Limit.MEMORY
+        else:
+            while at + 1 < len(phases) and (folder / phases[at + 1]).exists():
+                at, since = at + 1, now
+            limit = Limit.TIME if now - since > limits[phases[at]] else None
         _shorten(folder)
+    seconds, cpu = time.perf_counter() - since, process.cpu_seconds - before
+    return Ended(code, limit, seconds, process.memory, cpu, process.charged, process.enforced_by)
 
 
 def _shorten(folder: Path) -> None:
