@@ -29,7 +29,7 @@ def train(
     activation: Annotated[str | None, typer.Option(help="A registered activation, e.g. abs, crelu, sincos.")] = None,
     bias: Annotated[bool | None, typer.Option("--bias/--no-bias", help="Whether layers have a bias.")] = None,
     padding: Annotated[str | None, typer.Option(help="Of conv-small and conv-large: circular or zeros.")] = None,
-    start: Annotated[str | None, typer.Option(help="Initial weights: orthogonal or uniform.")] = None,
+    start: Annotated[str | None, typer.Option(help="Initial weights: orthogonal, uniform or ill-conditioned.")] = None,
     gain: Annotated[float | None, typer.Option(help="Factor of the initial weights.")] = None,
     penalty: Annotated[float | None, typer.Option(help="Weight of the bound in the loss; 0 for none.")] = None,
     form: Annotated[str | None, typer.Option(help="linear: the bound itself; log: its logarithm.")] = None,
@@ -62,6 +62,9 @@ def train(
     rescale: Annotated[
         bool, typer.Option("--rescale", help="At the end, scale the units for the least bound; the function stays.")
     ] = False,
+    start_from: Annotated[
+        Path | None, typer.Option("--start-from", help="Folder of a run of the same network: start from its weights.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a network with its bound in the loss, and prove it.
@@ -109,6 +112,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
             rescale=rescale,
+            start_from=start_from,
         )
     if as_json:
         print_json([run])

@@ -2,6 +2,7 @@
 
 from lipbridge.data.catalog import DATASET_NAMES
 from lipbridge.data.datasets import Dataset, load_dataset
+from lipbridge.data.digest import dataset_digest
 from lipbridge.data.fetch import fetch_dataset
 from lipbridge.data.idx import idx_shape, read_idx
 from lipbridge.data.status import DatasetStatus, dataset_status
@@ -10,6 +11,7 @@ __all__ = [
     "DATASET_NAMES",
     "Dataset",
     "DatasetStatus",
+    "dataset_digest",
     "dataset_status",
     "fetch_dataset",
     "idx_shape",

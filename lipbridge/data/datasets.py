@@ -6,7 +6,7 @@ import importlib
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,9 @@ from lipbridge.errors import DataError, InvalidArgument, MissingDependency, Unkn
 #: Seed of the split of the embedded datasets: part of their definition, so never changed.
 _SPLIT_SEED = 0
 _TEST_SHARE = 0.25
+#: What a name ends with that asks for a part of the training examples in the test set's place, and one in how many.
+VALIDATION = ":validation"
+_HELD_OUT = 6
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -134,6 +137,9 @@ def load_dataset(name_or_folder: StrPath, *, folder: StrPath | None = None) -> D
       Looked for in the same folders as mnist, also in their subfolder ``cifar-10-batches-bin``; sizes, labels and the
       number of images of each class are verified. Inputs are red, green and blue planes, one after the other.
     - a folder with ``data_batch_1.bin``, ... and ``test_batch.bin`` in that format, with any number of images.
+    - any of these with ``:validation`` after it, e.g. ``mnist:validation``: a sixth of the training examples, always
+      the same, stands as the test set and the others train. Settings are chosen there, so that the test set, which is
+      left alone, still says something of them.
 
     The embedded datasets are split 75/25, stratified by class, always the same way.
 
@@ -147,6 +153,8 @@ def load_dataset(name_or_folder: StrPath, *, folder: StrPath | None = None) -> D
     checks.path(name_or_folder, "name_or_folder")
     name = os.fsdecode(name_or_folder)
     folder = None if folder is None else checks.path(folder, "folder")
+    if name.endswith(VALIDATION) and not os.path.isdir(name):
+        return _held_out(load_dataset(name.removesuffix(VALIDATION), folder=folder), name)
     if name in COLLECTIONS:
         return _load_collection(COLLECTIONS[name], folder)
     if name in PUBLISHED:
@@ -157,6 +165,25 @@ def load_dataset(name_or_folder: StrPath, *, folder: StrPath | None = None) -> D
     if name in EMBEDDED:
         return _load_digits() if name == "digits" else _load_iris()
     return _load_folder(name)
+
+
+def _held_out(dataset: Dataset, name: str) -> Dataset:
+    """The training examples alone, a sixth of them as the test set, drawn by numpy's frozen generator."""
+    count = len(dataset.train_labels)
+    held = max(1, count // _HELD_OUT)
+    if held == count:
+        raise DataError(f"{name}: there is one training example, and two are needed to hold one out.")
+    order = torch.as_tensor(np.random.RandomState(_SPLIT_SEED).permutation(count))
+    test, train = order[:held].sort().values, order[held:].sort().values
+    return replace(
+        dataset,
+        name=f"{dataset.name}{VALIDATION}",
+        train_inputs=dataset.train_inputs[train],
+        train_labels=dataset.train_labels[train],
+        test_inputs=dataset.train_inputs[test],
+        test_labels=dataset.train_labels[test],
+        description=f"{count - held} + {held} of the training examples of: {dataset.description}",
+    )
 
 
 def _load_collection(collection: Collection, folder: StrPath | None) -> Dataset:

@@ -16,12 +16,14 @@ process at a time writes into the folder (:mod:`lipbridge.disk.locks`).
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
 import shutil
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -221,6 +223,30 @@ def load_weights(folder: Path | str, module: nn.Module) -> nn.Module:
         line = " ".join(str(error).split())[:200]
         raise ModelFileError(f"{file} does not belong to this network: {line}") from error
     return module
+
+
+def start_from(folder: Path, module: nn.Module, network: Sequence[str]) -> dict[str, object]:
+    """Put the weights of another run into ``module``, whose layers are ``network``; returns what is told of them.
+
+    Raises:
+        ModelFileError: if there is no checkpoint, or it is damaged, or that of another network.
+    """
+    settle(folder)
+    file = folder / CHECKPOINT
+    if not file.exists():
+        raise ModelFileError(f"{folder} holds no {CHECKPOINT}: name the folder of a run that has trained an epoch.")
+    facts = load_header(file)["extra"]
+    other = facts.get("network", list(network))  # runs of before have no such entry
+    if other != list(network):
+        pairs = zip_longest(other, network, fillvalue="nothing")
+        theirs, ours = next((theirs, ours) for theirs, ours in pairs if theirs != ours)
+        raise ModelFileError(
+            f"{file} holds the weights of another network ({theirs} where this one has {ours}): start from a run of "
+            "the same architecture."
+        )
+    load_weights(folder, module)
+    epochs = len(cast(Sequence[object], facts.get("history", ())))
+    return {"folder": str(folder), "epochs": epochs, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
 def _plain(value: object) -> bool:

@@ -29,6 +29,7 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     rescale: bool = False,
+    start_from: Path | str | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
 ) -> TrainingResult:
@@ -50,6 +51,8 @@ def fit(
         rescale: give the trained network the least trivial bound that scaling its units can give
             (:func:`lipbridge.rescale`); the checkpoint keeps the weights as they were trained, so a finished run can be
             resumed for that alone.
+        start_from: the folder of another run of the same architecture, whose weights (as trained, before any rescaling)
+            take the place of the module's before training; ``run.json`` tells it. A run that is resumed has its own.
         device: ``auto``, ``cpu``, ``cuda``, ...
         progress: a progress bar on stderr, if that is a terminal.
 
@@ -60,6 +63,7 @@ def fit(
             nothing to train, ...; nothing is written then.
         FolderInUse: if another process trains into the folder.
         UnsupportedOperation: if ``rescale`` is asked for a network that cannot be rescaled; nothing is written then.
+        ModelFileError: if the weights to start from are missing, damaged or those of another network.
         TrainingError: if the loss or the bound is no longer finite, or the folder can no longer be written; it keeps
             the last good checkpoint and its model.
 
@@ -77,9 +81,12 @@ def fit(
     if rescale:
         require_rescalable(module, (dataset.features,))
     place = pick_device(device)
+    origin = None
+    if start_from is not None and not resume:
+        origin = run_folder.start_from(checks.path(start_from, "start_from"), module, network)
     with workers(place) as team:
         # Made first: whatever it refuses must leave the folder as it was.
-        run = TrainingRun(module.to(place), dataset, config, place, team, folder, network)
+        run = TrainingRun(module.to(place), dataset, config, place, team, folder, network, origin)
         if folder is None:
             return run.train(progress, rescale)
         with run_folder.opened(folder, resume, overwrite) if team.first else nullcontext():

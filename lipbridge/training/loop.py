@@ -51,9 +51,12 @@ class TrainingRun:
         team: Workers,
         out: Path | None,
         network: list[str],
+        origin: Mapping[str, object] | None = None,
     ) -> None:
         self.module, self.dataset, self.config = module, dataset, config
         self.device, self.team, self.out, self.network = device, team, out, network
+        #: Of which run the weights were at the start, if of any.
+        self.origin = origin
         #: Where this run writes: its folder, or a place in it while another run still stands there.
         self.folder = out
         # The whole dataset lives on the device: a batch is an index there, not a copy from the host.
@@ -127,6 +130,7 @@ class TrainingRun:
         self.folder = fitting[0]
         metadata = run_folder.load_checkpoint(self.folder, self.parts, self.optimizer, self.scheduler)
         self.history = list(metadata["history"])
+        self.origin = metadata.get("start_from")
         self.seconds = float(metadata["seconds"])
         if self.team.first:
             with self._writing():  # a kill may have come between the checkpoint and them
@@ -256,6 +260,7 @@ class TrainingRun:
             "config": config_facts(self.config),
             "dataset": self.dataset.name,
             "network": self.network,
+            "start_from": self.origin,
             "history": self.history,
             "seconds": self.seconds,
         }
@@ -328,6 +333,7 @@ class TrainingRun:
             "units": self.dataset.units,
             "network": str(self.module),
             "model": kind,
+            "start_from": self.origin,
             "config": config_facts(self.config),
             "processes": self.team.size,
             "device": str(self.device),

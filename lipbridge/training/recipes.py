@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lipbridge.data import Dataset
 from lipbridge.errors import InvalidArgument, UnknownName
@@ -23,8 +23,11 @@ from lipbridge.training.config import TrainingConfig
 from lipbridge.vocabulary import Norm
 
 #: ``orthogonal``: rows (or columns) of each weight orthonormal, a kernel's as a matrix and scaled so that the
-#: convolution has l_2 norm one on its input; ``uniform``: torch's own default for dense and convolutional layers.
-Start = Literal["orthogonal", "uniform"]
+#: convolution has l_2 norm one on its input; ``uniform``: torch's own default for dense and convolutional layers;
+#: ``ill-conditioned``: as ``orthogonal``, with singular values that fall geometrically from 1 to 1/1000.
+Start = Literal["orthogonal", "uniform", "ill-conditioned"]
+#: The condition number of each weight of an ill-conditioned start.
+CONDITION = 1e3
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def initialised(
         module: on the CPU.
         gain: factor of the drawn weights.
         seed: of what is drawn.
-        input_shape: as for :func:`lipbridge.capture`; an orthogonal start of convolutions needs it.
+        input_shape: as for :func:`lipbridge.capture`; convolutions need it for any start but ``uniform``.
 
     Raises:
         UnknownName: for a way to draw that is not known.
@@ -149,18 +152,27 @@ def initialised(
     generator = torch.Generator().manual_seed(seed)
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
-            weight = torch.empty(layer.weight.shape)
-            if start == "orthogonal":
-                nn.init.orthogonal_(weight, generator=generator)
-            else:
-                nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator)
-            layer.weight.copy_(gain * weight)
+            layer.weight.copy_(gain * _drawn(layer.weight.shape, start, generator))
         for name, parameter in layer.named_parameters(recurse=False):
             if name == "bias":
                 parameter.zero_()
-    if start == "orthogonal" and any(isinstance(layer, nn.Conv1d | nn.Conv2d) for layer in module.modules()):
+    if start != "uniform" and any(isinstance(layer, nn.Conv1d | nn.Conv2d) for layer in module.modules()):
         _normalise_convolutions(module, gain, input_shape)
     return module
+
+
+def _drawn(shape: Sequence[int], start: Start, generator: torch.Generator) -> Tensor:
+    weight = torch.empty(*shape)
+    if start == "uniform":
+        return nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator)
+    if start == "orthogonal":
+        return nn.init.orthogonal_(weight, generator=generator)
+    rows, columns = shape[0], weight[0].numel()
+    rank = min(rows, columns)
+    U = nn.init.orthogonal_(torch.empty(rows, rank), generator=generator)
+    V = nn.init.orthogonal_(torch.empty(rank, columns), generator=generator)
+    sigma = torch.logspace(0, -1, rank, base=CONDITION)
+    return ((U * sigma) @ V).reshape(weight.shape)
 
 
 def _normalise_convolutions(module: nn.Module, gain: float, input_shape: Sequence[int] | None) -> None:

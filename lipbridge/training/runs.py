@@ -29,6 +29,7 @@ def train_run(
     resume: bool = False,
     overwrite: bool = False,
     rescale: bool = False,
+    start_from: Path | None = None,
 ) -> dict[str, Any]:
     """Train by the recipe of the dataset and the norm, and give the row.
 
@@ -39,10 +40,11 @@ def train_run(
         changes: to the Recipe, by field.
         settings: changes to its TrainingConfig, by field.
         arch: the architecture; a user's ``FILE.py:FACTORY`` runs that file, and takes no ``changes``.
-        device: as in :func:`lipbridge.training.fit.fit`, also the three that follow.
+        device: as in :func:`lipbridge.training.fit.fit`, also the four that follow.
         resume: go on from the checkpoint.
         overwrite: replace an earlier run.
         rescale: end with the least trivial bound that scaling units can give.
+        start_from: the folder of a run whose weights this one starts from.
 
     Raises:
         LipbridgeError: for a value outside its domain, before anything is written.
@@ -66,6 +68,7 @@ def train_run(
         resume=resume,
         overwrite=overwrite,
         rescale=rescale,
+        start_from=start_from,
         device=device,
     )
     row = {
