@@ -1,7 +1,8 @@
 """MODEL arguments, with their run and data if there are any.
 
-A MODEL is a folder that ``train`` wrote, a model file, a file of a registered format such as ONNX, or ``FILE.py:NAME``,
-a module of the user's own, with the weights of another file or those that it comes with.
+A MODEL is a folder that ``train`` wrote, a model file, a file of a registered format such as ONNX, one of these files
+on the Hugging Face Hub (``hf://OWNER/NAME/PATH[@REVISION]``), or ``FILE.py:NAME``, a module of the user's own, with the
+weights of another file or those that it comes with.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lipbridge.errors import InvalidArgument, ModelFileError
 from lipbridge.files.container import MODEL_FILE, load_header
 from lipbridge.files.formats import Format, format_of, list_formats, without_suffix
 from lipbridge.files.graphs import load_graph
+from lipbridge.files.hub import HubModel, is_hub
 from lipbridge.files.modules import load
 from lipbridge.files.run_folder import settle
 from lipbridge.frontend.capture import capture
@@ -80,11 +82,16 @@ def open_models(paths: Sequence[str], reading: Reading | None = None) -> list[Mo
     """Each MODEL, under names that tell them apart.
 
     Raises:
-        ModelFileError: for a missing or damaged file, or weights that do not belong to their module.
+        ModelFileError: for a missing or damaged file, one of the Hub that cannot be had, or weights that do not belong
+            to their module.
+        MissingDependency: for a file of the Hub without huggingface_hub.
         InvalidArgument: for options that no MODEL reads; a module's file that does not run.
         UnsupportedOperation: for a layer outside the Graph's nodes.
     """
     reading = reading or Reading()
+    fetched = {path: HubModel.parse(path).fetch() for path in dict.fromkeys(paths) if is_hub(path)}
+    told = {str(found.path): f"{path}: commit {found.pinned.revision}" for path, found in fetched.items()}
+    paths = [str(fetched[path].path) if path in fetched else path for path in paths]
     known = list_formats()
     formats = {path: None if _is_source(path) else format_of(path, known) for path in paths}
     sources = [path for path in paths if _is_source(path)]
@@ -102,9 +109,13 @@ def open_models(paths: Sequence[str], reading: Reading | None = None) -> list[Mo
     weights = iter(reading.weights or [None] * len(sources))
     plan = [(path, next(weights) if _is_source(path) else None) for path in paths]
     names = _names(plan, formats)
-    return [
+    opened = [
         _open_source(path, file, name, reading) if _is_source(path) else _open(path, name, reading, formats[path])
         for (path, file), name in zip(plan, names, strict=True)
+    ]
+    return [
+        replace(model, notes=(told[path], *model.notes)) if path in told else model
+        for model, path in zip(opened, paths, strict=True)
     ]
 
 
