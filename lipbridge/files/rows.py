@@ -79,7 +79,8 @@ def load_rows(path: Path | str) -> list[dict[str, Any]]:
             raise InvalidArgument("rows", words, str(path.parent))
     found: dict[object, dict[str, Any]] = {}
     for index, row in enumerate(read_lines(path)):
-        found[row.get("cell", index)] = row
+        if "network" in row:
+            found[row.get("cell", index)] = row
     return list(found.values())
 
 
