@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from lipbridge.frontend.builder import FIXED
@@ -23,9 +25,9 @@ def parameter_count(graph: Graph) -> int:
     """
     found: dict[object, int] = {}
     for index, node in enumerate(graph.nodes):
-        name = getattr(node, "parameter", None)
-        if name == FIXED:
+        if _fixed(node):
             continue
+        name = getattr(node, "parameter", None)
         for field, tensor in _numbers(node).items():
             # The layer belongs to the key of a bias: a decoder with its encoder's weight has a bias of its own.
             key = (index, field) if name is None else name if field == "weight" else (name, field, node.name)
@@ -36,7 +38,7 @@ def parameter_count(graph: Graph) -> int:
 def architecture(graph: Graph) -> str:
     """The sizes of the input and of each layer with weights, and the functions between them, in one line.
 
-    E.g. ``784–256–256–10, abs, no bias`` or ``1×28×28–48×14×14–256–10, relu, MaxPool``.
+    E.g. ``784–256–256–10, abs, no bias`` or ``1×28×28–48×14×14–256–10, relu, AvgPool``.
     """
     layers = [node for node in graph if has_weights(node)]
     sizes = ["×".join(map(str, node.shape)) for node in (graph.nodes[0], *layers)]
@@ -49,8 +51,25 @@ def architecture(graph: Graph) -> str:
 
 def has_weights(node: Node) -> bool:
     """Whether a node is a layer with a matrix or a kernel: no scale of single channels, nothing that is fixed."""
-    fixed = getattr(node, "parameter", None) == FIXED or (isinstance(node, Conv) and node.diagonal)
+    fixed = _fixed(node) or (isinstance(node, Conv) and node.diagonal)
     return not fixed and not isinstance(node, Input) and "weight" in _numbers(node)
+
+
+def _fixed(node: Node) -> bool:
+    """Whether the architecture fixes the layer: the reader says so, or it is an average over windows of a channel.
+
+    A file has no names of parameters, and an average that was exported as a convolution is one.
+    """
+    return getattr(node, "parameter", None) == FIXED or _averages(node)
+
+
+def _averages(node: Node) -> bool:
+    if not isinstance(node, Conv) or node.weight.shape[1] != 1 or (node.bias is not None and bool(node.bias.any())):
+        return False
+    taps = math.prod(node.kernel)
+    weight = node.weight.double()
+    each = node.groups == len(weight) and taps > 1
+    return each and bool((weight - 1 / taps).abs().max() <= 1e-6 / taps)
 
 
 def _numbers(node: Node) -> dict[str, Tensor]:
@@ -59,7 +78,10 @@ def _numbers(node: Node) -> dict[str, Tensor]:
 
 def _word(node: Node) -> str:
     if isinstance(node, Elementwise):
-        return node.activation.name
+        terms = [term for component in node.activation.components for term in component]
+        return "" if all(term.function == "identity" for term in terms) else node.activation.name
+    if _averages(node):
+        return "AvgPool"
     return type(node).__name__ if isinstance(node, MaxPool | GroupSort | Normalize | Softmax) else ""
 
 

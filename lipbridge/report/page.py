@@ -1,53 +1,48 @@
-"""The report: one HTML file that opens anywhere, offline, with the table, the plots, and where it all ran."""
+"""The report: one HTML file that opens anywhere, offline, with tables, figures, rows, and where it all ran."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lipbridge import text
 from lipbridge.disk.atomic import write_atomically
+from lipbridge.disk.strict_json import jsonable
 from lipbridge.errors import InvalidArgument, MissingDependency
-from lipbridge.graph.graph import Graph
-from lipbridge.report.facts import architecture, parameter_count
+from lipbridge.plot import require_matplotlib
+from lipbridge.plot.style import COMMAND, PAPER
+from lipbridge.report import summaries
 from lipbridge.report.headline import exactly_known, headline
-from lipbridge.report.plots import COLOURS, REPORT_COMMAND, require_matplotlib, tightness_plot, training_plot
+from lipbridge.report.networks import Network, networks_of
+from lipbridge.report.pictures import pictures
 from lipbridge.verifiers import list_verifiers
-from lipbridge.vocabulary import Status
 
 Row = Mapping[str, Any]
+#: More networks than this are a table and not cards.
+CARDS = 8
 
 
-@dataclass(frozen=True, eq=False)
-class Network:
-    """What the report says of a network: how it is built, and how it was trained, as far as that is known."""
+@dataclass(frozen=True)
+class About:
+    """What a study says of itself, and how it was run; all of it can be left out.
 
-    name: str
-    architecture: str
-    parameters: int
-    data: str = ""
-    accuracy: float | None = None
-    penalty: float | None = None
-    history: Sequence[Row] = field(default_factory=lambda: [])
+    ``file`` is the study file as it was run, ``runs`` are the lines of ``runs.jsonl``.
+    """
 
-    @classmethod
-    def read(cls, name: str, folder: Path, graph: Graph, run: Mapping[str, Any] | None) -> Network:
-        """From a Graph and the folder of its training run (``run.json``, ``metrics.jsonl``), if it has one."""
-        result = cast(Mapping[str, Any], (run or {}).get("result") or {})
-        return cls(
-            name,
-            architecture(graph),
-            parameter_count(graph),
-            str((run or {}).get("dataset") or ""),
-            result.get("accuracy"),
-            result.get("penalty"),
-            _history(folder / "metrics.jsonl") if run is not None else [],
-        )
+    title: str = ""
+    description: str = ""
+    command: str = ""
+    engine: str = ""
+    jobs: int | None = None
+    file: str = ""
+    runs: Sequence[Row] = field(default_factory=lambda: [])
 
 
 def require_writable(path: Path) -> None:
@@ -69,23 +64,83 @@ def require_writable(path: Path) -> None:
         raise InvalidArgument("report", f"be a file that can be written ({error.strerror})", str(path)) from None
 
 
-def write_report(path: Path, rows: Sequence[Row], networks: Sequence[Network], machine: Mapping[str, Any]) -> Path:
+def write_report(
+    path: Path,
+    rows: Sequence[Row],
+    networks: Sequence[Network] | None,
+    machine: Mapping[str, Any],
+    about: About | None = None,
+) -> Path:
     """Write the report atomically; a file that is there is replaced.
 
     Args:
         path: the HTML file.
-        rows: JSON rows of :func:`lipbridge.study.comparison`.
-        networks: those that the rows are about.
-        machine: :func:`lipbridge.machine_facts`.
+        rows: JSON rows of a study, of all kinds, or those of bounds alone, as :func:`lipbridge.compare` has them.
+        networks: those that the rows are about; what the rows say of them if not given.
+        machine: :func:`lipbridge.machine.machine_facts`.
+        about: title, description and command of a study.
 
     Raises:
         MissingDependency: if jinja2 or matplotlib is not installed.
+        FileNotWritten: if the file cannot be written.
     """
-    return write_atomically(path, render(rows, networks, machine).encode())
+    return write_atomically(path, render(rows, networks, machine, about).encode())
 
 
-def render(rows: Sequence[Row], networks: Sequence[Network], machine: Mapping[str, Any]) -> str:
-    """The page. It loads nothing: styles and plots stand inside, and its policy forbids the rest."""
+def render(
+    rows: Sequence[Row],
+    networks: Sequence[Network] | None,
+    machine: Mapping[str, Any],
+    about: About | None = None,
+) -> str:
+    """The page. It loads nothing: styles, script, figures and rows stand inside, and its policy forbids the rest."""
+    environment = _environment()
+    safe: Any = importlib.import_module("markupsafe").Markup  # what is ours, or escaped already
+    script, style = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    known = networks_of(rows) if networks is None else networks
+    told = {row["network"] for row in rows if row.get("kind") in ("training", "model")}
+    everything = [*rows, *(network.to_row() for network in known if network.name not in told)]
+    bounds = summaries.bounds_of(rows)
+    epochs = [{"network": network.name, **line} for network in known for line in network.history]
+    groups = list(dict.fromkeys(str(row.get("group") or row["network"]) for row in everything))
+    verifiers = {row["verifier"] for row in rows if row.get("verifier")}
+    return environment.get_template("report.html.j2").render(
+        about=about or About(),
+        headline=headline(bounds) if bounds else [],
+        exact=sorted({network for network, *_ in exactly_known(bounds)}),
+        networks=known if len(known) <= CARDS else [],
+        trivial={network.name: _trivial(bounds, network.name) for network in known[:CARDS]},
+        colours={name: index for index, name in enumerate(groups)} if len(groups) <= len(PAPER.series) else {},
+        group_of={row["network"]: str(row.get("group") or row["network"]) for row in everything},
+        groups=summaries.group_table(everything) if len(known) > CARDS else [],
+        questions=summaries.questions(rows),
+        certified=summaries.certified_tables(rows),
+        ablations=summaries.ablations(everything),
+        unsound=[row for row in rows if row.get("status") == "unsound"],
+        failures=summaries.failures(rows),
+        setup=summaries.setup(rows),
+        load=summaries.load_of(rows),
+        pictures={name: safe(svg) for name, svg in pictures(everything, epochs).items()},
+        machine=machine,
+        verifiers=[info for info in list_verifiers() if info.name in verifiers],
+        foreign=sorted(verifiers - {info.name for info in list_verifiers()}),
+        script=safe(script),
+        style=safe(style),
+        digest=digest,
+        data=safe(embedded(rows)),
+        count=len(rows),
+    )
+
+
+def embedded(rows: Sequence[Row]) -> str:
+    """The rows as JSON that can stand inside a page: no text in it ends the element. Witnesses are left out."""
+    kept = [{key: value for key, value in row.items() if key != "witness"} for row in rows]
+    data = json.dumps(jsonable(kept), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _environment() -> Any:
     jinja2 = _jinja2()
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lipbridge.report", "."),
@@ -93,35 +148,25 @@ def render(rows: Sequence[Row], networks: Sequence[Network], machine: Mapping[st
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_one_way,
     )
     environment.filters |= {
-        "number": text.number,
-        "seconds": text.seconds,
-        "percent": text.percent,
-        "mebibytes": text.mebibytes,
-        "advice": _advice,
+        **{"number": text.number, "seconds": text.seconds, "percent": text.percent, "mebibytes": text.mebibytes},
+        **{"spread": _spread, "advice": summaries.advice, "whole": "{:,}".format},
     }
-    names = [network.name for network in networks]
-    verifiers = list(dict.fromkeys(row["verifier"] for row in rows))
-    safe: Any = importlib.import_module("markupsafe").Markup  # the plots are ours, with matplotlib's escaping
-    return environment.get_template("report.html.j2").render(
-        headline=headline(rows),
-        exact=sorted({network for network, *_ in exactly_known(rows)}),
-        questions=questions(rows),
-        networks=networks,
-        trivial={name: _trivial(rows, name) for name in names},
-        colours={name: index % COLOURS for index, name in enumerate(names)},
-        certified=[row for row in rows if row["certified_accuracy"] is not None and _own(row)],
-        unsound=[row for row in rows if row["status"] == "unsound"],
-        tightness=safe(tightness_plot(rows, names, verifiers)),
-        training=safe(training_plot({network.name: network.history for network in networks}, names)),
-        machine=machine,
-        verifiers=[info for info in list_verifiers() if info.name in verifiers],
-    )
+    return environment
 
 
-def _advice(status: str) -> str:
-    return Status(status).advice
+def _one_way(value: Any) -> Any:
+    """Text without the marks that turn the direction of what follows: in a name they would turn the page around it."""
+    return value.translate(_TURNS) if type(value) is str else value
+
+
+_TURNS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+
+
+def _spread(value: Mapping[str, float] | None, factor: float = 1.0) -> str:
+    return text.interval(value["mean"], value["spread"], factor) if value else ""
 
 
 def _trivial(rows: Sequence[Row], network: str) -> Row | None:
@@ -129,44 +174,11 @@ def _trivial(rows: Sequence[Row], network: str) -> Row | None:
     return next((row for row in mine if row["verifier"] == "trivial" and row["value"] is not None), None)
 
 
-def _own(row: Row) -> bool:
-    """Whether the row is a verifier's own answer, not one restated for another question."""
-    return row["region"] == "everywhere" or row["verifier"] != "trivial"
-
-
-def questions(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows by question (quantity, norm, region), and in each by network, upper bounds by value, witness last."""
-    keys = list(dict.fromkeys((row["quantity"], row["norm"], row["region"]) for row in rows))
-    found: list[dict[str, Any]] = []
-    for quantity, norm, region in keys:
-        mine = [row for row in rows if (row["quantity"], row["norm"], row["region"]) == (quantity, norm, region)]
-        groups = [
-            {"network": name, "rows": sorted((row for row in mine if row["network"] == name), key=_order)}
-            for name in dict.fromkeys(row["network"] for row in mine)
-        ]
-        found.append({"quantity": quantity, "norm": norm, "region": region, "groups": groups})
-    return found
-
-
-def _order(row: Row) -> tuple[bool, bool, float]:
-    return row["side"] == "lower", row["value"] is None, row["value"] if row["value"] is not None else 0.0
-
-
-def _history(path: Path) -> list[Row]:
-    """The rows of ``metrics.jsonl``, up to the first line that is damaged."""
-    rows: list[Row] = []
-    try:
-        for line in path.read_text().splitlines():
-            row: Any = json.loads(line)
-            if isinstance(row, dict) and "epoch" in row:
-                rows.append(cast(Row, row))
-    except (OSError, ValueError):
-        pass
-    return rows
-
-
 def _jinja2() -> Any:
     try:
         return importlib.import_module("jinja2")
     except ImportError:
-        raise MissingDependency("jinja2, which fills in the report,", REPORT_COMMAND) from None
+        raise MissingDependency("jinja2, which fills in the report,", COMMAND) from None
+
+
+__all__ = ["About", "Network", "render", "require_writable", "write_report"]

@@ -13,7 +13,7 @@ import lipbridge
 from lipbridge.graph.graph import Graph
 from lipbridge.graph.nodes import Dense, Input, Node
 from lipbridge.report.facts import architecture, parameter_count
-from lipbridge.report.page import Network
+from lipbridge.report.networks import Network
 
 
 def of(module: nn.Module) -> int:
@@ -62,7 +62,17 @@ MODULES = {
     "batchnorm and an average": (
         nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(6), nn.Flatten(), nn.Linear(8, 3)),
         (1, 8, 8),
-        "1×8×8–8×6×6–3, relu",
+        "1×8×8–8×6×6–3, relu, AvgPool",
+    ),
+    "sorted in groups": (
+        nn.Sequential(nn.Linear(8, 16), lipbridge.GroupSort(4), nn.Linear(16, 3)),
+        (8,),
+        "8–16–3, GroupSort",
+    ),
+    "sorted in pairs": (
+        nn.Sequential(nn.Linear(8, 16), lipbridge.MaxMin(), nn.Linear(16, 3)),
+        (8,),
+        "8–16–3, GroupSort",
     ),
     "rmsnorm": (nn.Sequential(nn.Linear(6, 8), nn.RMSNorm(8), nn.Linear(8, 3)), (6,), "6–8–3, Normalize"),
     "layernorm": (nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)), (6,), "6–8–3, Normalize"),
@@ -83,6 +93,18 @@ def test_the_count_is_that_of_the_module(name: str) -> None:
     graph = lipbridge.capture(module, shape)
     assert parameter_count(graph) == of(module)
     assert architecture(graph) == words
+
+
+@pytest.mark.parametrize("name", ["dense", "convolutional", "batchnorm and an average", "groups", "residual"])
+def test_a_file_in_onnx_tells_the_same(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    module, shape, words = MODULES[name]
+    graph = lipbridge.capture(module.eval(), shape)
+    lipbridge.export_onnx(graph, tmp_path / "net.onnx", dialect="native", check=False)
+    found = lipbridge.read_onnx(tmp_path / "net.onnx")
+    assert architecture(found) == words
+    if "batchnorm" not in name:  # of which a file keeps a scale, and a shift if it is not zero
+        assert parameter_count(found) == of(module)
 
 
 def test_the_report_tells_the_same(tmp_path: Path) -> None:
