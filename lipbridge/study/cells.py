@@ -19,6 +19,8 @@ Row = dict[str, Any]
 _FORMAT = 1
 #: Where a thing is to be found; what it holds is told by the ``sha256`` beside it.
 _PLACES = ("name", "path")
+#: What people call a thing.
+_LABELS = ("verifier_label",)
 
 
 class Kind(StrEnum):
@@ -100,13 +102,15 @@ def make_cell(
 ) -> Cell:
     """A cell with its id: a hash of its kind, its words, its threads, the cells that it needs, and its limits.
 
-    Names are not part of it, and neither are the limits of a training or a reading, whose result they cannot change.
+    Names and labels are not part of it, and neither are the limits of a training or a reading, whose result they cannot
+    change.
     Where words name a file or a dataset and tell its ``sha256``, that counts, and its ``name`` and ``path`` do not.
 
     Law: equal on every machine, in every folder, and whatever else stands in the study.
     """
+    own_words = {name: value for name, value in words.items() if name not in _LABELS}
     own = [limits.seconds, limits.memory] if kind in (Kind.BOUND, Kind.CERTIFICATE) else None
-    facts = {"format": _FORMAT, "kind": kind.value, "words": _contents(words), "threads": threads}
+    facts = {"format": _FORMAT, "kind": kind.value, "words": _contents(own_words), "threads": threads}
     told = canonical({**facts, "after": sorted(after), "limits": own})
     return Cell(
         id=hashlib.sha256(told).hexdigest()[:16],
@@ -128,6 +132,14 @@ def canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
+def place_of(words: object) -> str:
+    """Where a dataset, an architecture or a file that is named in words is found: its name, or its path."""
+    if isinstance(words, str):
+        return words
+    found = cast(Mapping[str, object], words)
+    return str(found["name"] if "name" in found else found["path"])
+
+
 def _contents(value: object) -> object:
     if isinstance(value, Mapping):
         found = cast(Mapping[str, object], value)
@@ -138,4 +150,4 @@ def _contents(value: object) -> object:
     return value
 
 
-__all__ = ["Cell", "Kind", "Limits", "Row", "canonical", "make_cell"]
+__all__ = ["Cell", "Kind", "Limits", "Row", "canonical", "make_cell", "place_of"]
