@@ -16,15 +16,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 REPORT := demo-report
 LOWEST := .venv-lowest
-FAST := tests/house tests/problem tests/graph tests/constants tests/activations tests/norms tests/layers tests/files tests/cli tests/verifiers/test_lipsdp_fast.py tests/adapters/sdp/test_lipsdp.py tests/adapters/milp tests/adapters/onnx/test_roundtrip.py
+FAST := tests/house tests/plot tests/report tests/problem tests/graph tests/constants tests/activations tests/norms tests/layers tests/files tests/cli tests/verifiers/test_lipsdp_fast.py tests/adapters/sdp/test_lipsdp.py tests/adapters/milp tests/adapters/onnx/test_roundtrip.py
 
 .PHONY: demo test lint format test-slow mutants lowest bench docs clean
 
 demo: $(READY)
-	$(BIN)/lipbridge train digits --seed 0 --out $(REPORT)/bound-trained --overwrite
-	$(BIN)/lipbridge train digits --seed 0 --penalty 0 --out $(REPORT)/ordinary --overwrite
-	$(BIN)/lipbridge compare $(REPORT)/bound-trained $(REPORT)/ordinary \
-		--verifiers trivial,lipsdp,auto_lirpa --report $(REPORT)/report.html
+	$(BIN)/lipbridge study run demo --out $(REPORT)
 	@echo "Open $(REPORT)/report.html"
 
 test: lint
@@ -48,7 +45,7 @@ mutants: $(READY)
 
 lowest:
 	$(PYTHON) -m venv $(LOWEST)
-	$(PYTHON) tests/lowest.py sdp onnx milp report test > $(LOWEST)/lowest.txt
+	$(PYTHON) tests/lowest.py sdp onnx milp report frames test > $(LOWEST)/lowest.txt
 	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check "$(TORCH)" -r $(LOWEST)/lowest.txt -e .
 	$(LOWEST)/bin/python -m pytest -n $(WORKERS) -m "not slow" $(FAST)
 

@@ -1,6 +1,7 @@
 # ruff: noqa: I001  (one line a module: the stub is parsed at every start)
 import typing
 
+from . import plot as plot
 from .activations.activation import Activation as Activation
 from .activations.registry import (
     activation as activation,
@@ -12,6 +13,7 @@ from .auditing.rows import AuditRow as AuditRow
 from .constants.trivial import trivial_bound as trivial_bound
 from .data import Dataset as Dataset, load_dataset as load_dataset
 from .errors import (
+    ClusterError as ClusterError,
     DataError as DataError,
     FileNotWritten as FileNotWritten,
     FolderInUse as FolderInUse,
@@ -19,12 +21,15 @@ from .errors import (
     LipbridgeError as LipbridgeError,
     MissingDependency as MissingDependency,
     ModelFileError as ModelFileError,
+    NothingToDraw as NothingToDraw,
     NumericalFailure as NumericalFailure,
+    StudyFileError as StudyFileError,
     TrainingError as TrainingError,
     UnknownName as UnknownName,
     UnsupportedOperation as UnsupportedOperation,
     UnsupportedProblem as UnsupportedProblem,
 )
+from .files.frames import read_rows as read_rows
 from .files.graphs import load_graph as load_graph, save_graph as save_graph
 from .files.modules import load as load, save as save
 from .files.run_folder import load_weights as load_weights
@@ -54,8 +59,11 @@ from .rigor.matrix import proved_operator_norm as proved_operator_norm
 from .robustness.radii import certified_accuracy as certified_accuracy, certified_radii as certified_radii
 from .search import search_lower_bound as search_lower_bound, witness_value as witness_value
 from .study.comparison import compare as compare
+from .study.config import StudyFile as StudyFile, read_study as read_study
+from .study.plan import Plan as Plan, make_plan as make_plan
 from .study.points import Points as Points
 from .study.rows import Row as Row
+from .study.study import run_study as run_study
 from .training.config import TrainingConfig as TrainingConfig, TrainingResult as TrainingResult
 from .training.fit import fit as fit
 from .training.penalty import TrivialBoundPenalty as TrivialBoundPenalty

@@ -10,9 +10,23 @@ from typing import Annotated, NoReturn
 import typer
 from typer.main import get_command
 
-from lipbridge.cli import audit, bound, certify, check, compare, data, export, train, verifiers, verify
+from lipbridge.cli import (
+    audit,
+    bound,
+    certify,
+    check,
+    compare,
+    data,
+    export,
+    plot,
+    study,
+    sweep,
+    train,
+    verifiers,
+    verify,
+)
 from lipbridge.cli.output import error_line
-from lipbridge.errors import LipbridgeError
+from lipbridge.errors import LipbridgeError, StudyFileError
 
 OK, NO_VALUE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -28,12 +42,15 @@ app.command("train")(train.train)
 app.command("bound")(bound.bound)
 app.command("check")(check.check)
 app.command("compare")(compare.compare)
+app.command("plot")(plot.plot)
 app.command("audit")(audit.audit)
 app.command("certify")(certify.certify)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("supports")(verify.supports)
 app.command("verifiers")(verifiers.verifiers)
+app.command("sweep")(sweep.sweep)
+app.add_typer(study.app, name="study")
 app.add_typer(data.app, name="data")
 
 
@@ -93,5 +110,6 @@ def _refuse(error: Exception) -> int:
         text = str(error)
     if hasattr(error, "format_message"):
         text = str(error.format_message())  # type: ignore[attr-defined]
-    print(error_line(text), file=sys.stderr)  # noqa: T201
+    for line in error.lines if isinstance(error, StudyFileError) else [text]:
+        print(error_line(line), file=sys.stderr)  # noqa: T201
     return BAD_INPUT

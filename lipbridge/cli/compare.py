@@ -21,6 +21,7 @@ from lipbridge.cli.bound import (
     TimeOption,
     WeightsOption,
 )
+from lipbridge.cli.exports import CsvOption, LatexOption, ParquetOption, exported
 from lipbridge.cli.output import JsonOption, note, print_json, spinner
 from lipbridge.cli.tables import advise, print_bounds, warn_of_unsound
 from lipbridge.errors import InvalidArgument
@@ -55,7 +56,10 @@ def compare(
     ] = False,
     time_limit: TimeOption = 300.0,
     memory_limit: MemoryOption = "8G",
-    threads: Annotated[int | None, typer.Option(help="Of each verifier's process; all cores if not given.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Of each verifier's process; the cores divided by the jobs if not given.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Verifiers at once.")] = 1,
     seed: SeedOption = 0,
     option: SettingOption = None,
     weights: WeightsOption = None,
@@ -63,6 +67,15 @@ def compare(
     classes: ClassesOption = None,
     output: OutputOption = None,
     keep: KeepOption = Path("contradictions"),
+    rows: Annotated[
+        Path | None, typer.Option("--rows", metavar="FILE", help="Append each row to FILE (.jsonl) as it comes.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="What has its row in the file of --rows is not run.")
+    ] = False,
+    csv: CsvOption = None,
+    parquet: ParquetOption = None,
+    latex: LatexOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put verifiers side by side on one or more networks.
@@ -79,6 +92,8 @@ def compare(
     for name, value in (("--points", points), ("--threads", 1 if threads is None else threads)):
         if value < 1:
             raise InvalidArgument(name, "be at least 1", value)
+    if resume and rows is None:
+        raise InvalidArgument("--resume", "come with --rows, the file to go on with", None)
     if local and data == "none":
         raise InvalidArgument("--data", "name the test points that the balls of --local are around", data)
     names = None if verifiers is None else parse.names(verifiers, "--verifiers")
@@ -102,7 +117,7 @@ def compare(
         require_writable(report)
     budget = Budget(time_limit, memory, seed)
     models = open_models(model, Reading(shape, output, weights or (), count, data))
-    cores = available_cores() if threads is None else threads
+    cores = max(1, available_cores() // jobs) if threads is None else threads
     of_models: dict[str, Points] = {}
     for opened in models:
         dataset = dataset_of(opened, data)
@@ -115,7 +130,11 @@ def compare(
     for info in left_out:
         note(f"note: verifier {info.name} is left out; {info.install or info.summary}")
     with spinner() as show:
-        rows = compare_networks(
+
+        def told(done: int, total: int, network: str, verifier: str) -> None:
+            show(f"{done + 1} of {total}: {verifier} on {network}")
+
+        found = compare_networks(
             {opened.name: opened.graph for opened in models},
             names,
             p,
@@ -124,10 +143,14 @@ def compare(
             budget=budget,
             options=settings,
             threads=cores,
-            progress=lambda done, total, network, verifier: show(f"{done + 1} of {total}: {verifier} on {network}"),
+            jobs=jobs,
+            progress=told,
             keep=keep,
+            rows=rows,
+            resume=resume,
         )
-    json_rows: list[dict[str, Any]] = [row.to_json() for row in rows]
+    json_rows: list[dict[str, Any]] = [row.to_json() for row in found]
+    exported([{"kind": "bound", **row} for row in json_rows], csv, parquet, latex)
     if as_json:
         print_json(json_rows)
     else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from lipbridge.errors import InvalidArgument
+from lipbridge.text import size
 
 
 def names(text: str, option: str) -> list[str]:
@@ -12,6 +14,15 @@ def names(text: str, option: str) -> list[str]:
     found = [item.strip() for item in text.split(",") if item.strip()]
     if not found:
         raise InvalidArgument(option, "be one name or several with commas between", text)
+    return list(dict.fromkeys(found))
+
+
+def chosen(text: str, option: str, known: Sequence[str]) -> list[str]:
+    """``a,b`` as a list of known words; an empty text is none."""
+    found = [item.strip() for item in text.split(",") if item.strip()]
+    for item in found:
+        if item not in known:
+            raise InvalidArgument(option, f"be of {', '.join(known)}, with commas between", item)
     return list(dict.fromkeys(found))
 
 
@@ -59,6 +70,14 @@ def radii(text: str, option: str = "--radius") -> list[float]:
     return found
 
 
+def penalties(text: str, option: str = "--penalty") -> list[float]:
+    """``0,0.01`` as finite numbers of at least 0."""
+    found = [_number(item) for item in text.split(",")]
+    if not all(0 <= value < math.inf for value in found):
+        raise InvalidArgument(option, "be finite numbers of at least 0 with commas between", text)
+    return list(dict.fromkeys(found))
+
+
 def two(text: str, option: str) -> tuple[float, float]:
     """``0,1`` as two finite numbers."""
     found = [_number(item) for item in text.split(",")]
@@ -74,13 +93,10 @@ def one_radius(value: float | None, option: str = "--radius") -> float | None:
 
 def memory(text: str) -> int:
     """``512M``, ``8G``, or a number of MiB, as bytes."""
-    units = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-    word = text.strip().lower().removesuffix("ib").removesuffix("b")
-    unit = units.get(word[-1:], 2**20)
-    value = _number(word[:-1] if word[-1:] in units else word) * unit
-    if not 1 <= value < 2**60:
+    value = size(text)
+    if value is None or not 1 <= value < 2**60:
         raise InvalidArgument("--memory-limit", "be a size like 512M or 8G, or a number of MiB", text)
-    return int(value)
+    return value
 
 
 def options(items: list[str]) -> dict[str, dict[str, object]]:

@@ -39,6 +39,25 @@ def print_bounds(rows: Sequence[JsonRow]) -> None:
             note(f"{network}, l{norm}, {region}: tightness is against the exact constant.")
 
 
+def print_networks(rows: Sequence[JsonRow]) -> None:
+    """The networks of a study: trainings, and models from elsewhere."""
+    print_table(
+        "Networks",
+        {
+            "network": lambda row: row["network"],
+            "data": lambda row: row["data"] or "",
+            "architecture": lambda row: row["architecture"] or "",
+            "parameters": lambda row: str(row["parameters"] or ""),
+            "accuracy": lambda row: percent(row["accuracy"]),
+            "proved bound": lambda row: "" if row.get("value") is None else f"<= {number(row['value'], 5)}",
+            "time": lambda row: seconds(row["seconds"]) if row["kind"] == "training" else "",
+            "status": lambda row: row["status"],
+            "detail": lambda row: row["detail"],
+        },
+        rows,
+    )
+
+
 def advise(rows: Sequence[JsonRow]) -> None:
     """A line on stderr for each way in which a computation ended short: what a user can do about it."""
     for status in dict.fromkeys(row["status"] for row in rows):

@@ -54,6 +54,21 @@ def held(folder: Path) -> Generator[None]:
             lock.release()
 
 
+def is_held(folder: Path) -> bool:
+    """Whether another process, or another part of this one, holds the folder now; for those who look on."""
+    from filelock import FileLock, Timeout
+
+    if not (folder / LOCK).exists():
+        return False
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
 def holder(folder: Path) -> str:
     """Who holds the folder, or held it last, in words."""
     try:

@@ -109,13 +109,19 @@ def judged_cells(study: Path, pairs: Sequence[tuple[Cell, JsonRow]], keep: Path 
     rows = [_told(row, mine) for mine, (_, row) in zip(found, pairs, strict=True)]
     witnesses = [outcome.bound.witness for _, outcome in outcomes]
     local = {request.problem.question: request.problem for request, _ in outcomes if request.problem.region is not None}
-    for problem in local.values():
+    answered = {
+        request.problem.question
+        for (request, _), row in zip(outcomes, rows, strict=True)
+        if row["verifier_name"] == TRIVIAL and row["status"] == Status.OK
+    }
+    for problem in (problem for question, problem in local.items() if question not in answered):
         lower = best_lower(problem, witnesses)
         for mine, row in zip(found, tuple(rows), strict=False):
             here = (problem.norm_name, TRIVIAL) == (mine.norm, row["verifier_name"]) and mine.region == "everywhere"
             if here:
                 again = judged(restated(mine, problem), lower)
-                rows.append({**_told(row, again), "cell": _restated_id(row["cell"], problem.question)})
+                own = {"cell": _restated_id(row["cell"], problem.question), "restates": row["cell"]}
+                rows.append({**_told(row, again), **own})
     return rows
 
 

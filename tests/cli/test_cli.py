@@ -350,10 +350,12 @@ def test_compare_writes_rows_and_a_report_that_needs_nothing_else(cli: Cli, mode
     assert rows["trivial"]["certified_accuracy"] is not None
     page = report.read_text()
     assert f"{rows['trivial']['value']:.6g}" in page
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 2  # tightness, training
     addresses = {word for word in page.replace('"', " ").replace("'", " ").split() if "//" in word}
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
-    assert "<script" not in page
+    assert page.count("<script") == 2  # the rows and our own, and its policy forbids the rest
+    assert "default-src 'none'" in page
+    assert "script-src 'sha256-" in page
     assert "<link" not in page
     assert list(tmp_path.rglob("*.tmp")) == []
 

@@ -21,16 +21,18 @@ from lipbridge.disk.atomic import write_atomically
 from lipbridge.disk.strict_json import jsonable
 from lipbridge.errors import ModelFileError
 from lipbridge.files.container import load_tensors
+from lipbridge.files.hub import is_hub
 from lipbridge.files.models import Model, Reading, open_model
 from lipbridge.files.run_folder import CHECKPOINT, UNFINISHED
 from lipbridge.graph.graph import Graph
+from lipbridge.machine import forget_gpu_peak, gpu_peak_bytes
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball, Question
 from lipbridge.processes import own_peak_bytes
 from lipbridge.report.facts import architecture, parameter_count
-from lipbridge.study.cells import Cell, Kind, Row
+from lipbridge.study.cells import Cell, Kind, Row, place_of
 from lipbridge.study.engine import wire
-from lipbridge.study.engine.blank import WITNESS, blank
+from lipbridge.study.engine.blank import NETWORKS, WITNESS, blank
 from lipbridge.study.here import bound_or_failure, certified, certifying_task, error_line, outcome
 from lipbridge.study.requests import Certification
 from lipbridge.study.rows import make_row
@@ -56,12 +58,11 @@ def answer_cell(folder: Path) -> None:
     row, before = blank(cell, Status.OK), _cpu_seconds()
 
     def publish(facts: Row) -> None:
-        measured = {"cpu_seconds": _cpu_seconds() - before, "memory": own_peak_bytes(), "gpu_memory": _gpu_bytes()}
+        measured = {"cpu_seconds": _cpu_seconds() - before, "memory": own_peak_bytes(), "gpu_memory": gpu_peak_bytes()}
         row.update(measured | facts)
         write_atomically(folder / wire.ROW, json.dumps(jsonable(row)).encode())
 
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    forget_gpu_peak()
     torch.set_num_threads(cell.threads)
     try:
         _WORK[cell.kind](cell, study, (folder / wire.STARTED).touch, publish)
@@ -77,14 +78,14 @@ def _train(cell: Cell, study: Path, started: Started, publish: Publish) -> None:
     begun = any((place / CHECKPOINT).exists() for place in (out, out / UNFINISHED))
     more: dict[str, Any] = {}
     if words.get("start_from"):
-        more["start_from"] = study / words["start_from"]["path"]
+        more["start_from"] = Path(_source(words["start_from"], study))
     facts = train_run(
         words["data"]["name"],
         str(words["norm"]),
         out,
         dict(words["changes"]),
         dict(words["settings"]),
-        arch=words["arch"],
+        arch=place_of(words["arch"]),
         resume=begun,
         rescale=bool(words.get("rescale")),
         **more,
@@ -220,7 +221,7 @@ def _network(cell: Cell, source: Mapping[str, Any], study: Path) -> Graph:
         source.get("classes"),
         None if data is None else data["name"],
     )
-    graph = _opened(_found(source["path"], study), source["sha256"], reading).graph
+    graph = _opened(_source(source, study), source["sha256"], reading).graph
     return replace(graph, name=cell.network)
 
 
@@ -256,8 +257,19 @@ def _tensor(source: Mapping[str, Any], study: Path) -> Tensor:
     return tensors["value"]
 
 
+def _source(source: Mapping[str, Any], study: Path) -> str:
+    """The path of a network in words; a folder of a training goes by the end of its name, which tells the training."""
+    path = _found(source["path"], study)
+    if not Path(path).exists() and Path(path).parent == study / NETWORKS:
+        same = sorted((study / NETWORKS).glob(f"*-{source['sha256'][:8]}"))
+        return str(same[0]) if same else path
+    return path
+
+
 def _found(path: str, study: Path) -> str:
     """A path in words: those of the study's own are relative to its folder."""
+    if is_hub(path):
+        return path
     file, colon, name = path.rpartition(":") if ".py:" in path else (path, "", "")
     return f"{study / file}{colon}{name}"
 
@@ -282,10 +294,6 @@ def _cpu_seconds() -> float:
     """Of this process and those of its children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
-
-
-def _gpu_bytes() -> int | None:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
 __all__ = ["INFINITE", "answer_cell", "options_of", "problem_of"]
