@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,10 +24,12 @@ from lipbridge.cli.bound import (
 )
 from lipbridge.cli.exports import CsvOption, LatexOption, ParquetOption, exported
 from lipbridge.cli.output import JsonOption, note, print_json, spinner
+from lipbridge.cli.progress import told as row_told
 from lipbridge.cli.tables import advise, print_bounds, warn_of_unsound
 from lipbridge.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from lipbridge.study.rows import Row
     from lipbridge.verifiers import VerifierInfo
 
 
@@ -129,26 +132,42 @@ def compare(
     p, q = as_norm(norm), as_norm(norm if output_norm is None else output_norm, "output_norm")
     for info in left_out:
         note(f"note: verifier {info.name} is left out; {info.install or info.summary}")
+    ended: list[Row] = []
     with spinner() as show:
 
         def told(done: int, total: int, network: str, verifier: str) -> None:
             show(f"{done + 1} of {total}: {verifier} on {network}")
 
-        found = compare_networks(
-            {opened.name: opened.graph for opened in models},
-            names,
-            p,
-            q,
-            points=of_models,
-            budget=budget,
-            options=settings,
-            threads=cores,
-            jobs=jobs,
-            progress=told,
-            keep=keep,
-            rows=rows,
-            resume=resume,
-        )
+        def came(row: Row) -> None:
+            ended.append(row)
+            if not sys.stderr.isatty():
+                note(f"{row.verifier} on {row.network}: {row_told({'kind': 'bound', **row.to_json()})}")
+
+        try:
+            found = compare_networks(
+                {opened.name: opened.graph for opened in models},
+                names,
+                p,
+                q,
+                points=of_models,
+                budget=budget,
+                options=settings,
+                threads=cores,
+                jobs=jobs,
+                progress=told,
+                keep=keep,
+                rows=rows,
+                resume=resume,
+                ended=came,
+            )
+        except KeyboardInterrupt:
+            if not as_json:
+                print_bounds([row.to_json() for row in ended])
+            kept = (
+                f"they stand in {rows}: --resume goes on" if rows is not None else "--rows FILE keeps them as they come"
+            )
+            note(f"{len(ended)} rows were there, not judged yet; {kept}")
+            raise
     json_rows: list[dict[str, Any]] = [row.to_json() for row in found]
     exported([{"kind": "bound", **row} for row in json_rows], csv, parquet, latex)
     if as_json:

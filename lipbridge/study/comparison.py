@@ -9,17 +9,18 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lipbridge import checks
 from lipbridge.errors import InvalidArgument
 from lipbridge.graph.graph import Graph
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball, Question
 from lipbridge.study.engine.blank import WITNESS
 from lipbridge.study.here import budgets, run_here
-from lipbridge.study.in_cells import Planned, Progress, compare_in_cells
+from lipbridge.study.in_cells import Ended, Planned, Progress, compare_in_cells
 from lipbridge.study.judge import TRIVIAL, best_lower, judged, judged_together, restated
 from lipbridge.study.points import Points
 from lipbridge.study.requests import Certification, Outcome, Request
-from lipbridge.study.rows import Row
+from lipbridge.study.rows import Row, make_row
 from lipbridge.verifiers import Budget, Refusal, Task, Verifier, get_verifiers
 from lipbridge.vocabulary import Norm, Quantity
 
@@ -43,6 +44,7 @@ def compare(
     keep: Path | None = None,
     rows: Path | None = None,
     resume: bool = False,
+    ended: Ended | None = None,
 ) -> list[Row]:
     """Every verifier on every network, side by side: same norm, dtype, threads and limits, tightness and time.
 
@@ -79,6 +81,9 @@ def compare(
     everywhere = Question.everywhere(norm, output_norm)
     if not networks:
         raise InvalidArgument("networks", "hold at least one network", list(networks))
+    jobs = checks.whole(jobs, "jobs", 1)
+    if not isolate and rows is not None:
+        raise InvalidArgument("rows", "be left out where cells are not isolated", str(rows))
     found = get_verifiers(dict.fromkeys([WITNESS, *verifiers]))
     limits = budgets(found, budget or Budget(), options)
     plans: list[list[Planned]] = []
@@ -86,13 +91,19 @@ def compare(
         own = points.get(network) if isinstance(points, Mapping) else points
         plans.append(plan(network, Problem(graph, everywhere), found, own, limits, threads, prepare=not isolate))
     if not isolate:
-        return _here(plans, found, progress, keep)
+        return _here(plans, found, progress, keep, ended)
     of_networks = {name: points.get(name) if isinstance(points, Mapping) else points for name in networks}
-    return compare_in_cells(plans, of_networks, jobs=jobs, progress=progress, keep=keep, rows=rows, resume=resume)
+    return compare_in_cells(
+        plans, of_networks, jobs=jobs, progress=progress, keep=keep, rows=rows, resume=resume, ended=ended
+    )
 
 
 def _here(
-    plans: Sequence[Sequence[Planned]], verifiers: Mapping[str, Verifier], progress: Progress | None, keep: Path | None
+    plans: Sequence[Sequence[Planned]],
+    verifiers: Mapping[str, Verifier],
+    progress: Progress | None,
+    keep: Path | None,
+    ended: Ended | None,
 ) -> list[Row]:
     """All in this process, one after the other."""
     total, done = sum(map(len, plans)), 0
@@ -103,7 +114,10 @@ def _here(
             if progress is not None:
                 progress(done, total, request.network, request.verifier)
             assert task is not None
-            outcomes.append((request, run_here(request, verifiers[request.verifier], task)))
+            outcome = run_here(request, verifiers[request.verifier], task)
+            outcomes.append((request, outcome))
+            if ended is not None:
+                ended(make_row(request.network, request.verifier, outcome.bound, outcome.total_seconds))
             done += 1
         rows += _with_trivial(judged_together(outcomes, keep), outcomes)
     return rows

@@ -29,6 +29,8 @@ from lipbridge.vocabulary import Status
 
 #: Told before each cell: how many are done, how many there are, the network and the verifier.
 Progress = Callable[[int, int, str, str], None]
+#: Told of each row as it comes, before it is judged.
+Ended = Callable[[Row], None]
 #: What is asked, and its task where it is asked in this process.
 Planned = tuple[Request, Task | Refusal | None]
 
@@ -42,13 +44,14 @@ def compare_in_cells(
     keep: Path | None = None,
     rows: Path | None = None,
     resume: bool = False,
+    ended: Ended | None = None,
 ) -> list[Row]:
     """The plans of networks as cells of this machine; see :func:`lipbridge.study.comparison.compare`."""
     known = _known(rows, resume)
     found: list[Row] = []
     with temporary_folder() as folder:
         of_networks = [_cells(planned, points, folder) for planned in plans]
-        watcher = _Watcher([cell for cells in of_networks for cell in cells], known, rows, progress)
+        watcher = _Watcher([cell for cells in of_networks for cell in cells], known, rows, progress, ended)
         engine = LocalEngine(folder, jobs)
         try:
             run_cells([cell for cell in watcher.cells if cell.id not in known], engine, watcher)
@@ -64,12 +67,18 @@ def compare_in_cells(
 
 class _Watcher:
     def __init__(
-        self, cells: Sequence[Cell], known: Mapping[str, JsonRow], file: Path | None, progress: Progress | None
+        self,
+        cells: Sequence[Cell],
+        known: Mapping[str, JsonRow],
+        file: Path | None,
+        progress: Progress | None,
+        told: Ended | None,
     ) -> None:
         self.cells = cells
         self.rows = dict(known)
         self._file = file
         self._progress = progress
+        self._told = told
         self._total = len(cells)
         self._done = sum(cell.id in known for cell in cells)
 
@@ -82,6 +91,8 @@ class _Watcher:
         self.rows[cell.id] = row
         if self._file is not None:
             append_rows(self._file, [row])
+        if self._told is not None:
+            self._told(row_of(row))
 
     def looked(self, running: Sequence[InFlight]) -> None:
         pass

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import lipbridge
-from lipbridge.errors import InvalidArgument, MissingDependency, UnknownName
+from lipbridge.errors import FileNotWritten, InvalidArgument, MissingDependency, UnknownName
+from lipbridge.files.rows import load_rows
 from lipbridge.study import Points, Row, compare
 from lipbridge.study.single import certified_rows
 from lipbridge.verifiers import Budget, get_verifier, list_verifiers
@@ -297,3 +298,42 @@ def test_no_process_is_left(rows: Mapping[str, Row]) -> None:
     """The hanging verifier had started a shell: it went with its process."""
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     assert not any(b"sleep\x00300" in command for command in commands)
+
+
+def test_rows_are_kept_as_they_come_and_gone_on_from(network: lipbridge.Graph, points: Points, tmp_path: Path) -> None:
+    """What has its row is not run again, and the same witnesses judge it."""
+    file, seen = tmp_path / "rows.jsonl", list[Row]()
+    names = ["trivial", "jacobian"]
+    first = compare({"net": network}, names, points=points, rows=file, ended=seen.append, jobs=2)
+    assert {row.verifier for row in seen} == {"witness", *names}
+    assert {row["verifier"] for row in load_rows(file)} == {"witness", *names}
+    before = file.read_bytes()
+    again = compare(
+        {"net": network}, names, points=points, rows=file, resume=True, ended=lambda _: pytest.fail("it ran")
+    )
+    assert file.read_bytes() == before
+    assert [row.to_json() for row in again] == [row.to_json() for row in first]
+    more = list[Row]()
+    compare({"net": network}, [*names, "eclipse-fast"], points=points, rows=file, resume=True, ended=more.append)
+    assert [row.verifier for row in more] == ["eclipse-fast"]
+    other = replace(network, nodes=network.nodes[:-1])
+    compare({"net": other}, ["trivial"], rows=file, resume=True, ended=more.append)
+    assert [row.verifier for row in more] == ["eclipse-fast", "witness", "trivial"]
+
+
+def test_rows_need_cells(network: lipbridge.Graph, tmp_path: Path) -> None:
+    for arguments in ({"resume": True}, {"rows": tmp_path / "r", "isolate": False}, {"jobs": 0}, {"rows": tmp_path}):
+        with pytest.raises((InvalidArgument, FileNotWritten)):
+            compare({"net": network}, ["trivial"], **arguments)
+
+
+def test_an_infinite_value_comes_back_infinite(their_verifiers: None) -> None:
+    module = lipbridge.mlp([2, 2, 2], "abs", bias=False)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(100.0)
+    networks, options = {"large": lipbridge.capture(module)}, {"honest": {"factor": 1e308}}
+    apart, here = (compare(networks, ["honest"], options=options, isolate=isolate)[-1] for isolate in (True, False))
+    assert apart.value == here.value == math.inf
+    assert (apart.status, apart.extra) == (here.status, here.extra)
+    assert apart.to_json()["value"] is None
