@@ -22,7 +22,7 @@ from lipbridge.cli.bound import (
     TimeOption,
     WeightsOption,
 )
-from lipbridge.cli.exports import CsvOption, LatexOption, ParquetOption, exported
+from lipbridge.cli.exports import CsvOption, LatexOption, MarkdownOption, ParquetOption, exported
 from lipbridge.cli.output import JsonOption, note, print_json, spinner
 from lipbridge.cli.progress import told as row_told
 from lipbridge.cli.tables import advise, print_bounds, warn_of_unsound
@@ -79,6 +79,7 @@ def compare(
     csv: CsvOption = None,
     parquet: ParquetOption = None,
     latex: LatexOption = None,
+    markdown: MarkdownOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put verifiers side by side on one or more networks.
@@ -169,7 +170,7 @@ def compare(
             note(f"{len(ended)} rows were there, not judged yet; {kept}")
             raise
     json_rows: list[dict[str, Any]] = [row.to_json() for row in found]
-    exported([{"kind": "bound", **row} for row in json_rows], csv, parquet, latex)
+    exported([{"kind": "bound", **row} for row in json_rows], csv, parquet, latex, markdown)
     if as_json:
         print_json(json_rows)
     else:

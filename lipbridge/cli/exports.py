@@ -15,15 +15,23 @@ ParquetOption = Annotated[Path | None, typer.Option("--parquet", help="Also writ
 LatexOption = Annotated[
     Path | None, typer.Option("--latex", help="Also write tables for LaTeX (booktabs), the best in bold.")
 ]
+MarkdownOption = Annotated[Path | None, typer.Option("--markdown", help="Also write the same tables in Markdown.")]
 
 
-def exported(rows: Sequence[Mapping[str, Any]], csv: Path | None, parquet: Path | None, latex: Path | None) -> None:
+def exported(
+    rows: Sequence[Mapping[str, Any]],
+    csv: Path | None,
+    parquet: Path | None,
+    latex: Path | None,
+    markdown: Path | None,
+) -> None:
     """Write the files that are asked for."""
-    if csv is None and parquet is None and latex is None:
+    if csv is None and parquet is None and latex is None and markdown is None:
         return
-    from lipbridge.report import tables
+    from lipbridge.report import exports
 
-    for file, write in ((csv, tables.write_csv), (parquet, tables.write_parquet), (latex, tables.write_latex)):
+    writers = (exports.write_csv, exports.write_parquet, exports.write_latex, exports.write_markdown)
+    for file, write in zip((csv, parquet, latex, markdown), writers, strict=True):
         if file is not None:
             write(file, rows)
             note(f"rows: {file}")

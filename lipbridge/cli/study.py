@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lipbridge.cli import parse
-from lipbridge.cli.exports import CsvOption, LatexOption, ParquetOption, exported
+from lipbridge.cli.exports import CsvOption, LatexOption, MarkdownOption, ParquetOption, exported
 from lipbridge.cli.output import JsonOption, note, print_json, print_table
 from lipbridge.cli.progress import duration, shown
 from lipbridge.errors import InvalidArgument, MissingDependency
@@ -57,6 +57,7 @@ def run(
     csv: CsvOption = None,
     parquet: ParquetOption = None,
     latex: LatexOption = None,
+    markdown: MarkdownOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run what is missing of a study, and write its report.
@@ -75,7 +76,7 @@ def run(
         return
     command = f"lipbridge study run {study} --out {folder}"
     run_plan(plan, read.kept(), folder, command, jobs, engine, retry)
-    finish(folder, report, csv, parquet, latex, as_json=as_json)
+    finish(folder, report, csv, parquet, latex, markdown, as_json=as_json)
 
 
 @app.command()
@@ -89,6 +90,7 @@ def resume(
     csv: CsvOption = None,
     parquet: ParquetOption = None,
     latex: LatexOption = None,
+    markdown: MarkdownOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a study that was begun, as it was planned then, whatever became of its file."""
@@ -100,7 +102,7 @@ def resume(
     text = (folder / FILE).read_text() if (folder / FILE).exists() else ""
     plan = Plan.from_json(recorded.words)
     run_plan(plan, text, folder, f"lipbridge study resume {folder}", jobs, engine, retry)
-    finish(folder, report, csv, parquet, latex, as_json=as_json)
+    finish(folder, report, csv, parquet, latex, markdown, as_json=as_json)
 
 
 @app.command()
@@ -140,11 +142,12 @@ def report(
     csv: CsvOption = None,
     parquet: ParquetOption = None,
     latex: LatexOption = None,
+    markdown: MarkdownOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the report of a study, as far as it is done."""
     folder = _folder(study, out)
-    finish(folder, report, csv, parquet, latex, as_json=as_json, figures=figures, wanted=True)
+    finish(folder, report, csv, parquet, latex, markdown, as_json=as_json, figures=figures, wanted=True)
 
 
 @app.command()
@@ -189,6 +192,7 @@ def finish(
     csv: Path | None,
     parquet: Path | None,
     latex: Path | None,
+    markdown: Path | None,
     *,
     as_json: bool,
     figures: Path | None = None,
@@ -199,7 +203,7 @@ def finish(
 
     recorded = read_recorded(folder)
     rows = recorded.current
-    exported(rows, csv, parquet, latex)
+    exported(rows, csv, parquet, latex, markdown)
     page = report or folder / "report.html"
     try:
         from lipbridge.report.page import require_writable

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lipbridge.cli import parse
-from lipbridge.cli.exports import CsvOption, LatexOption, ParquetOption
+from lipbridge.cli.exports import CsvOption, LatexOption, MarkdownOption, ParquetOption
 from lipbridge.cli.output import JsonOption, note
 from lipbridge.cli.study import EngineOption, JobsOption, ReportOption, RetryOption, finish, run_plan
 
@@ -41,6 +41,7 @@ def sweep(
     csv: CsvOption = None,
     parquet: ParquetOption = None,
     latex: LatexOption = None,
+    markdown: MarkdownOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a network for each penalty and seed, prove their bounds, and report the frontier.
@@ -73,7 +74,7 @@ def sweep(
     plan = make_plan(read, jobs=jobs)
     again = f"lipbridge sweep {data} --penalty {penalty} --seeds {seeds} --norm {norm} --out {out}"
     run_plan(plan, read.kept(), out, again, jobs, engine, retry)
-    finish(out, report, csv, parquet, latex, as_json=as_json)
+    finish(out, report, csv, parquet, latex, markdown, as_json=as_json)
     note(f"the figure for a paper: lipbridge plot frontier {out} --out frontier.pdf")
 
 

@@ -1,106 +1,68 @@
-"""Rows as files for other programs and for papers: CSV, Parquet, and LaTeX with booktabs."""
+"""The tables of a study as papers have them: networks with their spread over seeds, bounds, certified accuracy."""
 
 from __future__ import annotations
 
-import importlib
-import io
-import os
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from lipbridge import text
-from lipbridge.disk.atomic import write_atomically
-from lipbridge.errors import MissingDependency
-from lipbridge.files.frames import COMMAND, frame_of, require_pandas
 from lipbridge.plot.networks import group_of, grouped, is_number, mean, names_of, norm_of, spread
 from lipbridge.report.summaries import bounds_of, certified_tables, group_table
 
 Row = Mapping[str, Any]
 _QUANTITIES = {"lipschitz": "Lipschitz constant", "deviation": "Largest deviation from the centre / radius"}
-#: Longer tables may go over several pages.
-FLOATING = 40
-#: What pdflatex shows with its own typeface; other letters become a question mark.
-_KNOWN = re.compile(r"[^\x20-\x7e\u00a1-\u017f\u2013\u2014\u2018\u2019\u201c\u201d\u2026]")
 
 
-def write_csv(path: str | os.PathLike[str], rows: Sequence[Row]) -> Path:
-    """Write the rows as CSV, flattened, with the columns of :func:`lipbridge.read_rows`.
+@dataclass(frozen=True)
+class PaperTable:
+    """A table in words: ``{norm}`` in the caption stands for a norm; ``bold`` are places of cells (line, column)."""
 
-    Raises:
-        MissingDependency: if pandas is not installed.
-        FileNotWritten: if the file cannot be written.
-    """
-    require_pandas()
-    return write_atomically(path, frame_of(rows, "pandas").to_csv(index=False).encode())
+    columns: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    caption: str
+    label: str
+    norm: str = ""
+    bold: frozenset[tuple[int, int]] = frozenset()
 
+    @property
+    def kept(self) -> list[int]:
+        """The columns that are not empty in all lines."""
+        return [place for place, _ in enumerate(self.columns) if any(line[place] for line in self.lines)]
 
-def write_parquet(path: str | os.PathLike[str], rows: Sequence[Row]) -> Path:
-    """Write the rows as Parquet, flattened, with the columns of :func:`lipbridge.read_rows`.
-
-    Raises:
-        MissingDependency: if pandas or pyarrow is not installed.
-        FileNotWritten: if the file cannot be written.
-    """
-    require_pandas()
-    try:
-        importlib.import_module("pyarrow")
-    except ImportError:
-        raise MissingDependency("pyarrow, which writes Parquet,", COMMAND) from None
-    out = io.BytesIO()
-    frame_of(rows, "pandas").to_parquet(out, engine="pyarrow", index=False)
-    return write_atomically(path, out.getvalue())
+    def cell(self, index: int, place: int) -> str:
+        """A cell; a name that is that of the line above stands once."""
+        again = place == 0 and index > 0 and self.lines[index - 1][0] == self.lines[index][0]
+        return "" if again else self.lines[index][place]
 
 
-def write_latex(path: str | os.PathLike[str], rows: Sequence[Row]) -> Path:
-    """Write the tables of a study for a paper, as :func:`latex` has them.
-
-    Raises:
-        MissingDependency: if pandas or jinja2 is not installed.
-        FileNotWritten: if the file cannot be written.
-    """
-    return write_atomically(path, latex(rows).encode())
-
-
-def latex(rows: Sequence[Row]) -> str:
-    r"""Tables with booktabs: the networks, a table for each question, certified accuracy; to be read by ``\input``.
-
-    Means and standard deviations are over the seeds of a group. In bold: the best value, which is the least bound that
-    is proved for each group. Letters that pdflatex does not know become question marks.
-    """
-    pandas = require_pandas()
-    try:
-        importlib.import_module("jinja2")
-    except ImportError:
-        raise MissingDependency("jinja2, with which pandas writes LaTeX,", COMMAND) from None
-    parts = ["% needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs,longtable}"]
+def paper_tables(rows: Sequence[Row]) -> list[PaperTable]:
+    """The networks, a table for each question, and certified accuracy."""
+    found: list[PaperTable] = []
     if any(row.get("kind") in ("training", "model") for row in rows):
-        parts.append(_networks(pandas, rows))
-    parts += [_question(pandas, some, key) for key, some in _questions(rows).items()]
+        found.append(_networks(rows))
+    found += [_question(some, key) for key, some in _questions(rows).items()]
     for table in certified_tables(rows):
         lines = [
             [line["group"], line["verifier"], *(_interval(cell, 100) for cell in line["cells"])]
             for line in table["lines"]
         ]
         columns = ["network", "verifier", *(f"{radius:g}" for radius in table["radii"])]
-        caption = f"Certified accuracy in per cent in balls of $\\ell_{_norm(table['norm'])}$, by radius."
-        parts.append(_styled(pandas, columns, lines, caption, f"certified-{table['norm']}"))
-    return "\n".join(parts)
+        caption = "Certified accuracy in per cent in balls of {norm}, by radius."
+        found.append(PaperTable(columns, lines, caption, f"certified-{table['norm']}", table["norm"]))
+    return found
 
 
-def _networks(pandas: Any, rows: Sequence[Row]) -> str:
-    lines = group_table(rows)
-    cells = [
+def _networks(rows: Sequence[Row]) -> PaperTable:
+    lines = [
         [
             *(line["group"], line["norm"], str(line["seeds"]), _interval(line["accuracy"], 100)),
             *(_interval(line[key]) for key in ("bound", "tightness", "best")),
         ]
-        for line in lines
+        for line in group_table(rows)
     ]
     columns = ["network", "norm", "seeds", "accuracy, %", "trivial bound", "tightness", "best bound"]
-    caption = "Networks: mean and standard deviation over the seeds."
-    return _styled(pandas, columns, cells, caption, "networks")
+    return PaperTable(columns, lines, "Networks: mean and standard deviation over the seeds.", "networks")
 
 
 def _questions(rows: Sequence[Row]) -> dict[Any, list[Row]]:
@@ -108,7 +70,7 @@ def _questions(rows: Sequence[Row]) -> dict[Any, list[Row]]:
     return grouped(((row["quantity"], norm_of(row), row["region"]), row) for row in uppers)
 
 
-def _question(pandas: Any, rows: Sequence[Row], key: tuple[str, str, str]) -> str:
+def _question(rows: Sequence[Row], key: tuple[str, str, str]) -> PaperTable:
     quantity, norm, region = key
     names = names_of(group_of(row) for row in rows)
     lines: list[list[str]] = []
@@ -134,38 +96,9 @@ def _question(pandas: Any, rows: Sequence[Row], key: tuple[str, str, str]) -> st
             )
         bold |= {(place, 2) for place, value in proven.items() if value <= min(proven.values()) * (1 + 1e-9)}
     columns = ["network", "verifier", "bound", "tightness", "time", "proved", "status"]
-    where = "" if region == "everywhere" else f", {_caption(region)}"
-    caption = f"{_QUANTITIES.get(quantity, _caption(quantity))}, $\\ell_{_norm(norm)}${where}."
-    return _styled(pandas, columns, lines, caption, f"{quantity}-{norm}-{region}", bold)
-
-
-def _styled(
-    pandas: Any,
-    columns: Sequence[str],
-    lines: Sequence[Sequence[str]],
-    caption: str,
-    label: str,
-    bold: set[tuple[int, int]] = frozenset(),  # type: ignore[assignment]
-) -> str:
-    """One table, escaped by pandas; columns that are empty in all lines are left out, repeated names stand once."""
-    kept = [place for place, _ in enumerate(columns) if any(line[place] for line in lines)]
-    cells: list[list[str]] = []
-    for index, line in enumerate(lines):
-        again = index > 0 and lines[index - 1][0] == line[0]
-        cells.append([_letters("" if again and place == 0 else line[place]) for place in kept])
-    frame = pandas.DataFrame(cells, columns=[_letters(columns[place]) for place in kept], dtype=object)
-    marks = [["textbf:--rwrap" if (row, place) in bold else "" for place in kept] for row in range(len(lines))]
-    styled = frame.style.format(escape="latex").format_index(escape="latex", axis=1).hide(axis="index")
-    weights = pandas.DataFrame(marks, index=frame.index, columns=frame.columns)
-    styled = styled.apply(weights.reindex_like, axis=None)
-    texts = {"network", "verifier", "proved", "status", "norm"}
-    form = "".join("l" if columns[place] in texts else "r" for place in kept)
-    name = "tab:" + re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
-    form_of_page = {"environment": "longtable"} if len(lines) > FLOATING else {"position_float": "centering"}
-    out: str = styled.to_latex(
-        hrules=True, caption=caption, label=name, position="htbp", column_format=form, **form_of_page
-    )
-    return out.replace("\\begin{longtable}[htbp]", "\\begin{longtable}")
+    where = "" if region == "everywhere" else f", {region}"
+    caption = f"{_QUANTITIES.get(quantity, quantity)}, {{norm}}{where}."
+    return PaperTable(columns, lines, caption, f"{quantity}-{norm}-{region}", norm, frozenset(bold))
 
 
 def _interval(value: Mapping[str, float] | None, factor: float = 1.0) -> str:
@@ -185,15 +118,4 @@ def _time(rows: Sequence[Row]) -> str:
     return text.seconds(mean(times)).replace("µ", "u") if times else ""
 
 
-def _norm(norm: str) -> str:
-    """``2`` or ``2\\to\\infty`` as an index, in mathematics."""
-    return "{" + _caption(norm).replace("inf", "\\infty").replace("->", "\\to ") + "}"
-
-
-def _caption(words: str) -> str:
-    """Words of ours in a caption: regions and norms have no other letters."""
-    return re.sub(r"[^\w .,;:/()<>=+-]|_", " ", _letters(words))
-
-
-def _letters(words: str) -> str:
-    return _KNOWN.sub("?", words)
+__all__ = ["PaperTable", "paper_tables"]

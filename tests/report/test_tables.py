@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lipbridge.report.tables import latex, write_csv, write_latex, write_parquet
+from lipbridge.report.exports import latex, markdown, write_csv, write_latex, write_markdown, write_parquet
+from lipbridge.report.tables import paper_tables
 from tests.support.study_rows import HOSTILE, bound, grid, hostile, strange, training
 
 pandas = pytest.importorskip("pandas")
@@ -80,3 +81,26 @@ def test_it_compiles(tmp_path: Path) -> None:
     )
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main"], cwd=tmp_path)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("rows", [hostile(), strange(), grid(seeds=2)])
+def test_the_same_tables_in_markdown(tmp_path: Path, rows: list[dict[str, object]]) -> None:
+    text = write_markdown(tmp_path / "tables.md", rows).read_text()
+    assert text == markdown(rows)
+    columns = 0
+    for line in text.splitlines():
+        bars = len(re.findall(r"(?<!\\)\|", line))
+        if line.startswith("|"):
+            columns = columns or bars
+            assert bars == columns, line
+            assert "<" not in re.sub(r"\\<", "", line)
+        else:
+            columns = 0
+    rules = [line for line in text.splitlines() if line and set(line) == set("| -")]
+    assert len(rules) == len(paper_tables(rows))
+
+
+def test_bold_in_markdown() -> None:
+    text = markdown([bound("n", "trivial", 5.0), bound("n", "lipsdp", 4.0), bound("n", "guess", 3.0, proved=False)])
+    assert re.findall(r"\*\*([^*]*)\*\*", text) == ["4"]
+    assert text.startswith("Lipschitz constant, l_2.")
