@@ -25,7 +25,8 @@ def parse_json(text: str | bytes) -> Any:
     """
     text = text.decode() if isinstance(text, bytes) else text
     depth = 0
-    for token in _BRACKETS.finditer(text):
+    few = text.count("[") + text.count("{") <= MAX_NESTING  # as in the rows of a study, of which there are thousands
+    for token in () if few else _BRACKETS.finditer(text):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token.group(), 0)
         if depth > MAX_NESTING:
             raise ValueError(f"it is nested more than {MAX_NESTING} deep")

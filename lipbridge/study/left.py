@@ -30,13 +30,16 @@ def left(waiting: Iterable[Cell], cells: Sequence[Cell], rows: Mapping[str, Row]
         if isinstance(seconds, int | float):
             for key in _keys(cell):
                 near.setdefault(key, []).append(float(seconds))
+    medians: dict[object, float] = {}
     total, unknown = 0.0, 0
     for cell in waiting:
         key = next((key for key in _keys(cell) if key in near), None)
         if key is None:
             unknown += 1
         else:
-            total += statistics.median(near[key])
+            if key not in medians:  # once, where thousands wait for the same
+                medians[key] = statistics.median(near[key])
+            total += medians[key]
     return Left(total / max(jobs, 1), unknown)
 
 
