@@ -83,7 +83,10 @@ def answer(name: str, problem: Problem, task: Task | Refusal, budget: Budget) ->
     if bound.question != problem.question:
         words = f"it answered another question ({bound.question}) than it was asked"
         return failed(problem, name, Status.FAILED, words, seconds)
-    return replace(bound, seconds=seconds)
+    try:
+        return replace(bound, value=float(bound.value), seconds=seconds)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return failed(problem, name, Status.FAILED, f"its value is a {type(bound.value).__name__}, no number", seconds)
 
 
 def bound_or_failure(name: str, verifier: Verifier, problem: Problem, budget: Budget) -> tuple[Bound, Task | Refusal]:

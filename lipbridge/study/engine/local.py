@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import threading
@@ -12,13 +11,14 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from lipbridge.disk.temporary import temporary_folder
-from lipbridge.errors import LipbridgeError
+from lipbridge.errors import LipbridgeError, first_line, kind_and_line
 from lipbridge.processes import Ended
 from lipbridge.study.cells import Cell, Kind, Row
 from lipbridge.study.engine import wire
 from lipbridge.study.engine.blank import blank
 from lipbridge.study.engine.ends import patience, without_answer
 from lipbridge.study.engine.protocol import InFlight
+from lipbridge.study.engine.received import read_row
 from lipbridge.study.engine.workers import STARTUP_SECONDS, Worker
 from lipbridge.verifiers.registry import GROUP
 from lipbridge.vocabulary import Status
@@ -47,7 +47,12 @@ class LocalEngine:
         return self._jobs - self._open
 
     def submit(self, cell: Cell) -> None:
-        """Begin a cell."""
+        """Begin a cell.
+
+        Raises:
+            LookupError, TypeError: if its words are none of its kind.
+        """
+        blank(cell, Status.OK)  # here, where somebody hears of it
         self._open += 1
         self._pool.submit(self._do, cell)
 
@@ -79,6 +84,13 @@ class LocalEngine:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _do(self, cell: Cell) -> None:
+        try:
+            row = self._answered(cell)
+        except BaseException as error:  # ours to mend, and still no reason to lose the other rows, or to wait for ever
+            row = blank(cell, Status.FAILED, kind_and_line(error))
+        self._results.put((cell, row))
+
+    def _answered(self, cell: Cell) -> Row:
         warm = is_own(cell)
         with self._lock:
             fitting = [worker for worker in self._warm if warm and worker.threads == cell.threads]
@@ -88,21 +100,19 @@ class LocalEngine:
             self._busy[cell.id] = (cell, time.time(), worker)
             stopped = self._closed
         try:
-            row = (
-                blank(cell, Status.FAILED, "the study was stopped") if stopped else run_one(self._folder, cell, worker)
-            )
-        except BaseException as error:  # ours to mend, and still no reason to lose the other rows
-            row = blank(cell, Status.FAILED, f"{type(error).__name__}: {error}")
-        with self._lock:
-            del self._busy[cell.id]
-            spare = self._warm.pop(0) if warm and len(self._warm) >= self._jobs else None
-            if warm and not self._closed:
-                self._warm.append(worker)
-        if not warm:
-            worker.close()
-        if spare is not None:
-            spare.close()
-        self._results.put((cell, row))
+            if stopped:
+                return blank(cell, Status.FAILED, "the study was stopped")
+            return run_one(self._folder, cell, worker)
+        finally:
+            with self._lock:
+                self._busy.pop(cell.id, None)
+                spare = self._warm.pop(0) if warm and len(self._warm) >= self._jobs else None
+                if warm and not self._closed:
+                    self._warm.append(worker)
+            if not warm:
+                worker.close()
+            if spare is not None:
+                spare.close()
 
 
 def run_one(folder: Path, cell: Cell, worker: Worker | None = None) -> Row:
@@ -145,12 +155,14 @@ def _phases(cell: Cell) -> dict[str, float]:
 
 def _row(cell: Cell, place: Path, end: Ended) -> Row:
     try:
-        row: Row = json.loads((place / wire.ROW).read_bytes())
+        row = read_row(cell, place / wire.ROW)
     except FileNotFoundError:
         status, detail = without_answer(place, end, cell.limits)
         seen = {"seconds": end.seconds, "cpu_seconds": end.cpu_seconds, "memory": end.memory or None}
         return {**blank(cell, status, detail), **seen, "enforced_by": end.enforced_by.value}
-    if end.limit is not None:  # it has a bound, and certified nothing
+    except (OSError, ValueError, RecursionError) as error:
+        row = blank(cell, Status.FAILED, f"the row that its process wrote cannot be read: {first_line(error)}")
+    if end.limit is not None and cell.words.get("certify"):  # it has a bound, and certified nothing
         row["extra"] = {**row["extra"], "certification": f"stopped at the {end.limit} limit"}
     return {**row, "enforced_by": end.enforced_by.value}
 

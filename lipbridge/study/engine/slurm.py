@@ -19,7 +19,7 @@ from typing import Any
 
 from lipbridge.disk.atomic import write_atomically
 from lipbridge.disk.strict_json import parse_json
-from lipbridge.errors import ClusterError, FileNotWritten, InvalidArgument, UnknownName
+from lipbridge.errors import ClusterError, FileNotWritten, InvalidArgument, UnknownName, first_line
 from lipbridge.files.rows import load_rows
 from lipbridge.processes import last_line, python_module
 from lipbridge.study.cells import Cell, Row
@@ -27,6 +27,7 @@ from lipbridge.study.engine.blank import blank
 from lipbridge.study.engine.cluster_settings import ClusterSettings
 from lipbridge.study.engine.node import row_file, write_batch
 from lipbridge.study.engine.protocol import InFlight
+from lipbridge.study.engine.received import read_row
 from lipbridge.study.engine.schedulers import Away, Needs, Processes, Scheduler, Slurm, State
 from lipbridge.vocabulary import Status
 
@@ -244,12 +245,9 @@ class SlurmEngine:
     def _read(self, cell: Cell) -> Row:
         self._delivered.append(cell.id)
         try:
-            row: Any = parse_json(row_file(self._rows, cell.id).read_bytes())
-            if isinstance(row, dict) and row.get("cell") == cell.id:  # type: ignore[reportUnknownMemberType]
-                return row  # type: ignore[reportUnknownVariableType]
-            why = "it is another's"
-        except (OSError, ValueError) as error:
-            why = str(error)
+            return read_row(cell, row_file(self._rows, cell.id))
+        except (OSError, ValueError, RecursionError) as error:
+            why = first_line(error)
         return blank(cell, Status.FAILED, f"the row that its node wrote cannot be read: {why}")
 
     def _without_row(self, batch: _Batch, cell: Cell) -> Row:
