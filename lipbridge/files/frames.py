@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from lipbridge.disk.strict_json import parse_json
 from lipbridge.errors import InvalidArgument, MissingDependency
-from lipbridge.files.rows import ROWS, load_rows
+from lipbridge.files.rows import PLAN, ROWS, load_rows
 
 Row = Mapping[str, Any]
 Frame = Literal["pandas", "polars"]
@@ -40,7 +40,8 @@ def read_rows(*paths: str | os.PathLike[str], frame: Frame | None = None, flatte
     """The rows of one or more studies as a frame, a row each, with the column ``study``.
 
     Args:
-        paths: folders of studies, their ``rows.jsonl``, or what ``compare --json`` printed.
+        paths: folders of studies, of which the rows of the last plan count; files such as their ``rows.jsonl``, which
+            have those of earlier plans too; or what ``compare --json`` printed.
         frame: ``pandas`` or ``polars``; the one that is installed, pandas first, if not given.
         flatten: settings, options and extras as columns (``settings.penalty``); else as JSON text, a column each.
 
@@ -103,7 +104,7 @@ def _load(place: Path) -> list[dict[str, Any]]:
             rows: list[Any] = cast(list[Any], found) if isinstance(found, list) else []
             rows = [row for row in rows if isinstance(row, dict) and "network" in row]
         else:
-            rows = load_rows(place)
+            rows = _of_plan(place, load_rows(place))
     except InvalidArgument:
         raise InvalidArgument("paths", expected, str(place)) from None
     except (OSError, ValueError) as error:
@@ -112,6 +113,17 @@ def _load(place: Path) -> list[dict[str, Any]]:
     if not rows:
         raise InvalidArgument("paths", f"{expected}, with a row in it", str(place))
     return rows
+
+
+def _of_plan(place: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a study's folder the rows of its last plan, where it has one."""
+    if not place.is_dir() or not (place / PLAN).exists():
+        return rows
+    try:
+        ids = {str(cell["id"]) for cell in parse_json((place / PLAN).read_bytes())["cells"]}
+    except (ValueError, TypeError, LookupError):
+        return rows
+    return [row for row in rows if ids & {str(row.get("cell")), str(row.get("restates"))}]
 
 
 def _package(frame: str | None) -> tuple[str, Any]:

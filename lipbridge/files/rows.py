@@ -17,6 +17,8 @@ from lipbridge.errors import FileNotWritten, InvalidArgument
 
 #: The rows of a study, in its folder.
 ROWS = "rows.jsonl"
+#: Beside them: the cells of the study as it was planned last; those of earlier plans keep their rows.
+PLAN = "plan.json"
 
 
 def append_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -80,7 +82,8 @@ def load_rows(path: Path | str) -> list[dict[str, Any]]:
     found: dict[object, dict[str, Any]] = {}
     for index, row in enumerate(read_lines(path)):
         if "network" in row:
-            found[row.get("cell", index)] = row
+            cell = row.get("cell", index)
+            found[cell if isinstance(cell, str) else index] = row
     return list(found.values())
 
 

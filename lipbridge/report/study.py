@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lipbridge.disk.strict_json import parse_json
-from lipbridge.files.rows import load_rows
+from lipbridge.files.rows import PLAN, load_rows
 from lipbridge.machine import machine_facts
 from lipbridge.report.networks import networks_of
 from lipbridge.report.page import About, write_report
@@ -45,7 +45,7 @@ def write_study_report(
 
 def read_about(folder: Path) -> tuple[About, Mapping[str, Any]]:
     """What a study says of itself, and the machine of its last start; this one's where no start is recorded."""
-    plan = _object(_text(folder / "plan.json"))
+    plan = _object(_text(folder / PLAN))
     runs = [run for line in _text(folder / "runs.jsonl").splitlines() if (run := _object(line))]
     last = runs[-1] if runs else {}
     jobs, machine = last.get("jobs"), last.get("machine")

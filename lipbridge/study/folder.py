@@ -20,25 +20,31 @@ from typing import Any
 from lipbridge.disk.atomic import write_atomically
 from lipbridge.disk.strict_json import jsonable, parse_json
 from lipbridge.errors import InvalidArgument
-from lipbridge.files.rows import ROWS, load_rows, read_lines
-from lipbridge.study.cells import Cell, Row
+from lipbridge.files.rows import PLAN, ROWS, load_rows, read_lines
+from lipbridge.study.cells import Cell, Kind, Row
+from lipbridge.study.engine.blank import LABELS, TRIVIAL, blank
 from lipbridge.study.engine.protocol import InFlight
+from lipbridge.study.engine.received import checked
 from lipbridge.vocabulary import Status
 
-FILE, PLAN, RUNS, RUNNING, CONTRADICTIONS = "study.toml", "plan.json", "runs.jsonl", "running.json", "contradictions"
+FILE, RUNS, RUNNING, CONTRADICTIONS = "study.toml", "runs.jsonl", "running.json", "contradictions"
 #: With these a cell is run again by the next run: something may be installed meanwhile.
 AGAIN = (Status.MISSING,)
 
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """A study as its folder has it: the plan's words, its cells, and the rows that there are, by cell."""
+    """A study as its folder has it: the plan's words, its cells, and the rows that there are, by cell.
+
+    ``renamed`` are the ids of rows that the plan calls otherwise than the file of rows does.
+    """
 
     folder: Path
     words: Mapping[str, Any]
     cells: tuple[Cell, ...]
     rows: Mapping[str, Row]
     runs: Sequence[Mapping[str, Any]]
+    renamed: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -48,12 +54,20 @@ class Recorded:
     @property
     def current(self) -> list[Row]:
         """The rows of the plan's cells in its order, and what was restated of them; not those of earlier plans."""
+        found = [self.rows[cell.id] for cell in self.cells if cell.id in self.rows]
+        asked = {_question(row) for row in found if row["kind"] == Kind.BOUND}
+        answered = {
+            _question(row) for row in found if row.get("verifier_name") == TRIVIAL and row["status"] == Status.OK
+        }
         restated: dict[str, list[Row]] = {}
         for row in self.rows.values():
-            if row.get("restates"):
+            if row.get("restates") and _question(row) in asked - answered:
                 restated.setdefault(row["restates"], []).append(row)
-        found = [self.rows[cell.id] for cell in self.cells if cell.id in self.rows]
         return [each for row in found for each in (row, *restated.get(row["cell"], ()))]
+
+
+def _question(row: Row) -> tuple[object, ...]:
+    return tuple(row.get(name) for name in ("network", "norm", "quantity", "region"))
 
 
 def read_recorded(folder: Path) -> Recorded:
@@ -65,6 +79,7 @@ def read_recorded(folder: Path) -> Recorded:
     try:
         words: dict[str, Any] = parse_json((folder / PLAN).read_bytes())
         cells = tuple(Cell.from_json(found) for found in words["cells"])
+        blanks = {cell.id: blank(cell, Status.OK) for cell in cells}
     except FileNotFoundError:
         expected = f"be the folder of a study that was run: it holds no {PLAN}"
         raise InvalidArgument("study", expected, str(folder)) from None
@@ -73,7 +88,26 @@ def read_recorded(folder: Path) -> Recorded:
         raise InvalidArgument("study", expected, f"{folder}: {error}") from None
     rows = load_rows(folder) if (folder / ROWS).exists() else []
     runs = read_lines(folder / RUNS) if (folder / RUNS).exists() else []
-    return Recorded(folder, words, cells, {row["cell"]: row for row in rows if "cell" in row}, runs)
+    raw = {row["cell"]: row for row in rows if isinstance(row.get("cell"), str)}
+    named = _named(cells, blanks, raw)
+    renamed = [id for id, row in named.items() if any(row.get(name) != raw[id].get(name) for name in LABELS)]
+    return Recorded(folder, words, cells, named, runs, renamed)
+
+
+def _named(cells: Sequence[Cell], blanks: Mapping[str, Row], rows: Mapping[str, Row]) -> dict[str, Row]:
+    """The rows, those of the plan's cells named as it names them now; what is no row of its cell is none."""
+    found = dict(rows)
+    for cell in cells:
+        if (row := rows.get(cell.id)) is not None:
+            own = blanks[cell.id]
+            try:
+                found[cell.id] = checked(cell, {**own, **row, **{name: own[name] for name in LABELS if name in own}})
+            except ValueError:
+                del found[cell.id]
+    for id, row in rows.items():
+        if (of := found.get(str(row.get("restates")))) is not None:
+            found[id] = {**row, **{name: of[name] for name in LABELS if name in of}}
+    return found
 
 
 def write_json(file: Path, words: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from lipbridge.search import witness_value
 from lipbridge.study.cells import Cell
 from lipbridge.study.cells import Row as JsonRow
 from lipbridge.study.contradictions import keep_bound
+from lipbridge.study.engine.blank import TRIVIAL
 from lipbridge.study.engine.wire import decode_witness
 from lipbridge.study.engine.work import INFINITE, options_of, problem_of
 from lipbridge.study.requests import Outcome, Request
@@ -28,8 +29,6 @@ from lipbridge.vocabulary import Quantity, Side, Status
 TOLERANCE = 1e-9
 #: In a judged row: what its verifier said of itself, which it is judged by once more when there are new witnesses.
 CLAIMED = "claimed"
-#: The verifier whose bound, which holds everywhere, stands beside those in balls.
-TRIVIAL = "trivial"
 
 
 def best_lower(problem: Problem, witnesses: Iterable[Witness | None]) -> float | None:

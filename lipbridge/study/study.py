@@ -171,8 +171,10 @@ class _Run:
         self._plan, self._folder, self._view = plan, folder, view
         ids = {cell.id for cell in plan.cells}
         again = {*AGAIN, *retry}
-        found = read_recorded(folder).rows
+        recorded = read_recorded(folder)
+        found = recorded.rows
         self.rows = {id: row for id, row in found.items() if id in ids and row["status"] not in again}
+        append_rows(folder / ROWS, [{**found[id], "study": plan.name} for id in recorded.renamed])
         self.ran = 0
         self._told = 0.0
         self._bounds: dict[str, list[Cell]] = {}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lipbridge.errors import FileNotWritten, FolderInUse, InvalidArgument, UnknownName
+from lipbridge.files.frames import read_rows
 from lipbridge.files.rows import append_rows, load_rows, read_lines
 from lipbridge.study.cells import Cell, Kind, Limits, Row, make_cell
 from lipbridge.study.config import parse_study
@@ -174,12 +175,36 @@ def test_nothing_runs_twice_and_a_change_runs_what_it_changed(done: tuple[Path, 
     assert (
         run_cells_of(renamed, TEXT, folder, LocalEngine).ran == 2
     )  # of the networks that are there under another name
+    names = {row["network"] for row in read_recorded(folder).current}
+    assert names == {each.network for each in renamed.cells} == set(read_rows(folder, frame="pandas")["network"])
+    assert {row["settings"]["family"] for row in read_recorded(folder).current} == {"other"}
     assert all(row["status"] == "ok" for row in load_rows(folder))
     one = make_plan(parse_study(TEXT.replace("[0.02, 0.0]", "[0.02]")))
     recorded = read_recorded(folder)
     assert run_cells_of(one, TEXT, folder, LocalEngine).ran == 0
     assert len(read_recorded(folder).current) < len(recorded.current)  # the rows of the other network are kept
     assert len(load_rows(folder)) == len(recorded.rows)
+    assert len(read_rows(folder, frame="pandas")) == len(read_recorded(folder).current)
+
+
+def test_what_was_restated_for_a_question_is_left_out_with_it(tmp_path: Path) -> None:
+    text = TEXT.replace("[0.02, 0.0]", "[0.02]")
+    run_cells_of(make_plan(parse_study(text)), text, tmp_path, LocalEngine)
+    assert [row["region"] for row in read_recorded(tmp_path).current if row.get("restates")] != []
+    fewer = make_plan(parse_study(text.replace("radius = 0.1", "radius = 0.2")))
+    run_cells_of(fewer, text, tmp_path, LocalEngine)
+    restated = [row["region"] for row in read_recorded(tmp_path).current if row.get("restates")]
+    assert restated == ["2 l2 balls, radius 0.2"]
+
+
+def test_rows_that_are_none_count_as_none(plan: Plan, tmp_path: Path) -> None:
+    run_cells_of(plan, TEXT, tmp_path, lambda _: Fake())
+    ids = [each.id for each in plan.cells]
+    wrong: list[Row] = [{"cell": ids[0], "network": "n", "status": []}, {"cell": ids[1], "network": "n", "value": "3"}]
+    append_rows(tmp_path / "rows.jsonl", [*wrong, {"cell": ["a"], "network": "n"}, {"cell": {}, "network": {}}])
+    again = Fake()
+    run_cells_of(plan, TEXT, tmp_path, lambda _: again)
+    assert {each.id for each in again.submitted} == set(ids[:2])
 
 
 def test_statuses_can_be_tried_again(plan: Plan, tmp_path: Path) -> None:

@@ -17,6 +17,11 @@ from lipbridge.vocabulary import Side, Status
 WITNESS = "witness"
 #: Where in a study's folder its trainings write.
 NETWORKS = "networks"
+#: What people call what a row is about, and where they keep it: no part of a cell's id, so that a study file may change
+#: it without running anything anew.
+LABELS = ("network", "group", "seed", "settings", "verifier", "data", "arch", "path")
+#: The verifier whose bound, which holds everywhere, stands beside those in balls.
+TRIVIAL = "trivial"
 
 
 def blank(cell: Cell, status: Status, detail: str = "") -> Row:
@@ -137,4 +142,4 @@ def _certificate(cell: Cell) -> Row:
 
 _OWN = {Kind.TRAINING: _training, Kind.MODEL: _model, Kind.BOUND: _bound, Kind.CERTIFICATE: _certificate}
 
-__all__ = ["NETWORKS", "WITNESS", "blank", "norm_name", "slug", "training_folder"]
+__all__ = ["LABELS", "NETWORKS", "TRIVIAL", "WITNESS", "blank", "norm_name", "slug", "training_folder"]
