@@ -16,7 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lipbridge.data import load_dataset
+from lipbridge.data import DATASET_NAMES, dataset_digest, load_dataset
+from lipbridge.data.datasets import VALIDATION
 from lipbridge.disk.atomic import write_atomically
 from lipbridge.disk.strict_json import jsonable
 from lipbridge.errors import ModelFileError
@@ -25,6 +26,7 @@ from lipbridge.files.hub import is_hub
 from lipbridge.files.models import Model, Reading, open_model
 from lipbridge.files.run_folder import CHECKPOINT, UNFINISHED
 from lipbridge.graph.graph import Graph
+from lipbridge.layers.architectures import is_factory
 from lipbridge.machine import forget_gpu_peak, gpu_peak_bytes
 from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball, Question
@@ -36,12 +38,15 @@ from lipbridge.study.engine.blank import NETWORKS, WITNESS, blank
 from lipbridge.study.here import bound_or_failure, certified, certifying_task, error_line, outcome
 from lipbridge.study.requests import Certification
 from lipbridge.study.rows import make_row
+from lipbridge.study.words import file_words
 from lipbridge.training.runs import train_run
 from lipbridge.verifiers import Budget, Refusal, get_verifier
 from lipbridge.vocabulary import Quantity, Status, as_norm
 
 #: In a row's ``extra``: its value is infinite, which JSON cannot say.
 INFINITE = "infinite"
+#: Hexadecimal digits of what a file holds.
+_SHA256 = 64
 #: Points whose classes are computed at once.
 _BATCH = 500
 #: Called when all is imported and opened: from here on it is the work itself that takes time.
@@ -77,6 +82,10 @@ def _train(cell: Cell, study: Path, started: Started, publish: Publish) -> None:
     out = study / blank(cell, Status.OK)["folder"]
     begun = any((place / CHECKPOINT).exists() for place in (out, out / UNFINISHED))
     more: dict[str, Any] = {}
+    if not _is_ours(words["data"]["name"]):
+        _dataset(words["data"]["name"], words["data"]["sha256"])
+    if is_factory(place_of(words["arch"])):
+        _require_contents(place_of(words["arch"]), words["arch"]["sha256"])
     if words.get("start_from"):
         more["start_from"] = Path(_source(words["start_from"], study))
     facts = train_run(
@@ -133,11 +142,15 @@ def problem_of(cell: Cell, study: Path) -> Problem:
 
 
 def options_of(cell: Cell, study: Path) -> dict[str, object]:
-    """A verifier's options; those that are tensors stand in files."""
+    """A verifier's options; those that are tensors stand in files, and infinite ones in words."""
     found: dict[str, object] = {}
     options: Mapping[str, Any] = cell.words.get("options") or {}
     for name, value in options.items():
-        found[name] = _tensor(cast(Mapping[str, Any], value), study) if isinstance(value, Mapping) else value
+        if isinstance(value, Mapping):
+            words = cast(Mapping[str, Any], value)
+            found[name] = float(words["number"]) if "number" in words else _tensor(words, study)
+        else:
+            found[name] = value
     return found
 
 
@@ -221,14 +234,28 @@ def _network(cell: Cell, source: Mapping[str, Any], study: Path) -> Graph:
         source.get("classes"),
         None if data is None else data["name"],
     )
-    graph = _opened(_source(source, study), source["sha256"], reading).graph
+    held = [(_source(source, study), source["sha256"])]
+    if weights is not None:
+        held.append((_found(weights["path"], study), weights["sha256"]))
+    graph = _opened(tuple(held), reading).graph
     return replace(graph, name=cell.network)
 
 
 @lru_cache(maxsize=2)
-def _opened(path: str, contents: str, reading: Reading) -> Model:
-    """The last networks stay open; ``contents`` tells those apart that one path held after another."""
-    return open_model(path, reading)
+def _opened(held: tuple[tuple[str, str], ...], reading: Reading) -> Model:
+    """The last networks stay open. ``held`` are the files, with what they held when the study was planned."""
+    for path, contents in held:
+        _require_contents(path, contents)
+    return open_model(held[0][0], reading)
+
+
+def _require_contents(path: str, contents: str) -> None:
+    """Check that a file is the one that the cell's id tells of; a trained network goes by the id of its training."""
+    if is_hub(path) or len(contents) != _SHA256:  # one of the Hub is pinned
+        return
+    found = file_words(Path(path.rpartition(":")[0] if ".py:" in path else path))
+    if found["sha256"] != contents:
+        raise ModelFileError(f"{path} was changed since the study was planned. Run the study's file again.")
 
 
 def _points(source: Mapping[str, Any], study: Path, graph: Graph) -> tuple[Tensor, Tensor | None]:
@@ -249,7 +276,16 @@ def _data(source: Mapping[str, Any], study: Path) -> tuple[Tensor, Tensor | None
 
 @lru_cache(maxsize=1)
 def _dataset(name: str, contents: str) -> Any:
-    return load_dataset(name)
+    """The last dataset stays open, if it is the one that the cell's id tells of."""
+    dataset = load_dataset(name)
+    if not _is_ours(name) and dataset_digest(dataset) != contents:
+        raise ModelFileError(f"the data in {name} was changed since the study was planned. Run the study's file again.")
+    return dataset
+
+
+def _is_ours(dataset: str) -> bool:
+    """Whether a dataset is one that we know by name, whose files are checked against what they must hold."""
+    return dataset.removesuffix(VALIDATION) in DATASET_NAMES
 
 
 def _tensor(source: Mapping[str, Any], study: Path) -> Tensor:
