@@ -15,6 +15,7 @@ from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball, Question
 from lipbridge.study.cells import Kind, Limits
 from lipbridge.study.config import StudyFile
+from lipbridge.study.engine.wire import number_words
 from lipbridge.study.faults import Faults
 from lipbridge.study.file_tables import CertificatesTable, ProblemTable, StudyTable
 from lipbridge.study.grid import matches
@@ -67,7 +68,7 @@ class Asked:
             "source": network.source,
             "verifier": verifier.name,
             "verifier_label": verifier.label,
-            "options": dict(verifier.options),
+            "options": {name: number_words(value) for name, value in verifier.options.items()},
             "seed": verifier.seed,
             **self.words,
             "points": points,

@@ -24,7 +24,7 @@ from lipbridge.files.rows import PLAN, ROWS, load_rows, read_lines
 from lipbridge.study.cells import Cell, Kind, Row
 from lipbridge.study.engine.blank import LABELS, TRIVIAL, blank
 from lipbridge.study.engine.protocol import InFlight
-from lipbridge.study.engine.received import checked
+from lipbridge.study.engine.received import named
 from lipbridge.vocabulary import Status
 
 FILE, RUNS, RUNNING, CONTRADICTIONS = "study.toml", "runs.jsonl", "running.json", "contradictions"
@@ -79,7 +79,8 @@ def read_recorded(folder: Path) -> Recorded:
     try:
         words: dict[str, Any] = parse_json((folder / PLAN).read_bytes())
         cells = tuple(Cell.from_json(found) for found in words["cells"])
-        blanks = {cell.id: blank(cell, Status.OK) for cell in cells}
+        for cell in cells:
+            blank(cell, Status.OK)  # which tells of words that are none
     except FileNotFoundError:
         expected = f"be the folder of a study that was run: it holds no {PLAN}"
         raise InvalidArgument("study", expected, str(folder)) from None
@@ -89,19 +90,18 @@ def read_recorded(folder: Path) -> Recorded:
     rows = load_rows(folder) if (folder / ROWS).exists() else []
     runs = read_lines(folder / RUNS) if (folder / RUNS).exists() else []
     raw = {row["cell"]: row for row in rows if isinstance(row.get("cell"), str)}
-    named = _named(cells, blanks, raw)
-    renamed = [id for id, row in named.items() if any(row.get(name) != raw[id].get(name) for name in LABELS)]
-    return Recorded(folder, words, cells, named, runs, renamed)
+    known = _named(cells, raw)
+    renamed = [id for id, row in known.items() if any(row.get(name) != raw[id].get(name) for name in LABELS)]
+    return Recorded(folder, words, cells, known, runs, renamed)
 
 
-def _named(cells: Sequence[Cell], blanks: Mapping[str, Row], rows: Mapping[str, Row]) -> dict[str, Row]:
+def _named(cells: Sequence[Cell], rows: Mapping[str, Row]) -> dict[str, Row]:
     """The rows, those of the plan's cells named as it names them now; what is no row of its cell is none."""
     found = dict(rows)
     for cell in cells:
         if (row := rows.get(cell.id)) is not None:
-            own = blanks[cell.id]
             try:
-                found[cell.id] = checked(cell, {**own, **row, **{name: own[name] for name in LABELS if name in own}})
+                found[cell.id] = named(cell, row)
             except ValueError:
                 del found[cell.id]
     for id, row in rows.items():

@@ -19,6 +19,8 @@ from lipbridge.study.cells import Cell, Kind, Limits, make_cell
 from lipbridge.study.cells import Row as JsonRow
 from lipbridge.study.engine.local import LocalEngine
 from lipbridge.study.engine.protocol import InFlight
+from lipbridge.study.engine.received import named
+from lipbridge.study.engine.wire import number_words
 from lipbridge.study.judge import judged_cells, row_of
 from lipbridge.study.points import Points
 from lipbridge.study.requests import Request
@@ -27,6 +29,8 @@ from lipbridge.study.running import run_cells
 from lipbridge.verifiers import Refusal, Task
 from lipbridge.vocabulary import Status
 
+#: In place of limits that are infinite, which JSON cannot say: three hundred years, and more than any machine has.
+ENDLESS = Limits(1e10, 2**60)
 #: Told before each cell: how many are done, how many there are, the network and the verifier.
 Progress = Callable[[int, int, str, str], None]
 #: Told of each row as it comes, before it is judged.
@@ -47,18 +51,21 @@ def compare_in_cells(
     ended: Ended | None = None,
 ) -> list[Row]:
     """The plans of networks as cells of this machine; see :func:`lipbridge.study.comparison.compare`."""
-    known = _known(rows, resume)
+    before = _known(rows, resume)
     found: list[Row] = []
     with temporary_folder() as folder:
         of_networks = [_cells(planned, points, folder) for planned in plans]
-        watcher = _Watcher([cell for cells in of_networks for cell in cells], known, rows, progress, ended)
+        all_cells = [cell for cells in of_networks for cell in cells]
+        known = _named(all_cells, before)
+        watcher = _Watcher(all_cells, known, rows, progress, ended)
         engine = LocalEngine(folder, jobs)
         try:
             run_cells([cell for cell in watcher.cells if cell.id not in known], engine, watcher)
         finally:
             engine.close()
         for cells in of_networks:
-            judged = judged_cells(folder, [(cell, watcher.rows[cell.id]) for cell in cells], keep)
+            pairs = [(cell, named(cell, watcher.rows[cell.id])) for cell in cells]
+            judged = judged_cells(folder, pairs, keep)
             if rows is not None:
                 append_rows(rows, [row for row in judged if row != watcher.rows.get(row["cell"])])
             found += [row_of(row) for row in judged]
@@ -79,8 +86,8 @@ class _Watcher:
         self._file = file
         self._progress = progress
         self._told = told
-        self._total = len(cells)
-        self._done = sum(cell.id in known for cell in cells)
+        self._total = len({cell.id for cell in cells})
+        self._done = len({cell.id for cell in cells} & known.keys())
 
     def started(self, cell: Cell) -> None:
         if self._progress is not None:
@@ -107,7 +114,23 @@ def _known(rows: Path | None, resume: bool) -> dict[str, JsonRow]:
     append_rows(rows, [])  # what cannot be written is told before any work
     if not resume:
         return {}
-    return {row["cell"]: row for row in load_rows(rows) if "cell" in row and row.get("status") != Status.MISSING}
+    return {
+        row["cell"]: row
+        for row in load_rows(rows)
+        if isinstance(row.get("cell"), str) and row.get("status") != Status.MISSING
+    }
+
+
+def _named(cells: Sequence[Cell], rows: Mapping[str, JsonRow]) -> dict[str, JsonRow]:
+    """The rows, those of the cells under the names that these have; what is no row of its cell is left out."""
+    found = dict(rows)
+    for cell in cells:
+        if cell.id in rows:
+            try:
+                found[cell.id] = named(cell, rows[cell.id])
+            except ValueError:
+                del found[cell.id]
+    return found
 
 
 def _cells(planned: Sequence[Planned], points: Mapping[str, Points | None], folder: Path) -> list[Cell]:
@@ -131,14 +154,14 @@ def _cell(request: Request, source: Mapping[str, Any], data: Mapping[str, Any] |
         "question": question_words(request.problem.question),
         "verifier": request.verifier,
         "options": {
-            name: _save(folder, {"value": value}) if isinstance(value, Tensor) else value
+            name: _save(folder, {"value": value}) if isinstance(value, Tensor) else number_words(value)
             for name, value in budget.options.items()
         },
         "seed": budget.seed,
         "points": data,
         "certify": None if asked is None else {"radius": asked.radius, "count": len(asked.inputs)},
     }
-    limits = Limits(budget.seconds, int(budget.memory))
+    limits = Limits(min(budget.seconds, ENDLESS.seconds), int(min(budget.memory, ENDLESS.memory)))
     label = f"{request.verifier} on {request.network}"
     return make_cell(Kind.BOUND, words, network=request.network, label=label, limits=limits, threads=request.threads)
 

@@ -41,7 +41,10 @@ def run_cells(cells: Sequence[Cell], engine: Engine, watcher: Watcher, succeeded
     Returns:
         The cells that were not run, since something that they need failed.
     """
-    good, waiting = set(succeeded), list(cells)
+    once: dict[str, Cell] = {}
+    for cell in cells:
+        once.setdefault(cell.id, cell)  # equal work is done once, whoever asks for it
+    good, waiting = set(succeeded), list(once.values())
     in_flight: set[str] = set()
     while True:
         ready = [cell for cell in waiting if good.issuperset(cell.after)]

@@ -321,6 +321,18 @@ def test_rows_are_kept_as_they_come_and_gone_on_from(network: lipbridge.Graph, p
     assert [row.verifier for row in more] == ["eclipse-fast", "witness", "trivial"]
 
 
+def test_equal_networks_have_rows_of_their_own(network: lipbridge.Graph, tmp_path: Path) -> None:
+    """They are done once. Limits without end are limits too."""
+    options, file = {"witness": {"seconds": 0.2}}, tmp_path / "rows.jsonl"
+    endless = Budget(math.inf, math.inf)  # type: ignore[arg-type]
+    both = {"one": network, "two": network}
+    found = compare(both, ["trivial"], budget=endless, options=options, jobs=2, rows=file)
+    assert [(row.network, row.status) for row in found] == [("one", "ok")] * 2 + [("two", "ok")] * 2
+    assert found[0].value == found[2].value
+    again = compare({"three": network}, ["trivial"], budget=endless, options=options, rows=file, resume=True)
+    assert [(row.network, row.seconds) for row in again] == [("three", row.seconds) for row in found[:2]]
+
+
 def test_rows_need_cells(network: lipbridge.Graph, tmp_path: Path) -> None:
     for arguments in ({"resume": True}, {"rows": tmp_path / "r", "isolate": False}, {"jobs": 0}, {"rows": tmp_path}):
         with pytest.raises((InvalidArgument, FileNotWritten)):

@@ -11,7 +11,7 @@ from typing import Any, cast
 from lipbridge.disk.strict_json import parse_json
 from lipbridge.study.cells import Cell, Kind, Row
 from lipbridge.study.engine import wire
-from lipbridge.study.engine.blank import blank
+from lipbridge.study.engine.blank import LABELS, blank
 from lipbridge.vocabulary import Side, Status
 
 #: Bytes of a row at most: its witness is two inputs.
@@ -46,6 +46,16 @@ def read_row(cell: Cell, file: Path) -> Row:
     for name in {"study", "restates"} & found.keys():
         del found[name]
     return checked(cell, found)
+
+
+def named(cell: Cell, row: Row) -> Row:
+    """A row that was kept, of the same work, called as the cell calls it.
+
+    Raises:
+        ValueError: if it is no row of its kind.
+    """
+    own = blank(cell, Status.OK)
+    return checked(cell, {**own, **row, **{name: own[name] for name in LABELS if name in own}})
 
 
 def checked(cell: Cell, found: Row) -> Row:
@@ -96,4 +106,4 @@ def _bytes(file: Path) -> bytes:
         return stream.read(MOST)
 
 
-__all__ = ["MOST", "checked", "read_row"]
+__all__ = ["MOST", "checked", "named", "read_row"]

@@ -84,6 +84,11 @@ def read_bound(path: Path, problem: Problem) -> Bound:
     )
 
 
+def number_words(value: object) -> object:
+    """A value of an option, where it is a number that JSON cannot say as words: ``{"number": "inf"}``."""
+    return {"number": repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def encode_witness(witness: Witness) -> dict[str, object]:
     """A witness as JSON, bit by bit: shapes, and float64 numbers in base64."""
     found: dict[str, object] = {"points": _encoded(witness.points)}
