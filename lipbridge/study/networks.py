@@ -85,6 +85,12 @@ def networks(study: StudyFile, faults: Faults, threads: int) -> list[Network]:
         found += _trained(study, data, ("networks", index), table, faults, threads)
     for index, table in enumerate(study.tables.models):
         found += _read(study, data, ("models", index), table, faults, threads)
+    known: dict[str, Network] = {}
+    for network in found:
+        name = network.cell.network
+        if known.setdefault(name, network).cell.id != network.cell.id:
+            words = f"two different networks would be called {name}, by which rows are told apart"
+            faults.add((), f"{words}: put them into tables of their own")
     return found
 
 

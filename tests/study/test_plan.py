@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import lipbridge
 from lipbridge.errors import StudyFileError
 from lipbridge.study.cells import Cell, Kind
 from lipbridge.study.config import parse_study, read_study
+from lipbridge.study.engine.work import options_of
 from lipbridge.study.plan import Plan, make_plan
 from tests.support.idx_files import write_dataset
 
@@ -317,6 +320,24 @@ def test_a_network_that_stands_there_twice_is_told() -> None:
     plan = planned(again)
     assert [network["name"] for network in plan.networks][-1] == "abs-penalty=0.0-seed=1"
     assert "network same is left out: it is the same as abs-penalty=0.02-seed=0" in plan.notes
+
+
+def test_two_networks_of_one_name_are_refused(tmp_path: Path) -> None:
+    """A witness of one must not judge the other."""
+    for name, width in (("one", 4), ("two", 5)):
+        net = f"nn.Sequential(nn.Linear(4, {width}), nn.ReLU(), nn.Linear({width}, 3))"
+        (tmp_path / f"{name}.py").write_text(f"from torch import nn\ndef net(shape, classes):\n    return {net}\n")
+    text = 'networks = [{ name = "n", data = "iris", grid.arch = ["one.py:net", "two.py:net"], training.shift = 0 }]'
+    with pytest.raises(StudyFileError, match="two different networks would be called n-arch=net"):
+        make_plan(parse_study(text, tmp_path / "study.toml"))
+
+
+def test_an_infinite_option_is_a_word() -> None:
+    """JSON cannot say it."""
+    text = 'limits.threads = 1\nnetworks = [{ name = "n", data = "iris" }]\nproblems = [{ verifiers = ["witness"] }]\n'
+    plan = make_plan(parse_study(f'{text}verifiers = [{{ name = "witness", options.seconds = inf }}]'))
+    found = Cell.from_json(json.loads(json.dumps(plan.cells[-1].to_json(), allow_nan=False)))
+    assert options_of(found, Path()) == {"seconds": math.inf}
 
 
 def test_a_large_grid_is_told() -> None:
