@@ -54,17 +54,17 @@ def keep_bound(folder: Path, request: Request, row: Row, witness: Witness) -> Pa
     Raises:
         FileNotWritten: if it cannot be made.
     """
-    own = own_folder(folder, f"{request.network}-{request.verifier}-l{row.norm}-{row.quantity}")
+    where = "" if row.region == "everywhere" else f"-{row.region}"
+    plain = {name: value for name, value in sorted(request.budget.options.items()) if not isinstance(value, Tensor)}
+    with_options = "".join(f"-{name}={value}" for name, value in plain.items())[:60]
+    own = own_folder(folder, f"{request.network}-{request.verifier}-l{row.norm}-{row.quantity}{where}{with_options}")
     save_graph(request.problem.graph, own / MODEL)
     save_problem(request.problem, own / PROBLEM)
     tensors: dict[str, Tensor] = {"points": witness.points}
     if witness.direction is not None:
         tensors["direction"] = witness.direction
-    options = {name: value for name, value in request.budget.options.items() if not isinstance(value, Tensor)}
     facts = {"verifier": request.verifier, "seconds": request.budget.seconds, "memory": request.budget.memory}
-    save_tensors(
-        own / WITNESS, tensors, {**facts, "seed": request.budget.seed, "options": options, "row": row.to_json()}
-    )
+    save_tensors(own / WITNESS, tensors, {**facts, "seed": request.budget.seed, "options": plain, "row": row.to_json()})
     write_atomically(own / AGAIN, _AGAIN.encode())
     told = [
         f"{request.verifier} on {request.network}: l{row.norm}, {row.quantity}, {row.region}",

@@ -153,7 +153,7 @@ def _read_back(cell: Cell, row: JsonRow, study: Path) -> tuple[Request, Outcome]
     problem = problem_of(cell, study)
     words = cell.words
     budget = Budget(cell.limits.seconds, cell.limits.memory, words["seed"], options_of(cell, study))
-    request = Request(cell.network, problem, row["verifier"], budget, threads=cell.threads)
+    request = Request(cell.network, problem, words["verifier"], budget, threads=cell.threads)
     said = row.get(CLAIMED) or row
     infinite = bool(row["extra"].get(INFINITE))
     value = row["value"] if row["value"] is not None else (math.inf if infinite else math.nan)

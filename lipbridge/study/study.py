@@ -38,6 +38,8 @@ from lipbridge.vocabulary import Side, Status
 
 #: Seconds between two writings of what runs, for those who look on.
 _TELL = 2.0
+#: In a row's ``extra``: why it could not be judged yet.
+UNJUDGED = "not judged"
 
 
 class View(Protocol):
@@ -233,13 +235,16 @@ class _Run:
         cells = self._bounds[network]
         if not all(cell.id in self.rows for cell in cells):
             return
-        pairs = [(cell, self.rows[cell.id]) for cell in cells]
+        pairs: list[tuple[Cell, Row]] = []
+        for cell in cells:
+            row = self.rows[cell.id]
+            pairs.append((cell, {**row, "extra": {k: v for k, v in row["extra"].items() if k != UNJUDGED}}))
         try:
             found = judged_cells(self._folder, pairs, self._folder / CONTRADICTIONS)
         except FileNotWritten:
             raise
-        except LipbridgeError as error:  # the network is not there any more, or cannot be read here
-            found = [{**row, "judged": True, "extra": {**row["extra"], "not judged": str(error)}} for _, row in pairs]
+        except LipbridgeError as error:  # the network is not there, or cannot be read here: the next run tries again
+            found = [{**row, "extra": {**row["extra"], UNJUDGED: str(error)}} for _, row in pairs]
         named: list[Row] = [{**row, "study": self._plan.name} for row in found]
         self._keep([row for row in named if row != self.rows.get(row["cell"])])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lipbridge.errors import FileNotWritten, FolderInUse, InvalidArgument, UnknownName
+from lipbridge.errors import FileNotWritten, FolderInUse, InvalidArgument, ModelFileError, UnknownName
 from lipbridge.files.frames import read_rows
 from lipbridge.files.rows import append_rows, load_rows, read_lines
 from lipbridge.study.cells import Cell, Kind, Limits, Row, make_cell
@@ -30,6 +30,19 @@ networks = [{ name = "abs", data = "iris", training.epochs = 3, grid.penalty = [
 problems = [{ verifiers = ["trivial"] }, { verifiers = ["jacobian"], region = { radius = 0.1, points = 2 } }]
 certificates = [{ radii = [0.05] }]
 verifiers = [{ name = "witness", options.seconds = 0.2 }, { name = "trivial" }, { name = "jacobian" }]
+"""
+
+
+NET = """
+from torch import nn
+def net(input_shape, classes):
+    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+"""
+FACTORY = """
+limits = { threads = 1, time = 20 }
+networks = [{ name = "own", data = "iris", arch = "net.py:net", training = { epochs = 2, shift = 0 } }]
+problems = [{ verifiers = ["trivial"] }]
+verifiers = [{ name = "witness", options.seconds = 0.2 }, { name = "trivial" }]
 """
 
 
@@ -107,6 +120,12 @@ def test_what_needs_a_cell_that_failed_is_not_run() -> None:
     assert run_cells([a, b, other], engine, Seen()) == [b]
     assert {each.label for each in engine.submitted} == {"a", "other"}
     assert run_cells([b], Fake(), Seen(), succeeded=[a.id]) == []
+
+
+def test_equal_work_is_done_once() -> None:
+    a, engine = cell("a"), Fake()
+    run_cells([a, cell("a"), cell("b", a), cell("b", a)], engine, Seen())
+    assert [each.label for each in engine.submitted] == ["a", "b"]
 
 
 def test_an_id_is_that_of_what_is_done() -> None:
@@ -195,6 +214,37 @@ def test_what_was_restated_for_a_question_is_left_out_with_it(tmp_path: Path) ->
     run_cells_of(fewer, text, tmp_path, LocalEngine)
     restated = [row["region"] for row in read_recorded(tmp_path).current if row.get("restates")]
     assert restated == ["2 l2 balls, radius 0.2"]
+
+
+def test_what_could_not_be_judged_is_judged_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = TEXT.replace("[0.02, 0.0]", "[0.02]")
+    plan = make_plan(parse_study(text))
+
+    def unreadable(*_: object) -> list[Row]:
+        raise ModelFileError("not here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lipbridge.study.study.judged_cells", unreadable)
+        run_cells_of(plan, text, tmp_path, LocalEngine)
+    bounds = [row for row in read_recorded(tmp_path).current if row["kind"] == "bound"]
+    assert all(row["extra"]["not judged"] == "not here" and not row["judged"] for row in bounds)
+    assert run_cells_of(plan, text, tmp_path, LocalEngine).ran == 0
+    bounds = [row for row in read_recorded(tmp_path).current if row["kind"] == "bound"]
+    assert all("not judged" not in row["extra"] and row["judged"] for row in bounds)
+
+
+def test_what_was_changed_after_it_was_planned_is_not_taken_for_it(tmp_path: Path) -> None:
+    """Otherwise a row would stand under the id of another network."""
+    file, text = tmp_path / "net.py", FACTORY
+    file.write_text(NET)
+    plan = make_plan(parse_study(text, tmp_path / "study.toml"))
+    file.write_text(NET.replace("4, 5", "4, 6").replace("5, 3", "6, 3"))
+    run = run_cells_of(plan, text, tmp_path / "out", LocalEngine)
+    (row,) = run.rows.values()
+    assert row["status"] == "failed"
+    assert "net.py:net was changed since the study was planned" in row["detail"]
+    again = run_cells_of(make_plan(parse_study(text, tmp_path / "study.toml")), text, tmp_path / "out", LocalEngine)
+    assert {row["status"] for row in again.rows.values()} == {"ok"}
 
 
 def test_rows_that_are_none_count_as_none(plan: Plan, tmp_path: Path) -> None:
