@@ -12,6 +12,7 @@ Every fault is a :class:`ModelFileError` of one line that names the file and the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Generator, Mapping
@@ -28,7 +29,7 @@ from torch import Tensor
 from lipbridge import checks
 from lipbridge.disk.atomic import write_atomically
 from lipbridge.disk.strict_json import parse_json
-from lipbridge.errors import FileNotWritten, InvalidArgument, LipbridgeError, ModelFileError, first_line
+from lipbridge.errors import FileNotWritten, InvalidArgument, LipbridgeError, ModelFileError, first_line, way_out
 from lipbridge.files.header import DAMAGED, MAX_HEADER, MAX_TEXT, Fault, as_object, as_text
 from lipbridge.version import __version__
 
@@ -54,6 +55,20 @@ def load_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     file = model_file(path)
     with named_faults(file), open_container(file) as opened:
         return opened.header
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256, in 64 hex digits, of any file; of a run's folder that of its model.
+
+    Raises:
+        ModelFileError: if it cannot be read.
+    """
+    file = path / MODEL_FILE if path.is_dir() else path
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelFileError(f"{file} cannot be read ({error.strerror}). {way_out(error)}.") from None
 
 
 def save_tensors(
@@ -261,6 +276,7 @@ __all__ = [
     "MODEL_FILE",
     "PARSING",
     "Opened",
+    "file_digest",
     "load_header",
     "load_tensors",
     "model_file",

@@ -20,15 +20,13 @@ Beside a ``sha256`` names and paths are no part of a cell's id (:func:`lipbridge
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from lipbridge.data import Dataset, dataset_digest
-from lipbridge.errors import ModelFileError, way_out
-from lipbridge.files.container import MODEL_FILE
+from lipbridge.files.container import file_digest
 from lipbridge.layers.architectures import is_factory
 from lipbridge.study.cells import Cell
 from lipbridge.study.engine.blank import training_folder
@@ -50,12 +48,7 @@ def file_words(path: Path) -> Words:
     Raises:
         ModelFileError: if it cannot be read.
     """
-    file = path / MODEL_FILE if path.is_dir() else path
-    try:
-        with file.open("rb") as stream:
-            return {"path": str(path), "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-    except OSError as error:
-        raise ModelFileError(f"{file} cannot be read ({error.strerror}). {way_out(error)}.") from None
+    return {"path": str(path), "sha256": file_digest(path)}
 
 
 def source_words(source: str) -> Words:

@@ -21,7 +21,7 @@ from lipbridge.data.datasets import VALIDATION
 from lipbridge.disk.atomic import write_atomically
 from lipbridge.disk.strict_json import jsonable
 from lipbridge.errors import ModelFileError
-from lipbridge.files.container import load_tensors
+from lipbridge.files.container import file_digest, load_tensors
 from lipbridge.files.hub import is_hub
 from lipbridge.files.models import Model, Reading, open_model
 from lipbridge.files.run_folder import CHECKPOINT, UNFINISHED
@@ -38,7 +38,6 @@ from lipbridge.study.engine.blank import NETWORKS, WITNESS, blank
 from lipbridge.study.here import bound_or_failure, certified, certifying_task, error_line, outcome
 from lipbridge.study.requests import Certification
 from lipbridge.study.rows import make_row
-from lipbridge.study.words import file_words
 from lipbridge.training.runs import train_run
 from lipbridge.verifiers import Budget, Refusal, get_verifier
 from lipbridge.vocabulary import Quantity, Status, as_norm
@@ -253,8 +252,7 @@ def _require_contents(path: str, contents: str) -> None:
     """Check that a file is the one that the cell's id tells of; a trained network goes by the id of its training."""
     if is_hub(path) or len(contents) != _SHA256:  # one of the Hub is pinned
         return
-    found = file_words(Path(path.rpartition(":")[0] if ".py:" in path else path))
-    if found["sha256"] != contents:
+    if file_digest(Path(path.rpartition(":")[0] if ".py:" in path else path)) != contents:
         raise ModelFileError(f"{path} was changed since the study was planned. Run the study's file again.")
 
 
