@@ -44,7 +44,8 @@ def headline(rows: Sequence[Row]) -> list[str]:
     sentences = [f"The trivial bound of {first['network']} is {above}, and took {seconds(first['seconds'])}."]
     others = [row for row in uppers if row["verifier"] != "trivial"]
     if last is not first and last["tightness"] > 1.05 * first["tightness"]:
-        sentences.append(f"That of {last['network']} {_loose(last)}{_best_there(last, others)}.")
+        where = last["network"] if last["norm"] == first["norm"] else f"{last['network']} in l{last['norm']}"
+        sentences.append(f"That of {where} {_loose(last)}{_best_there(last, others)}.")
     else:
         sentences.append(_saved(first, others))
     return [sentence for sentence in sentences if sentence]
@@ -83,7 +84,7 @@ def _excess(row: Row) -> str:
 
 
 def _best_there(row: Row, others: Sequence[Row]) -> str:
-    mine = [other for other in others if other["network"] == row["network"]]
+    mine = [other for other in others if question_of(other) == question_of(row)]
     if not mine:
         return ""
     best = min(mine, key=_tightness)
@@ -94,7 +95,7 @@ def _best_there(row: Row, others: Sequence[Row]) -> str:
 
 
 def _saved(row: Row, others: Sequence[Row]) -> str:
-    mine = [other for other in others if other["network"] == row["network"]]
+    mine = [other for other in others if question_of(other) == question_of(row)]
     if not mine:
         return ""
     best = min(mine, key=_tightness)

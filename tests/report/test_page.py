@@ -39,6 +39,20 @@ def test_the_headline_is_what_the_table_says() -> None:
     assert "lipsdp, the tightest verifier there, brings that to 10 % in 12 s" in second
 
 
+def test_the_headline_compares_verifiers_on_one_question_alone() -> None:
+    rows = [
+        row("good", tightness=1.01),
+        row("bad", tightness=1.1),
+        row("bad", norm="inf", tightness=4.0),
+        row("bad", "lipsdp", tightness=1.001),
+    ]
+    assert headline(rows)[1] == "That of bad in linf may be up to 4 times the truth."
+    rows.append(row("bad", "geolip", norm="inf", tightness=1.5))
+    assert "geolip, the tightest verifier there, brings that to 50 %" in headline(rows)[1]
+    both = [row(tightness=1.02), row(verifier="geolip", norm="inf", tightness=1.001)]
+    assert len(headline(both)) == 1  # nothing else bounds its l2 constant
+
+
 def test_tightness_is_told_against_the_constant_where_it_is_known() -> None:
     rows = [row(tightness=1.25), row(verifier="exact", side="exact", value=1.6, tightness=1.0, seconds=3.0)]
     assert headline(rows)[0] == (
