@@ -105,12 +105,24 @@ class _Watcher:
         pass
 
 
+def _require_rows(file: Path) -> None:
+    """Rows are appended to a file of rows or a new one: never to another file of a user's."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(4096).lstrip()
+    except OSError:
+        return  # what is wrong with it, appending tells
+    if start and not start.startswith(b"{"):
+        raise InvalidArgument("rows", "be a file of rows (JSON lines), or one that is not there yet", str(file))
+
+
 def _known(rows: Path | None, resume: bool) -> dict[str, JsonRow]:
     """Rows of earlier runs that are not to be run again."""
     if rows is None:
         if resume:
             raise InvalidArgument("resume", "come with a file of rows", None)
         return {}
+    _require_rows(rows)
     append_rows(rows, [])  # what cannot be written is told before any work
     if not resume:
         return {}
