@@ -13,6 +13,16 @@ from lipbridge.errors import InvalidArgument
 
 Figure = Literal["frontier", "tightness", "certified", "training", "scaling", "ablation"]
 
+#: The options that each figure takes.
+_TAKES: dict[str, tuple[str, ...]] = {
+    "frontier": ("--norm", "--bound"),
+    "tightness": ("--norm",),
+    "certified": ("--norm",),
+    "training": (),
+    "scaling": ("--norm",),
+    "ablation": ("--factor", "--measure"),
+}
+
 
 def plot(
     figure: Annotated[
@@ -41,14 +51,23 @@ def plot(
     """Draw a figure for a paper from the rows of studies."""
     from lipbridge import plot as figures
 
+    given = {"--norm": norm is not None, "--bound": bound != "trivial", "--factor": factor is not None}
+    for option, value in (given | {"--measure": measure != "tightness"}).items():
+        if value and option not in _TAKES[figure]:
+            takers = " or ".join(name for name, options in _TAKES.items() if option in options)
+            raise InvalidArgument(option, f"come with {takers}", figure)
     figures.require_suffix(out, "--out")
     figures.require_matplotlib()
     if figure == "training":
         drawn, _ = figures.training(_epochs(folder))
     else:
         from lipbridge.files.frames import load_all
+        from lipbridge.plot.networks import norm_of
 
         rows = load_all(folder)
+        norms = dict.fromkeys(norm_of(row) for row in rows if row.get("norm") is not None)
+        if norm is not None and norm not in norms:
+            raise InvalidArgument("--norm", f"be one that the rows have: {', '.join(norms) or 'none'}", norm)
         draw: dict[str, Callable[[], tuple[Any, Any]]] = {
             "frontier": lambda: figures.frontier(rows, bound=bound, norm=norm),
             "tightness": lambda: figures.tightness(rows, norm=norm),

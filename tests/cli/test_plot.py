@@ -44,6 +44,9 @@ def test_training_takes_folders_of_runs(folder: Path, tmp_path: Path) -> None:
         (["training", "nowhere", "--out", "f.pdf"], "metrics.jsonl"),
         (["ablation", "STUDY", "--out", "f.pdf"], "widths, activation, penalty"),
         (["certified", "ROWS", "--out", "f.pdf"], "nothing to draw"),
+        (["frontier", "STUDY", "--norm", "3", "--out", "f.pdf"], "that the rows have: 2"),
+        (["ablation", "STUDY", "--norm", "2", "--out", "f.pdf"], "come with frontier or tightness"),
+        (["scaling", "STUDY", "--factor", "bias", "--out", "f.pdf"], "come with ablation"),
         (["sculpture", "STUDY", "--out", "f.pdf"], "sculpture"),
     ],
 )
