@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from lipbridge import checks
 from lipbridge.disk import toml_lines
-from lipbridge.errors import StudyFileError, way_out
+from lipbridge.errors import StudyFileError
 from lipbridge.study.faults import Faults, from_pydantic
 from lipbridge.study.file_checks import check_table, check_together
 from lipbridge.study.file_tables import StudyTable, Table
@@ -81,7 +81,8 @@ def read_study(path: Path | str) -> StudyFile:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise StudyFileError(str(file), [f"it cannot be read ({error.strerror}): {way_out(error)}"]) from None
+        begin = ": `lipbridge study example` prints one to begin with" if isinstance(error, FileNotFoundError) else ""
+        raise StudyFileError(str(file), [f"it cannot be read ({error.strerror}){begin}"]) from None
     except UnicodeDecodeError:
         raise StudyFileError(str(file), ["it is not text in UTF-8, as TOML is"]) from None
     return parse_study(text, file)
@@ -164,7 +165,9 @@ def _syntax(error: tomllib.TOMLDecodeError) -> str:
     match = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|(end of document))\)", str(error), re.DOTALL)
     if match is None or match[4]:
         return f"at its end: {match[1] if match else error}"
-    return f"line {match[2]}, column {match[3]}: {match[1]}"
+    twice = re.fullmatch(r"Cannot declare \((.*?),?\) twice", match[1])
+    words = f"[{twice[1].replace(chr(39), '').replace(', ', '.')}] stands there twice" if twice else match[1]
+    return f"line {match[2]}, column {match[3]}: {words}"
 
 
 __all__ = ["StudyFile", "parse_study", "read_study"]

@@ -110,7 +110,12 @@ def unknown(name: str, known: Iterable[str], kind: str = "name") -> str:
     near = difflib.get_close_matches(name, names, 3)
     if near:
         return f"unknown {kind} {shown(name)}, did you mean {' or '.join(map(repr, near))}?"
-    return f"unknown {kind} {shown(name)}; known: {', '.join(names) or 'none'}"
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return f"unknown {kind} {shown(name)}; known: {', '.join(names[:_NAMES]) or 'none'}{more}"
+
+
+#: So many names are told of those that are known: a grid has thousands of networks.
+_NAMES = 30
 
 
 def spelt(path: Path) -> str:

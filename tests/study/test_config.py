@@ -162,6 +162,13 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_file() -> None:
     assert [each.split(": ")[0].split(", ")[1] for each in told] == places
 
 
+def test_a_grid_of_thousands_is_not_told_name_by_name() -> None:
+    text = f"{SMALL}seeds = 5000\n[[problems]]\nnetworks = ['other']\n"
+    (told,) = faults(text)
+    assert "and 4971 more" in told
+    assert len(told) < 1000
+
+
 def test_no_more_than_ten_are_told() -> None:
     grid = ", ".join(str(-k) for k in range(1, 15))
     with pytest.raises(StudyFileError, match="and 4 more") as caught:
@@ -174,6 +181,7 @@ def test_no_more_than_ten_are_told() -> None:
     [
         ("name = 'a'\nname = 'b'", "at its end: Cannot overwrite a value"),
         ("[limits]\ntime = 5 min", "line 2, column"),
+        ("[limits]\ntime = 5\n[limits]", r"\[limits\] stands there twice"),
         ("name = 'a", "line 1|at its end"),
         ("", r"neither a \[\[networks\]\] nor a \[\[models\]\]"),
         ("a = " + "[" * 5000, "nested too deeply|line 1|at its end"),
