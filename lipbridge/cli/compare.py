@@ -22,7 +22,7 @@ from lipbridge.cli.bound import (
     TimeOption,
     WeightsOption,
 )
-from lipbridge.cli.exports import CsvOption, LatexOption, MarkdownOption, ParquetOption, exported
+from lipbridge.cli.exports import CsvOption, LatexOption, MarkdownOption, ParquetOption, exported, require_exports
 from lipbridge.cli.output import JsonOption, note, print_json, spinner
 from lipbridge.cli.progress import told as row_told
 from lipbridge.cli.tables import advise, print_bounds, warn_of_unsound
@@ -119,6 +119,7 @@ def compare(
         from lipbridge.report.page import require_writable
 
         require_writable(report)
+    require_exports(csv, parquet, latex, markdown)
     budget = Budget(time_limit, memory, seed)
     models = open_models(model, Reading(shape, output, weights or (), count, data))
     cores = max(1, available_cores() // jobs) if threads is None else threads

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lipbridge.cli.output import note
+from lipbridge.disk.atomic import require_place
 
 CsvOption = Annotated[Path | None, typer.Option("--csv", help="Also write the rows as CSV.")]
 ParquetOption = Annotated[Path | None, typer.Option("--parquet", help="Also write the rows as Parquet.")]
@@ -16,6 +17,23 @@ LatexOption = Annotated[
     Path | None, typer.Option("--latex", help="Also write tables for LaTeX (booktabs), the best in bold.")
 ]
 MarkdownOption = Annotated[Path | None, typer.Option("--markdown", help="Also write the same tables in Markdown.")]
+
+
+def require_exports(csv: Path | None, parquet: Path | None, latex: Path | None, markdown: Path | None) -> None:
+    """Check, before any long work, that the files that are asked for can be made and written.
+
+    Raises:
+        MissingDependency: if a package that they need is not installed.
+        InvalidArgument: if one cannot be written.
+    """
+    if csv is not None or parquet is not None or latex is not None:
+        from lipbridge.report import exports
+
+        exports.require(parquet=parquet is not None)
+    names = ("--csv", "--parquet", "--latex", "--markdown")
+    for name, file in zip(names, (csv, parquet, latex, markdown), strict=True):
+        if file is not None:
+            require_place(file, name)
 
 
 def exported(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lipbridge.cli import parse
-from lipbridge.cli.exports import CsvOption, LatexOption, MarkdownOption, ParquetOption
+from lipbridge.cli.exports import CsvOption, LatexOption, MarkdownOption, ParquetOption, require_exports
 from lipbridge.cli.output import JsonOption, note
 from lipbridge.cli.study import EngineOption, JobsOption, ReportOption, RetryOption, finish, run_plan
 
@@ -72,6 +72,7 @@ def sweep(
     )
     read = parse_study(text, Path("sweep.toml"))
     plan = make_plan(read, jobs=jobs)
+    require_exports(csv, parquet, latex, markdown)
     again = f"lipbridge sweep {data} --penalty {penalty} --seeds {seeds} --norm {norm} --out {out}"
     run_plan(plan, read.kept(), out, again, jobs, engine, retry)
     finish(out, report, csv, parquet, latex, markdown, as_json=as_json)

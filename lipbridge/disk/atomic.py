@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from lipbridge.errors import FileNotWritten
+from lipbridge.errors import FileNotWritten, InvalidArgument
 
 #: Seconds after which a temporary file has no writer any more.
 STALE = 3600.0
@@ -44,6 +45,22 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> Path:
     return path
 
 
+def require_place(path: Path, name: str) -> None:
+    """Check, before any long work, that a file can be written there; ``name`` is what a user calls it.
+
+    Raises:
+        InvalidArgument: if it cannot be written.
+    """
+    if path.is_dir():
+        raise InvalidArgument(name, "be a file, not a folder", str(path))
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # the only test that holds for every user and file system
+            pass
+    except OSError as error:
+        raise InvalidArgument(name, f"be a file that can be written ({error.strerror})", str(path)) from None
+
+
 def sync_folder(folder: Path) -> None:
     """Bring to the disk which names a folder has; some file systems cannot, and the files themselves are safe."""
     with suppress(OSError):
@@ -71,4 +88,4 @@ def _sweep(path: Path) -> None:
                 os.unlink(entry.path)
 
 
-__all__ = ["write_atomically"]
+__all__ = ["require_place", "write_atomically"]

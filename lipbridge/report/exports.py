@@ -22,6 +22,20 @@ FLOATING = 40
 _KNOWN = re.compile(r"[^\x20-\x7e\u00a1-\u017f\u2013\u2014\u2018\u2019\u201c\u201d\u2026]")
 
 
+def require(*, parquet: bool = False) -> None:
+    """Check that what the exports need is installed.
+
+    Raises:
+        MissingDependency: if pandas is not, or pyarrow for Parquet.
+    """
+    require_pandas()
+    if parquet:
+        try:
+            importlib.import_module("pyarrow")
+        except ImportError:
+            raise MissingDependency("pyarrow, which writes Parquet,", COMMAND) from None
+
+
 def write_csv(path: str | os.PathLike[str], rows: Sequence[Row]) -> Path:
     """Write the rows as CSV, flattened, with the columns of :func:`lipbridge.read_rows`.
 
@@ -40,11 +54,7 @@ def write_parquet(path: str | os.PathLike[str], rows: Sequence[Row]) -> Path:
         MissingDependency: if pandas or pyarrow is not installed.
         FileNotWritten: if the file cannot be written.
     """
-    require_pandas()
-    try:
-        importlib.import_module("pyarrow")
-    except ImportError:
-        raise MissingDependency("pyarrow, which writes Parquet,", COMMAND) from None
+    require(parquet=True)
     out = io.BytesIO()
     frame_of(rows, "pandas").to_parquet(out, engine="pyarrow", index=False)
     return write_atomically(path, out.getvalue())

@@ -6,16 +6,15 @@ import base64
 import hashlib
 import importlib
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lipbridge import text
-from lipbridge.disk.atomic import write_atomically
+from lipbridge.disk.atomic import require_place, write_atomically
 from lipbridge.disk.strict_json import jsonable
-from lipbridge.errors import InvalidArgument, MissingDependency
+from lipbridge.errors import MissingDependency
 from lipbridge.plot import require_matplotlib
 from lipbridge.plot.style import COMMAND, PAPER
 from lipbridge.report import summaries
@@ -54,14 +53,7 @@ def require_writable(path: Path) -> None:
     """
     _jinja2()
     require_matplotlib()
-    if path.is_dir():
-        raise InvalidArgument("report", "be a file, not a folder", str(path))
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
-    try:
-        with tempfile.TemporaryFile(dir=folder):  # the only test that holds for every user and file system
-            pass
-    except OSError as error:
-        raise InvalidArgument("report", f"be a file that can be written ({error.strerror})", str(path)) from None
+    require_place(path, "report")
 
 
 def write_report(

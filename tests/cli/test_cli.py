@@ -368,6 +368,8 @@ def test_compare_writes_rows_and_a_report_that_needs_nothing_else(cli: Cli, mode
         (["--norm", "two"], ["norm"]),
         (["--report", "."], ["report"]),
         (["--report", "/proc/nowhere/report.html"], ["report"]),
+        (["--csv", "."], ["--csv", "not a folder"]),
+        (["--latex", "/proc/nowhere/t.tex"], ["--latex"]),
         (["--radius", "nan"], ["--radius"]),
         (["--points", "0"], ["--points"]),
         (["--threads", "-1"], ["--threads"]),

@@ -331,6 +331,8 @@ def test_equal_networks_have_rows_of_their_own(network: lipbridge.Graph, tmp_pat
     assert found[0].value == found[2].value
     again = compare({"three": network}, ["trivial"], budget=endless, options=options, rows=file, resume=True)
     assert [(row.network, row.seconds) for row in again] == [("three", row.seconds) for row in found[:2]]
+
+
 def test_rows_go_to_no_other_file(network: lipbridge.Graph, tmp_path: Path) -> None:
     file = tmp_path / "study.toml"
     file.write_text("name = 'mine'\n")
