@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lipbridge.cli import parse
-from lipbridge.cli.exports import CsvOption, LatexOption, MarkdownOption, ParquetOption, exported
+from lipbridge.cli.exports import CsvOption, LatexOption, MarkdownOption, ParquetOption, exported, require_exports
 from lipbridge.cli.output import JsonOption, note, print_json, print_table
 from lipbridge.cli.progress import duration, shown
 from lipbridge.errors import InvalidArgument, MissingDependency
@@ -74,6 +75,7 @@ def run(
     if dry_run:
         _list(plan, as_json=as_json)
         return
+    require_exports(csv, parquet, latex, markdown)
     command = f"lipbridge study run {study} --out {folder}"
     run_plan(plan, read.kept(), folder, command, jobs, engine, retry)
     finish(folder, report, csv, parquet, latex, markdown, as_json=as_json)
@@ -99,6 +101,7 @@ def resume(
 
     folder = _folder(study, out)
     recorded = read_recorded(folder)
+    require_exports(csv, parquet, latex, markdown)
     text = (folder / FILE).read_text() if (folder / FILE).exists() else ""
     plan = Plan.from_json(recorded.words)
     run_plan(plan, text, folder, f"lipbridge study resume {folder}", jobs, engine, retry)
@@ -127,6 +130,8 @@ def status(study: StudyArgument, out: OutOption = None, as_json: JsonOption = Fa
             "where": lambda row: row["where"],
         }
         print_table("", columns, facts["in_flight"])
+    if not facts["running"] and facts["done"] < facts["cells"]:
+        note(f"to go on: lipbridge study resume {shlex.quote(str(recorded.folder))}")
     for problem in facts["failures"]:
         note(f"{problem['status']}: {problem['label']}: {problem['detail']}")
 
@@ -302,11 +307,16 @@ def _file_and_folder(study: Path, out: Path | None) -> tuple[Path, Path]:
     if study.is_dir():
         if out is not None and out.resolve() != study.resolve():
             raise InvalidArgument("--out", "be left out with a study's folder, which it is", str(out))
+        if not (study / FILE).is_file():
+            expected = f"be a study file, or the folder of a study that was run: it holds no {FILE}"
+            raise InvalidArgument("study", expected, str(study))
         return study / FILE, study
     return study, out or Path(study.stem)
 
 
 def _folder(study: Path, out: Path | None) -> Path:
+    if study.is_dir() and out is None:
+        return study
     return _file_and_folder(study, out)[1]
 
 

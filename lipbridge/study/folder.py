@@ -82,7 +82,7 @@ def read_recorded(folder: Path) -> Recorded:
         for cell in cells:
             blank(cell, Status.OK)  # which tells of words that are none
     except FileNotFoundError:
-        expected = f"be the folder of a study that was run: it holds no {PLAN}"
+        expected = f"be the folder of a study that was run, by `lipbridge study run`: it holds no {PLAN}"
         raise InvalidArgument("study", expected, str(folder)) from None
     except (OSError, ValueError, TypeError, LookupError) as error:
         expected = f"be a study's folder whose {PLAN} can be read: run the study again to write it anew"

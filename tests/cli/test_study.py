@@ -99,6 +99,7 @@ def test_status_tells_how_far_it_is(cli: Cli, folder: Path, tmp_path: Path) -> N
     assert f"of {CELLS} cells done, not running" in answer.out
     assert "left" in answer.out
     assert "waiting" in answer.out
+    assert f"lipbridge study resume {half}" in answer.err
 
 
 def test_resume_goes_on_without_the_file(cli: Cli, folder: Path, tmp_path: Path) -> None:
@@ -173,6 +174,10 @@ def test_the_demo_is_a_study_to_begin_with(cli: Cli, tmp_path: Path) -> None:
         (["study", "run", "small.toml", "--jobs", "0"], ["--jobs"]),
         (["study", "run", "wrong.toml"], ["wrong.toml", "line 2", "penaly", "did you mean 'penalty'"]),
         (["study", "run", "folder", "--out", "elsewhere"], ["--out", "elsewhere"]),
+        (["study", "run", "nothing.toml"], ["nothing.toml", "No such file", "lipbridge study example"]),
+        (["study", "run", "folder"], ["folder", "study.toml"]),
+        (["study", "run", "small.toml", "--csv", "folder"], ["--csv", "folder"]),
+        (["sweep", "iris", "--penalty", "0.1", "--out", "x", "--parquet", "folder"], ["--parquet", "folder"]),
         (["sweep", "iris", "--penalty", "-1", "--out", "x"], ["--penalty", "-1"]),
         (["sweep", "nodata", "--penalty", "0.1", "--out", "x"], ["nodata"]),
         (["sweep", "iris", "--penalty", "0.1", "--norm", "3", "--out", "x"], ["norm", "3"]),
