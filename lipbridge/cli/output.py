@@ -24,8 +24,9 @@ def error_line(text: str) -> str:
 
 
 def note(text: str) -> None:
-    """A line for people, on stderr."""
-    print(" ".join(text.split()), file=sys.stderr)  # noqa: T201
+    """A line for people, on stderr; what is in a file of somebody's gives no orders to the terminal."""
+    told = "".join(c if c.isprintable() else " " for c in text)
+    print(" ".join(told.split()), file=sys.stderr)  # noqa: T201
 
 
 def print_json(rows: Sequence[JsonRow]) -> None:

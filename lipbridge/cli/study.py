@@ -15,7 +15,7 @@ from lipbridge.cli import parse
 from lipbridge.cli.exports import CsvOption, LatexOption, MarkdownOption, ParquetOption, exported, require_exports
 from lipbridge.cli.output import JsonOption, note, print_json, print_table
 from lipbridge.cli.progress import duration, shown
-from lipbridge.errors import InvalidArgument, MissingDependency
+from lipbridge.errors import InvalidArgument, MissingDependency, first_line
 
 if TYPE_CHECKING:
     from lipbridge.study.folder import Recorded
@@ -76,7 +76,7 @@ def run(
         _list(plan, as_json=as_json)
         return
     require_exports(csv, parquet, latex, markdown)
-    command = f"lipbridge study run {study} --out {folder}"
+    command = shlex.join(["lipbridge", "study", "run", str(study), "--out", str(folder)])
     run_plan(plan, read.kept(), folder, command, jobs, engine, retry)
     finish(folder, report, csv, parquet, latex, markdown, as_json=as_json)
 
@@ -102,9 +102,13 @@ def resume(
     folder = _folder(study, out)
     recorded = read_recorded(folder)
     require_exports(csv, parquet, latex, markdown)
-    text = (folder / FILE).read_text() if (folder / FILE).exists() else ""
-    plan = Plan.from_json(recorded.words)
-    run_plan(plan, text, folder, f"lipbridge study resume {folder}", jobs, engine, retry)
+    text = (folder / FILE).read_text(encoding="utf-8") if (folder / FILE).exists() else ""
+    try:
+        plan = Plan.from_json(recorded.words)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        expected = "be a study's folder whose plan.json can be read: run the study's file again to write it anew"
+        raise InvalidArgument("study", expected, f"{folder}: {first_line(error)}") from None
+    run_plan(plan, text, folder, shlex.join(["lipbridge", "study", "resume", str(folder)]), jobs, engine, retry)
     finish(folder, report, csv, parquet, latex, markdown, as_json=as_json)
 
 

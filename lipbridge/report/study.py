@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -52,7 +53,7 @@ def read_about(folder: Path) -> tuple[About, Mapping[str, Any]]:
     about = About(
         str(plan.get("title") or plan.get("name") or folder.resolve().name),
         str(plan.get("description") or ""),
-        f"lipbridge study run study.toml --out {folder}"
+        shlex.join(["lipbridge", "study", "run", "study.toml", "--out", str(folder)])
         if (folder / "study.toml").exists()
         else str(last.get("command") or ""),
         str(last.get("engine") or ""),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -84,7 +85,9 @@ class Cell:
         facts = dict(found)
         limits = Limits(**facts.pop("limits"))
         kind, after = Kind(facts.pop("kind")), tuple(facts.pop("after"))
-        return Cell(kind=kind, after=after, limits=limits, **facts)
+        cell = Cell(kind=kind, after=after, limits=limits, **facts)
+        _require(cell)
+        return cell
 
 
 def make_cell(
@@ -125,6 +128,18 @@ def make_cell(
         seed=seed,
         settings={} if settings is None else settings,
     )
+
+
+def _require(cell: Cell) -> None:
+    """What was read is to be trusted with names of files: an id has no slash in it."""
+    texts: list[object] = [cell.id, cell.network, cell.group, cell.label, *cell.after]
+    numbers: list[object] = [cell.limits.seconds, cell.limits.memory, cell.threads]
+    if not all(isinstance(text, str) for text in texts) or re.fullmatch(r"[0-9a-f]{16}", cell.id) is None:
+        raise ValueError(f"{cell.id!r} is the id of no cell")
+    if not all(isinstance(number, int | float) and number > 0 for number in numbers):
+        raise ValueError(f"cell {cell.id} has no limits")
+    if not all(isinstance(table, Mapping) for table in cast(list[object], [cell.words, cell.settings])):
+        raise TypeError(f"cell {cell.id} has no words")
 
 
 def canonical(value: object) -> bytes:

@@ -60,15 +60,19 @@ class StudyFile:
         return Faults(str(self.path), self.lines)
 
     def kept(self) -> str:
-        """The text to keep with the results: relative paths in it mean the same from any folder."""
+        """The text to keep with the results: its name and relative paths in it mean the same from any folder."""
+        text = self._placed()
+        return text if self.tables.name is not None else f"name = {json.dumps(self.name, ensure_ascii=False)}\n{text}"
+
+    def _placed(self) -> str:
         if self.tables.folder is not None and Path(self.tables.folder).is_absolute():
             return self.text
-        line = f"folder = {json.dumps(str(self.folder), ensure_ascii=False)}  # that of {self.path.name}\n"
+        line = f"folder = {json.dumps(str(self.folder), ensure_ascii=False)}  # that of {self.path.name}"
         own = self.lines.get(("folder",))
         if own is None:
-            return line + self.text
-        lines = self.text.splitlines(keepends=True)
-        return "".join([*lines[: own - 1], line, *lines[own:]])
+            return f"{line}\n{self.text}"
+        lines = self.text.split("\n")  # as TOML counts them
+        return "\n".join([*lines[: own - 1], line, *lines[own:]])
 
 
 def read_study(path: Path | str) -> StudyFile:

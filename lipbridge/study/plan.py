@@ -15,6 +15,7 @@ from lipbridge.machine import available_cores
 from lipbridge.study.asked import asked
 from lipbridge.study.cells import Cell
 from lipbridge.study.config import StudyFile
+from lipbridge.study.file_tables import EngineTable
 from lipbridge.study.networks import Network, networks
 
 Json = dict[str, Any]
@@ -58,10 +59,11 @@ class Plan:
         """What :meth:`to_json` gave.
 
         Raises:
-            KeyError, TypeError, ValueError: for what is no plan.
+            LookupError, TypeError, ValueError, AttributeError: for what is no plan.
         """
         cells = tuple(Cell.from_json(cell) for cell in found["cells"])
-        name, title, description = found["name"], found["title"], found["description"]
+        name, title, description = (str(found[key]) for key in ("name", "title", "description"))
+        EngineTable.model_validate(dict(found["tables"].get("engine", {})))
         return Plan(name, title, description, cells, tuple(found["networks"]), found["tables"])
 
 

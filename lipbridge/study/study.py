@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -161,7 +162,11 @@ def run_study(
         lambda place: engine_of(kind, place, count, table),
         view=view,
         retry=[Status(status) for status in retry],
-        facts={"command": f"lipbridge study run {file} --out {folder}", "engine": kind, "jobs": count},
+        facts={
+            "command": shlex.join(["lipbridge", "study", "run", str(file), "--out", str(folder)]),
+            "engine": kind,
+            "jobs": count,
+        },
     )
     return read_recorded(folder).current
 

@@ -209,6 +209,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert kept.endswith(text)
     assert parse_study(kept, tmp_path / "copy.toml").folder == tmp_path / "sub"
     assert parse_study(kept, tmp_path / "copy.toml").kept() == kept
+    assert parse_study(kept, tmp_path / "copy.toml").name == study.name == "mine"
     moved = parse_study(f"folder = 'sub'\n{text}", tmp_path / "mine.toml")
     assert parse_study(moved.kept(), "/elsewhere/copy.toml").folder == tmp_path / "sub"
 

@@ -300,6 +300,27 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
         read_recorded(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": "/../../../../tmp/out"},
+        {"network": 3},
+        {"threads": "many"},
+        {"limits": {"seconds": None, "memory": None}},
+        {"words": []},
+        {"kind": "certificate"},
+        {"after": [1]},
+    ],
+)
+def test_a_plan_that_is_none_is_told(change: dict[str, object], plan: Plan, tmp_path: Path) -> None:
+    """A folder may come from anywhere; an id becomes the name of files."""
+    words = plan.to_json()
+    words["cells"][0] |= change
+    (tmp_path / "plan.json").write_text(json.dumps(words))
+    with pytest.raises(InvalidArgument, match="run the study again"):
+        read_recorded(tmp_path)
+
+
 def test_a_torn_line_is_skipped_and_written_after(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     row = {"cell": "a", "network": "n", "value": float("nan")}
