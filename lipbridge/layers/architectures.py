@@ -156,7 +156,8 @@ def build_module(
     """The module of ``FILE.py:NAME``, where NAME is a function, a class, or a module. This runs the file.
 
     A function that can be called with two arguments gets ``(input_shape, classes)``, if both are known; otherwise it is
-    called without any. ``torch.manual_seed(0)`` comes before it.
+    called without any. ``torch.manual_seed(0)`` comes before it, and before the file: each process that opens a module
+    with random weights finds the same ones.
 
     Args:
         source: ``FILE.py:NAME``.
@@ -167,6 +168,7 @@ def build_module(
             known, or what is no module.
     """
     path, _, name = source.rpartition(":")
+    torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]
     found: object = _loaded(Path(path), name, source, parameter)
     if not isinstance(found, nn.Module):
         factory = _callable(found, name, path, source, parameter)

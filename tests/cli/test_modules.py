@@ -120,6 +120,17 @@ def test_weights_that_the_module_comes_with_are_told(cli: Cli, folder: Path) -> 
     assert again.rows[0]["value"] == cli("bound", "net.py:make", "--json").rows[0]["value"]  # seeded
 
 
+def test_random_weights_of_a_module_are_the_same_in_each_process(cli: Cli, folder: Path) -> None:
+    """The cells of a study each open the file: they must see one network."""
+    (folder / "random.py").write_text("from torch import nn\nnet = nn.Sequential(nn.Linear(4, 3))\n")
+    values: set[float] = set()
+    for seed in (1, 2):
+        torch.manual_seed(seed)  # what another process has drawn by then
+        (row,) = cli("bound", "random.py:net", "--input-shape", "4", "--json").rows
+        values.add(row["value"])
+    assert len(values) == 1
+
+
 def test_functions_of_shape_and_classes(cli: Cli, folder: Path) -> None:
     said = cli("bound", "net.py:images", "--input-shape", "1,8,8", "--classes", "10", "--json").rows[0]["value"]
     assert cli("bound", "net.py:images", "--data", "digits", "--json").rows[0]["value"] == said
