@@ -79,7 +79,9 @@ def settings_of(row: Row) -> Mapping[str, Any]:
 def norm_of(row: Row) -> str:
     """``2``, or ``2->inf`` where the output's norm is another."""
     norm, output = str(row.get("norm")), row.get("output_norm")
-    return norm if output is None or str(output) == norm else f"{norm}->{output}"
+    if output is None or "->" in norm or str(output) == norm:  # a row of bounds has both in its norm already
+        return norm
+    return f"{norm}->{output}"
 
 
 def is_global(row: Row) -> bool:

@@ -102,6 +102,7 @@ def render(
         headline=headline(bounds) if bounds else [],
         exact=sorted({network for network, *_ in exactly_known(bounds)}),
         networks=known if len(known) <= CARDS else [],
+        several=len({row["norm"] for row in bounds if row["verifier"] == "trivial"}) > 1,
         trivial={network.name: _trivial(bounds, network.name) for network in known[:CARDS]},
         colours={name: index for index, name in enumerate(groups)} if len(groups) <= len(PAPER.series) else {},
         group_of={row["network"]: str(row.get("group") or row["network"]) for row in everything},
@@ -163,7 +164,8 @@ def _spread(value: Mapping[str, float] | None, factor: float = 1.0) -> str:
 
 def _trivial(rows: Sequence[Row], network: str) -> Row | None:
     mine = (row for row in rows if row["network"] == network and row["quantity"] == "lipschitz")
-    return next((row for row in mine if row["verifier"] == "trivial" and row["value"] is not None), None)
+    found = [row for row in mine if row["verifier"] == "trivial" and row["value"] is not None]
+    return min(found, key=lambda row: row["region"] != "everywhere", default=None)  # the first, of the constant
 
 
 def _jinja2() -> Any:

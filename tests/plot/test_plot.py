@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 import lipbridge
 from lipbridge import plot
 from lipbridge.errors import InvalidArgument, NothingToDraw, UnknownName
-from lipbridge.plot.networks import families, measured, spread
+from lipbridge.plot.networks import families, measured, norm_of, spread
 from lipbridge.plot.tightness import EXACT
 from tests.support.study_rows import bound, certificate, epochs, grid, hostile, strange, training
 
@@ -227,3 +227,16 @@ def test_an_ablation_of_tightness_is_that_above_one() -> None:
     _, ax = plot.ablation(rows)
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["no bias", "bias"]
     assert {0.5, 1.5, 0.55, 1.55} <= {round(y, 6) for _, y in lines(ax)}
+
+
+@pytest.mark.parametrize(
+    ("row", "norm"),
+    [
+        ({"norm": "2", "output_norm": "2"}, "2"),
+        ({"norm": "2", "output_norm": "inf"}, "2->inf"),
+        ({"norm": "2->inf", "output_norm": "inf"}, "2->inf"),
+        ({"norm": "inf"}, "inf"),
+    ],
+)
+def test_both_norms_of_a_row_are_said_once(row: dict[str, str], norm: str) -> None:
+    assert norm_of(row) == norm

@@ -71,6 +71,13 @@ def test_the_headline_rests_on_proved_bounds_alone(change: dict[str, Any]) -> No
     assert headline([row(**change)]) == ["No verifier gave a proved upper bound of a Lipschitz constant."]
 
 
+def test_a_card_says_the_norm_where_there_are_several() -> None:
+    local = row(value=21.0, norm="inf", region="1 linf ball, radius 0.1", tightness=10.0)
+    both = page([local, row(value=1.75, norm="2->inf", tightness=1.1)])
+    assert "<dt>trivial bound, l2-&gt;inf</dt><dd>1.75</dd>" in both
+    assert "<dt>trivial bound</dt>" in page([row()])
+
+
 def test_names_and_messages_are_escaped() -> None:
     evil = "<script>alert(1)</script>&\"'"
     html = page([row(evil, evil, detail=evil, method=evil, status="failed"), row(evil, "trivial")])
