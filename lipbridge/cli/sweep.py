@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +74,11 @@ def sweep(
     read = parse_study(text, Path("sweep.toml"))
     plan = make_plan(read, jobs=jobs)
     require_exports(csv, parquet, latex, markdown)
-    again = f"lipbridge sweep {data} --penalty {penalty} --seeds {seeds} --norm {norm} --out {out}"
+    given = {"--penalty": penalty, "--seeds": seeds, "--norm": norm, "--arch": arch, "--widths": widths}
+    given |= {"--activation": activation, "--epochs": epochs, "--out": out}
+    words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
+    switches = [option for option, on in (("--warm-start", warm_start), ("--rescale", rescale)) if on]
+    again = shlex.join(["lipbridge", "sweep", data, *words, *switches])
     run_plan(plan, read.kept(), out, again, jobs, engine, retry)
     finish(out, report, csv, parquet, latex, markdown, as_json=as_json)
     note(f"the figure for a paper: lipbridge plot frontier {out} --out frontier.pdf")

@@ -148,6 +148,9 @@ def test_a_sweep_is_a_study(cli: Cli, tmp_path: Path) -> None:
     again = cli("study", "run", "sweep", "--json")
     assert again.code == 0
     assert "0 cells run" in again.err
+    (first, *_) = (tmp_path / "sweep" / "runs.jsonl").read_text().splitlines()
+    assert "--epochs" in json.loads(first)["command"]
+    assert "--warm-start" in json.loads(first)["command"]
     assert (tmp_path / "sweep" / "report.html").exists()
 
 
