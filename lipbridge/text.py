@@ -14,6 +14,10 @@ def number(value: object, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
+#: Digits of a mean whose spread is smaller still.
+_DIGITS = 6
+
+
 def interval(middle: object, error: object, factor: float = 1.0) -> str:
     """A mean with its spread, to the spread's first digit (its second after a 1); the mean alone without a spread."""
     if not isinstance(middle, int | float) or not math.isfinite(middle):
@@ -21,7 +25,9 @@ def interval(middle: object, error: object, factor: float = 1.0) -> str:
     if not isinstance(error, int | float) or not math.isfinite(error) or error <= 0:
         return number(factor * middle)
     place = math.floor(math.log10(factor * error))
-    digits = min(max(0, (factor * error < 1.95 * 10.0**place) - place), 12)
+    digits = max(0, (factor * error < 1.95 * 10.0**place) - place)
+    if middle and digits > (most := _DIGITS - 1 - math.floor(math.log10(abs(factor * middle)))):
+        return f"{factor * middle:.{max(most, 0)}f}"  # they agree in all digits that are worth showing
     return f"{factor * middle:.{digits}f} ± {factor * error:.{digits}f}"
 
 

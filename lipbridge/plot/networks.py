@@ -10,6 +10,8 @@ from typing import Any, TypeGuard, TypeVar
 
 Row = Mapping[str, Any]
 Item = TypeVar("Item")
+#: The setting that is the name of a family in a study file.
+FAMILY = "family"
 #: What tells the seeds of a group and the points of a family apart, and so is in no name of a family.
 ALONG = ("penalty", "seed")
 #: No more groups of networks than this have a colour of their own; beyond, families have.
@@ -110,6 +112,10 @@ def families(items: Sequence[tuple[str, str, Mapping[str, Any]]], along: Sequenc
         along: settings that are left out.
     """
     varying = [key for key in varying_settings([settings for *_, settings in items]) if key not in along]
+    within = grouped((settings.get(FAMILY), settings) for *_, settings in items if settings.get(FAMILY) is not None)
+    if within:  # what is the same in all of a family's networks is said by its name
+        own = {key for some in within.values() for key in varying_settings(some)}
+        varying = [key for key in varying if key == FAMILY or key in own]
     several = len({study for study, *_ in items}) > 1
     names: list[str] = []
     for study, group, settings in items:

@@ -17,6 +17,7 @@ from lipbridge import plot
 from lipbridge.errors import InvalidArgument, NothingToDraw, UnknownName
 from lipbridge.plot.networks import families, measured, norm_of, spread
 from lipbridge.plot.tightness import EXACT
+from lipbridge.text import interval
 from tests.support.study_rows import bound, certificate, epochs, grid, hostile, strange, training
 
 WIDE = {"penalties": (0.0, 0.05), "activations": ("abs",), "widths": ("16,16", "64,64", "1024,1024")}
@@ -240,3 +241,26 @@ def test_an_ablation_of_tightness_is_that_above_one() -> None:
 )
 def test_both_norms_of_a_row_are_said_once(row: dict[str, str], norm: str) -> None:
     assert norm_of(row) == norm
+
+
+def test_a_family_of_a_study_file_is_called_by_its_name() -> None:
+    """Only what varies inside a family stands beside it."""
+    settings = [
+        {"family": "penalised", "penalty": 0.1, "widths": "8", "optimizer": "adam"},
+        {"family": "penalised", "penalty": 0.2, "widths": "16", "optimizer": "adam"},
+        {"family": "decayed", "penalty": 0.0, "widths": "8", "optimizer": "adamw", "weight_decay": 1.0},
+    ]
+    items = [("study", f"g{place}", each) for place, each in enumerate(settings)]
+    assert families(items) == ["penalised, widths 8", "penalised, widths 16", "decayed, widths 8"]
+    assert families(items[:1] + items[2:]) == ["penalised", "decayed"]
+
+
+@pytest.mark.parametrize(
+    ("middle", "error", "words"),
+    [
+        *((1.00000126, 7e-8, "1.00000"), (98.78, 0.07, "98.78 ± 0.07"), (0.0, 0.1, "0.00 ± 0.10")),
+        *((2.921, 0.002, "2.921 ± 0.002"), (143512.0, 12.0, "143512 ± 12"), (4.0, 0.0, "4")),
+    ],
+)
+def test_a_mean_has_the_digits_that_its_spread_leaves(middle: float, error: float, words: str) -> None:
+    assert interval(middle, error) == words
