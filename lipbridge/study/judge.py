@@ -185,6 +185,7 @@ def _restated_id(cell: str, question: Question) -> str:
 
 
 __all__ = [
+    "CLAIMED",
     "TOLERANCE",
     "TRIVIAL",
     "best_lower",

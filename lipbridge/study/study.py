@@ -32,7 +32,7 @@ from lipbridge.study.folder import (
     write_json,
     write_running,
 )
-from lipbridge.study.judge import judged_cells
+from lipbridge.study.judge import CLAIMED, TOLERANCE, judged_cells
 from lipbridge.study.plan import Plan, make_plan
 from lipbridge.study.running import run_cells
 from lipbridge.vocabulary import Side, Status
@@ -228,7 +228,14 @@ class _Run:
             if all(other[name] == row[name] for name in question)
         ]
         best = max((value for value in lower if value is not None), default=0.0)
-        return {**row, "tightness": row["value"] / best} if best > 0 else row
+        if not best > 0:
+            return row
+        found: Row = {**row, "tightness": row["value"] / best}
+        if row["value"] >= best * (1 - TOLERANCE):
+            return found
+        claimed = {name: row[name] for name in ("status", "proved", "detail")}
+        words = f"it lies below {best:.9g}, which a witness is said to prove; not judged yet"
+        return {**found, "status": Status.UNSOUND.value, "proved": False, "detail": words, CLAIMED: claimed}
 
     def judge_all(self) -> None:
         """What a kill kept from being judged."""

@@ -340,6 +340,35 @@ def test_a_torn_line_is_skipped_and_written_after(tmp_path: Path) -> None:
         append_rows(tmp_path / "rows.jsonl" / "below", [row])
 
 
+def test_a_claim_below_a_witness_is_unsound_before_it_is_judged(plan: Plan, tmp_path: Path) -> None:
+    """And what it claimed is what it is judged by at the end, when the witness is evaluated anew."""
+    bounds = [each for each in plan.cells if each.kind is Kind.BOUND and each.words["question"]["region"] is None]
+
+    class Claims(Fake):
+        def finished(self, seconds: float) -> list[tuple[Cell, Row]]:
+            cell = self.open.pop()
+            row = {**blank(cell, Status.OK), "total_seconds": 1.0}
+            if cell in bounds:
+                lower = row["verifier"] == "witness"
+                row |= {"value": 2.0 if lower else 1.0, "proved": True}
+                row["witness"] = {"points": {"shape": [1, 4], "float64": ""}} if lower else None
+            return [(cell, row)]
+
+    seen: list[Row] = []
+
+    class See:
+        def begun(self, *_: object) -> None: ...
+        def looked(self, *_: object) -> None: ...
+        def ended(self, cell: Cell, row: Row) -> None:
+            seen.append(row)
+
+    run_cells_of(plan, TEXT, tmp_path, lambda _: Claims(room=1), view=See())
+    found = [row for row in seen if row["kind"] == "bound" and row["value"] == 1.0]
+    assert found
+    assert all((row["status"], row["proved"], row["tightness"]) == ("unsound", False, 0.5) for row in found)
+    assert all(row["claimed"] == {"status": "ok", "proved": True, "detail": ""} for row in found)
+
+
 def test_a_file_is_run_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "few.toml").write_text(TEXT.replace("[0.02, 0.0]", "[0.02]"))
