@@ -169,26 +169,17 @@ def run_plan(
     plan: Plan, text: str, folder: Path, command: str, jobs: int | None, engine: str | None, retry: str
 ) -> None:
     """Run a plan in a folder, with what is seen of it on stderr."""
-    from lipbridge.study.engine.choice import engine_of, require_engine
+    from lipbridge.study.engine.choice import choice_of
     from lipbridge.study.study import run_cells_of
     from lipbridge.vocabulary import Status
 
     again = [Status(name) for name in parse.chosen(retry, "--retry", [status.value for status in Status])]
-    settings: Mapping[str, Any] = plan.tables.get("engine", {})
-    kind, count = engine or settings.get("kind", "local"), jobs or settings.get("jobs", 1)
-    require_engine(kind)
+    chosen = choice_of(plan.tables, engine, jobs)
     for words in plan.notes:
         note(f"note: {words}")
-    with shown(count) as view:
-        done = run_cells_of(
-            plan,
-            text,
-            folder,
-            lambda place: engine_of(kind, place, count, settings),
-            view=view,
-            retry=again,
-            facts={"command": command, "engine": kind, "jobs": count},
-        )
+    with shown(chosen.jobs) as view:
+        facts = chosen.facts(command)
+        done = run_cells_of(plan, text, folder, chosen.engine, view=view, retry=again, facts=facts)
     bad = Counter(row["status"] for row in done.rows.values())
     note(f"{plan.name}: {done.ran} cells run, {len(done.rows)} of {len(plan.cells)} have a row ({_listed(bad)})")
     if done.waiting:

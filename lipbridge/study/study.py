@@ -19,7 +19,7 @@ from lipbridge.files.rows import ROWS, append_rows
 from lipbridge.machine import machine_facts
 from lipbridge.study.cells import Cell, Kind, Row
 from lipbridge.study.config import read_study
-from lipbridge.study.engine.choice import engine_of, require_engine
+from lipbridge.study.engine.choice import choice_of
 from lipbridge.study.engine.protocol import Engine, InFlight
 from lipbridge.study.folder import (
     AGAIN,
@@ -151,23 +151,11 @@ def run_study(
     """
     read = read_study(file)
     plan = make_plan(read, jobs=jobs)
-    table: Mapping[str, Any] = plan.tables.get("engine", {})
-    kind, count = engine or str(table.get("kind", "local")), jobs or int(table.get("jobs", 1))
-    require_engine(kind)
+    chosen = choice_of(plan.tables, engine, jobs)
     folder = Path(read.path.stem) if out is None else Path(out)
-    run_cells_of(
-        plan,
-        read.kept(),
-        folder,
-        lambda place: engine_of(kind, place, count, table),
-        view=view,
-        retry=[Status(status) for status in retry],
-        facts={
-            "command": shlex.join(["lipbridge", "study", "run", str(file), "--out", str(folder)]),
-            "engine": kind,
-            "jobs": count,
-        },
-    )
+    again = [Status(status) for status in retry]
+    command = shlex.join(["lipbridge", "study", "run", str(file), "--out", str(folder)])
+    run_cells_of(plan, read.kept(), folder, chosen.engine, view=view, retry=again, facts=chosen.facts(command))
     return read_recorded(folder).current
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +14,46 @@ from lipbridge.study.engine.protocol import Engine
 ENGINES = ("local", "slurm", "submitit-local")
 
 
-def require_engine(kind: str) -> None:
-    """Check a name before anything is done.
+@dataclass(frozen=True)
+class Choice:
+    """An engine by its name, the cells at once, and the study file's ``[engine]`` as TOML has it."""
+
+    kind: str
+    jobs: int
+    table: Mapping[str, Any]
+
+    def engine(self, folder: Path) -> Engine:
+        """The engine, for a study's folder.
+
+        Raises:
+            InvalidArgument: for a setting that there is not.
+            MissingDependency: if a cluster's package is not installed.
+        """
+        if self.kind == "local":
+            return LocalEngine(folder, self.jobs)
+        from lipbridge.study.engine.cluster_settings import ClusterSettings
+        from lipbridge.study.engine.slurm import cluster_engine
+        from lipbridge.study.file_tables import EngineTable
+
+        said = EngineTable.model_validate(dict(self.table)).model_dump(exclude_unset=True)
+        return cluster_engine(self.kind, folder, ClusterSettings.read(said))
+
+    def facts(self, command: str) -> dict[str, Any]:
+        """What is recorded of a start."""
+        return {"command": command, "engine": self.kind, "jobs": self.jobs}
+
+
+def choice_of(tables: Mapping[str, Any], engine: str | None = None, jobs: int | None = None) -> Choice:
+    """What a study file asks for, or what is given in its place.
 
     Raises:
-        UnknownName: with the names that there are.
+        UnknownName: for an engine that there is not, with the names that there are.
     """
+    table: Mapping[str, Any] = tables.get("engine", {})
+    kind = engine or str(table.get("kind", "local"))
     if kind not in ENGINES:
         raise UnknownName("engine", kind, ENGINES)
+    return Choice(kind, jobs or int(table.get("jobs", 1)), table)
 
 
-def engine_of(kind: str, folder: Path, jobs: int, table: Mapping[str, Any]) -> Engine:
-    """The engine of a kind, for a study's folder.
-
-    Args:
-        kind: of :data:`ENGINES`.
-        folder: of the study.
-        jobs: cells at once, on this machine.
-        table: the study file's ``[engine]``, as TOML has it, which says the rest of a cluster.
-
-    Raises:
-        UnknownName, InvalidArgument: for a kind or a setting that there is not.
-        MissingDependency: if a cluster's package is not installed.
-    """
-    require_engine(kind)
-    if kind == "local":
-        return LocalEngine(folder, jobs)
-    from lipbridge.study.engine.cluster_settings import ClusterSettings
-    from lipbridge.study.engine.slurm import cluster_engine
-    from lipbridge.study.file_tables import EngineTable
-
-    said = EngineTable.model_validate(dict(table)).model_dump(exclude_unset=True)
-    return cluster_engine(kind, folder, ClusterSettings.read(said))
-
-
-__all__ = ["ENGINES", "engine_of", "require_engine"]
+__all__ = ["ENGINES", "Choice", "choice_of"]
