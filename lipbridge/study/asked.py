@@ -15,6 +15,7 @@ from lipbridge.problem.problem import Problem
 from lipbridge.problem.question import Ball, Question
 from lipbridge.study.cells import Kind, Limits
 from lipbridge.study.config import StudyFile
+from lipbridge.study.engine.blank import WITNESS
 from lipbridge.study.engine.wire import number_words
 from lipbridge.study.faults import Faults
 from lipbridge.study.file_tables import CertificatesTable, ProblemTable, StudyTable
@@ -24,8 +25,6 @@ from lipbridge.study.networks import Network
 from lipbridge.study.words import question_words
 from lipbridge.verifiers import Refusal, VerifierInfo, get_verifier, list_verifiers
 
-#: The verifier that every other one is judged by: it always runs, and first.
-WITNESS = "witness"
 Json = dict[str, Any]
 
 

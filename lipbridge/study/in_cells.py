@@ -26,6 +26,7 @@ from lipbridge.study.points import Points
 from lipbridge.study.requests import Request
 from lipbridge.study.rows import Row
 from lipbridge.study.running import run_cells
+from lipbridge.study.words import Words, question_words
 from lipbridge.verifiers import Refusal, Task
 from lipbridge.vocabulary import Status
 
@@ -163,7 +164,7 @@ def _cell(request: Request, source: Mapping[str, Any], data: Mapping[str, Any] |
     budget, asked = request.budget, request.certification
     words = {
         "source": source,
-        "question": question_words(request.problem.question),
+        "question": _question(request.problem.question),
         "verifier": request.verifier,
         "options": {
             name: _save(folder, {"value": value}) if isinstance(value, Tensor) else number_words(value)
@@ -178,17 +179,11 @@ def _cell(request: Request, source: Mapping[str, Any], data: Mapping[str, Any] |
     return make_cell(Kind.BOUND, words, network=request.network, label=label, limits=limits, threads=request.threads)
 
 
-def question_words(question: Question) -> dict[str, Any]:
+def _question(question: Question) -> Words:
     """A question in a cell's words; its balls lie around the first of the cell's points."""
-    region = question.region
-    return {
-        "norm": question.input_norm,
-        "output_norm": question.output_norm,
-        "quantity": question.quantity.value,
-        "region": None
-        if region is None
-        else {"radius": region.radius, "norm": region.norm, "points": len(region.centers)},
-    }
+    ball = question.region
+    region = None if ball is None else {"radius": ball.radius, "norm": ball.norm, "points": len(ball.centers)}
+    return question_words(question.input_norm, question.output_norm, question.quantity, region)
 
 
 def _save(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -204,4 +199,4 @@ def _number(folder: Path) -> int:
     return sum(1 for _ in folder.iterdir())
 
 
-__all__ = ["Planned", "Progress", "compare_in_cells", "question_words"]
+__all__ = ["Planned", "Progress", "compare_in_cells"]
